@@ -1,0 +1,114 @@
+"""Which array library is in force, and which table of operations.
+
+Layers call `ops.conv2d(...)`; `use` decides what stands behind the name: the readable operation
+from tinyddpm/ops, or its faster twin from tinyddpm/kernels, or a function of your own.
+"""
+
+import importlib
+import importlib.util
+import sys
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+
+ops = SimpleNamespace()     # the table: attribute name -> the operation in force
+state = SimpleNamespace(backend=None, xp=np)
+
+BACKENDS = ("numpy", "numba", "cupy")
+INSTALL = {"numba": "pip install numba", "cupy": "pip install cupy-cuda12x  (or cupy-cuda13x)"}
+
+
+def use(backend="auto", overrides=None):
+    """Fill the table of operations; may be called again at any time.
+
+    backend: "numpy" (the readable code), "numba" (fast on a CPU), "cupy" (a GPU), or "auto":
+        numba where it is installed, else numpy.
+    overrides: a module whose functions replace the operations of the same name, forward and
+        backward together. A fused operation that contains an overridden one falls back to its
+        readable form, which is built from the parts.
+    Returns the name of the backend. Raises ValueError for a backend that is unknown or not
+    installed, and for overrides that hold half a pair or no operation at all.
+    """
+    from tinyddpm import ops as readable
+
+    if backend == "auto":
+        backend = "numba" if importlib.util.find_spec("numba") else "numpy"
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)} or auto")
+    twins, xp = _load(backend)
+    own = _operations_in(overrides, readable.TABLE) if overrides else {}
+    for fused, parts in readable.COMPOSED_OF.items():
+        if own.keys() & set(parts):
+            twins = {name: f for name, f in twins.items() if _forward_name(name) != fused}
+
+    vars(ops).clear()
+    vars(ops).update(readable.TABLE | twins | own)
+    state.backend, state.xp = backend, xp
+    return backend
+
+
+def _load(backend):
+    """The faster twins of a backend and its array library; the threads are shared out here."""
+    if backend == "numpy":
+        if "tinyddpm.kernels.blas" in sys.modules:
+            sys.modules["tinyddpm.kernels.blas"].restore_threads()
+        return {}, np
+    try:
+        if backend == "cupy":
+            cupy = importlib.import_module("cupy")
+            cupy.cuda.runtime.getDeviceCount()
+            return {}, cupy
+        return importlib.import_module("tinyddpm.kernels.cpu").activate(), np
+    except ImportError as error:
+        raise ValueError(f"the {backend} backend needs {backend}: {INSTALL[backend]}  ({error})") from None
+    except RuntimeError as error:      # CuPy without a device
+        raise ValueError(f"the {backend} backend finds no device: {error}") from None
+
+
+def _forward_name(name):
+    return name.removesuffix("_backward")
+
+
+def _operations_in(module, table):
+    """The operations that a module defines itself (not those that it only imports)."""
+    own = {name: f for name, f in vars(module).items()
+           if name in table and getattr(f, "__module__", None) == module.__name__}
+    if not own:
+        raise ValueError(f"{module.__name__} defines none of the operations: {', '.join(table)}")
+    for name in own:
+        forward = _forward_name(name)
+        for half in (forward, forward + "_backward"):
+            if half in table and half not in own:
+                raise ValueError(f"{module.__name__} overrides {name} but not {half}: an operation "
+                                 "is overridden as a pair, forward and backward")
+    return own
+
+
+def array_module(x):
+    """numpy or cupy: the library that the array x belongs to."""
+    cupy = sys.modules.get("cupy")
+    return cupy if cupy is not None and isinstance(x, cupy.ndarray) else np
+
+
+def to_numpy(x):
+    """x as a NumPy array, copied from the GPU if it lives there."""
+    return x.get() if hasattr(x, "get") else np.asarray(x)
+
+
+def from_numpy(x):
+    """x as an array of the library in force, copied to the GPU if that is CuPy's."""
+    return state.xp.asarray(x)
+
+
+def generator(seed, *stream):
+    """A random generator of the library in force.
+
+    The stream (words and numbers, such as "train", 17) selects one of many independent
+    generators of the same seed. A run draws step k's numbers from generator(seed, "train", k):
+    it can be resumed at any step with nothing but the seed and the step.
+    """
+    key = [seed] + [zlib.crc32(s.encode()) if isinstance(s, str) else s for s in stream]
+    if state.xp is np:
+        return np.random.default_rng(key)
+    return state.xp.random.default_rng(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))

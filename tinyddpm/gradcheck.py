@@ -1,0 +1,123 @@
+"""Is this backward right? Central differences in float64 against the gradient that the code computes.
+
+A wrong gradient trains, only worse, so nothing else finds it. Three habits make the check hard to
+fool: a random upstream gradient (with all ones, a softmax whose backward returns zero passes),
+every element of every argument (one random index passes a group norm that divides by n - 1), and
+float64 (float32 differences have noise as large as many a mistake).
+"""
+
+import numpy as np
+
+H = 1e-5            # the step: its square, the truncation error, is far below the tolerances
+NOISE = 1e-10       # what rounding leaves of an operation's difference quotient whose true value is zero
+
+
+def check(forward, backward, *arrays, tolerance=1e-7, seed=0):
+    """Compare backward with the differences of forward, for every element of every float argument.
+
+    forward(*arrays) -> (y, cache), y an array or a number
+    backward(dy, cache) -> one gradient for each floating-point array, in their order (a single one
+        needs no tuple). Integer arrays, such as labels, have no gradient.
+    Other arguments (a stride, a number of heads) go in with a lambda.
+    Returns the largest error, the largest difference over an argument relative to its largest
+    gradient. Raises AssertionError, with the argument, the worst index, expected and got, where it
+    exceeds the tolerance, where a shape is wrong or a gradient missing, or where an argument was
+    changed in place; ValueError for arrays that are not float64.
+    """
+    for i, a in enumerate(arrays):
+        if not isinstance(a, np.ndarray) or a.dtype.kind == "f" and a.dtype != np.float64:
+            raise ValueError(f"argument {i} is {getattr(a, 'dtype', type(a).__name__)}; a gradient check needs "
+                             "NumPy arrays of float64 (or integers, which have no gradient)")
+    arrays = [a.copy() for a in arrays]
+    floating = [i for i, a in enumerate(arrays) if a.dtype.kind == "f"]
+
+    def unchanged(before, after, what):
+        for i, (a, b) in enumerate(zip(before, after)):
+            assert np.array_equal(a, b, equal_nan=True), f"{what} changed argument {i} in place"
+
+    given = [a.copy() for a in arrays]
+    y, cache = forward(*given)
+    unchanged(arrays, given, "forward")
+    dy = np.asarray(np.random.default_rng(seed).standard_normal(np.shape(y)))
+    passed = dy.copy()
+    gradients = backward(passed if dy.ndim else float(dy), cache)
+    unchanged([dy, *arrays], [passed, *given], "backward")
+
+    gradients = gradients if isinstance(gradients, (tuple, list)) else (gradients,)
+    assert len(gradients) == len(floating), (
+        f"backward returned {len(gradients)} gradients; expected {len(floating)}, one for each float argument")
+    errors = [0.0]
+    for i, got in zip(floating, gradients):
+        a = arrays[i]
+        assert np.shape(got) == a.shape, f"argument {i}: its gradient has shape {np.shape(got)}; expected {a.shape}"
+        expected = np.empty_like(a)
+        for index in np.ndindex(a.shape):
+            expected[index] = central_difference(lambda: forward(*arrays)[0], a, index, dy)
+        errors.append(compare(expected, np.asarray(got), f"argument {i}", tolerance, NOISE))
+    return max(errors)
+
+
+def central_difference(forward, a, index, dy):
+    """d sum(dy forward()) / d a[index], with a changed and put back."""
+    middle = a[index]
+    a[index] = middle + H
+    above = np.array(forward())
+    a[index] = middle - H
+    below = np.array(forward())
+    a[index] = middle
+    return np.sum(dy * (above - below)) / (2 * H)
+
+
+def compare(expected, got, what, tolerance, noise):
+    """The largest difference relative to the largest value; AssertionError above the tolerance or with a NaN.
+
+    noise: differences below it are rounding, and count as within the tolerance
+    """
+    if expected.size == 0:
+        return 0.0
+    difference = np.abs(expected - got)
+    scale = max(np.abs(expected).max(), np.abs(got).max(), noise / tolerance)
+    error = difference.max() / scale
+    if not error <= tolerance:
+        worst = tuple(int(i) for i in np.unravel_index(np.nanargmax(np.where(np.isnan(difference), np.inf, difference)),
+                                                       difference.shape))
+        raise AssertionError(f"{what}, shape {expected.shape}: worst at index {worst}: expected {expected[worst]:.10g} "
+                             f"(differences), got {got[worst]:.10g} (backward); relative error {error:.1e}, "
+                             f"allowed {tolerance:.0e}")
+    return float(error)
+
+
+def check_network(model, x, *inputs, tolerance=1e-6, seed=0):
+    """Compare model.backward with directional derivatives: one for x and one for each parameter.
+
+    A network has too many elements to move one by one, so each array is moved along a random
+    direction v, and the slope of the output is compared with the inner product of v and the gradient.
+    model: a Module in float64; y = model.forward(x, *inputs), dx = model.backward(dy)
+    Returns the largest relative error; raises AssertionError with the parameter's name.
+    """
+    if x.dtype != np.float64:
+        raise ValueError(f"x is {x.dtype}; a gradient check needs float64")
+    rng = np.random.default_rng(seed)
+    x = x.copy()
+    y = model.forward(x, *inputs)
+    dy = rng.standard_normal(y.shape)
+    for parameter in model.parameters().values():
+        parameter.grad[...] = 0
+    dx = model.backward(dy)
+
+    arrays = {"the input x": (x, dx)} | {name: (p.value, p.grad) for name, p in model.parameters().items()}
+    noise = np.finfo(np.float64).eps * np.sum(np.abs(dy * y)) / H
+    errors = []
+    for name, (a, gradient) in arrays.items():
+        assert gradient.shape == a.shape, f"{name}: its gradient has shape {gradient.shape}; expected {a.shape}"
+        direction = rng.standard_normal(a.shape)
+        middle = a.copy()
+        a[...] = middle + H * direction
+        above = model.forward(x, *inputs)
+        a[...] = middle - H * direction
+        below = model.forward(x, *inputs)
+        a[...] = middle
+        slope = np.sum(dy * (above - below)) / (2 * H)
+        errors.append(compare(np.array([slope]), np.array([np.sum(direction * gradient)]),
+                              f"{name} along a random direction", tolerance, noise))
+    return max(errors)

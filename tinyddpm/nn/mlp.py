@@ -1,0 +1,40 @@
+"""The smallest denoiser: a two-layer perceptron that knows the time."""
+
+import math
+
+import numpy as np
+
+from tinyddpm.backend import from_numpy, ops
+from tinyddpm.nn.layers import Linear, SiLU
+from tinyddpm.nn.module import Module
+
+TIME_WIDTH = 64
+
+
+class MLP(Module):
+    """y = W2 silu(W1 x + Wt temb(t) + b) for data of any one shape, flattened.
+
+    shape: the shape of one sample, such as (2,) for points in the plane or (28, 28, 1) for digits
+    """
+
+    def __init__(self, shape, hidden=512, seed=0, dtype=np.float32):
+        rng = np.random.default_rng(seed)
+        self.shape, D = tuple(shape), math.prod(shape)
+        self.first, self.time = Linear(rng, D, hidden), Linear(rng, TIME_WIDTH, hidden)
+        self.silu = SiLU()
+        self.second = Linear(rng, hidden, D)
+        self.flatten(dtype)
+
+    def forward(self, x, t):
+        """x (N, *shape), t (N,) integers 1..T -> y like x"""
+        if x.shape != (len(x), *self.shape) or np.shape(t) != (len(x),):
+            raise ValueError(f"MLP: x is {x.shape}, t {np.shape(t)}; expected (N, {str(self.shape)[1:]} and (N,)")
+        temb = ops.time_embedding(from_numpy(t) - 1, TIME_WIDTH, x.dtype)
+        h = self.first.forward(x.reshape(len(x), -1)) + self.time.forward(temb)
+        return self.second.forward(self.silu.forward(h)).reshape(x.shape)
+
+    def backward(self, dy):
+        """dy like y -> dx like x"""
+        dh = self.silu.backward(self.second.backward(dy.reshape(len(dy), -1)))
+        self.time.backward(dh)
+        return self.first.backward(dh).reshape(dy.shape)

@@ -1,0 +1,99 @@
+"""Parameters and modules: what holds the numbers, and how a network is put together from parts."""
+
+import numpy as np
+
+from tinyddpm.backend import from_numpy
+
+
+class Parameter:
+    """An array that is learned, and its gradient of the same shape. Gradients accumulate (+=)."""
+
+    def __init__(self, value):
+        self.value = value
+        self.grad = np.zeros_like(value)
+
+
+class Module:
+    """A part of a network: y = forward(x), dx = backward(dy).
+
+    Parameters and sub-modules are its attributes, in order of definition; lists may hold modules.
+    In training mode forward remembers what backward needs; in evaluation mode it remembers nothing.
+    """
+
+    training = True
+    _memory = None
+
+    def children(self):
+        """The sub-modules, as (name, module) in order of definition."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, list):
+                yield from _in_list(name, value)
+
+    def own_parameters(self):
+        """The parameters of the module itself, without its parts: name -> Parameter."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Parameter)}
+
+    def parameters(self):
+        """All parameters, of the module and of its parts: an ordered dict, name -> Parameter."""
+        found = self.own_parameters()
+        for name, child in self.children():
+            found |= {f"{name}.{inner}": parameter for inner, parameter in child.parameters().items()}
+        return found
+
+    def train(self, training=True):
+        """Switch to training mode (or out of it), with all parts. Returns the module."""
+        self.training = training
+        self._memory = None
+        for _, child in self.children():
+            child.train(training)
+        return self
+
+    def eval(self):
+        """Switch to evaluation mode: no dropout, and nothing remembered for a backward."""
+        return self.train(False)
+
+    def remember(self, result):
+        """Take an operation's (y, cache); keep the cache for backward, in training mode, and return y."""
+        y, cache = result
+        self._memory = cache if self.training else None
+        return y
+
+    def recall(self):
+        """What forward remembered; it can be asked for once."""
+        memory, self._memory = self._memory, None
+        if memory is None:
+            raise RuntimeError(f"{type(self).__name__}.backward without a forward before it in training mode "
+                               "(each forward allows one backward)")
+        return memory
+
+    def accumulate(self, gradients):
+        """Take an operation's (dx, dw, ...); add what belongs to the own parameters and return dx."""
+        dx, *own = gradients
+        for parameter, gradient in zip(self.own_parameters().values(), own, strict=True):
+            parameter.grad += gradient
+        return dx
+
+    def flatten(self, dtype):
+        """Move all values into one flat buffer and all gradients into another; parameters become views of them.
+
+        Clipping by the norm is then one dot product, an update one pass, a checkpoint a walk over names.
+        """
+        parameters = self.parameters().values()
+        flat = np.concatenate([p.value.ravel() for p in parameters]).astype(dtype)
+        self.flat_values, self.flat_grads = from_numpy(flat), from_numpy(np.zeros_like(flat))
+        start = 0
+        for p in parameters:
+            part, shape = slice(start, start + p.value.size), p.value.shape
+            p.value, p.grad = self.flat_values[part].reshape(shape), self.flat_grads[part].reshape(shape)
+            start = part.stop
+
+
+def _in_list(name, items):
+    """The modules in a list, or in lists within it, as (name.0, module), (name.1.0, module), ..."""
+    for i, item in enumerate(items):
+        if isinstance(item, list):
+            yield from _in_list(f"{name}.{i}", item)
+        elif isinstance(item, Module):
+            yield f"{name}.{i}", item

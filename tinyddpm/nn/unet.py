@@ -1,0 +1,209 @@
+"""The U-Net of the paper (its appendix B), which predicts the noise in an image."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyddpm.backend import from_numpy, generator, ops
+from tinyddpm.nn.layers import (NEAR_ZERO, Attention, Conv2d, Downsample, Embedding, GroupNormSiLU, Linear, ResBlock,
+                                SiLU, Upsample)
+from tinyddpm.nn.module import Module
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The shape of a U-Net. The defaults are the paper's CIFAR10 model.
+
+    Level l works at resolution image_size / patch_size / 2^l with base_channels channel_multipliers[l]
+    channels. attention_resolutions are those at which attention follows each residual block.
+    num_classes adds a label's embedding to that of time; class num_classes stands for "no label".
+    learned_variance doubles the output channels: [prediction, variance].
+    patch_size p folds p x p pixels into the channels first: p^2 times fewer positions to work on.
+    """
+
+    image_size: int = 32
+    image_channels: int = 3
+    base_channels: int = 128
+    channel_multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    blocks_per_level: int = 2
+    attention_resolutions: tuple[int, ...] = (16,)
+    heads: int = 1
+    dropout: float = 0.1
+    groups: int = 32
+    num_classes: int | None = None
+    learned_variance: bool = False
+    patch_size: int = 1
+
+    def __post_init__(self):
+        def refuse(what):
+            raise ValueError(f"UNetConfig: {what}")
+
+        for name in ("image_size", "image_channels", "base_channels", "blocks_per_level", "heads", "groups", "patch_size"):
+            if getattr(self, name) < 1:
+                refuse(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not self.channel_multipliers or min(self.channel_multipliers) < 1:
+            refuse(f"channel_multipliers is {self.channel_multipliers}; expected at least one, each 1 or more")
+        if not 0 <= self.dropout < 1:
+            refuse(f"dropout is {self.dropout}; expected 0 <= dropout < 1")
+        if self.num_classes is not None and self.num_classes < 1:
+            refuse(f"num_classes is {self.num_classes}; expected at least 1, or None for no labels")
+        factor = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
+        if self.image_size % factor:
+            refuse(f"image_size is {self.image_size}; {len(self.channel_multipliers)} levels and patch_size "
+                   f"{self.patch_size} need a multiple of {factor}")
+        if self.base_channels % self.groups or self.base_channels % self.heads:
+            refuse(f"base_channels is {self.base_channels}; expected a multiple of groups ({self.groups}) "
+                   f"and of heads ({self.heads})")
+        if self.base_channels < 4 or self.base_channels % 2:
+            refuse(f"base_channels is {self.base_channels}; the time embedding needs an even number, at least 4")
+
+
+class Block(Module):
+    """A residual block, and attention after it where the resolution has it."""
+
+    def __init__(self, rng, C, K, attention, config):
+        self.res = ResBlock(rng, C, K, 4 * config.base_channels, config.dropout, config.groups)
+        self.attention = Attention(rng, K, config.heads, config.groups) if attention else None
+
+    def forward(self, x, temb, rng):
+        h = self.res.forward(x, temb, rng)
+        return self.attention.forward(h) if self.attention else h
+
+    def backward(self, dy):
+        """Returns dx and dtemb."""
+        return self.res.backward(self.attention.backward(dy) if self.attention else dy)
+
+
+class UpBlock(Block):
+    """A block on the way up: it takes a skip connection beside its input."""
+
+    def forward(self, x, skip, temb, rng):
+        return super().forward(self.remember(ops.concatenate(x, skip)), temb, rng)
+
+    def backward(self, dy):
+        """Returns dx, dskip and dtemb."""
+        dh, dtemb = super().backward(dy)
+        return *ops.concatenate_backward(dh, self.recall()), dtemb
+
+
+class UNet(Module):
+    """y = forward(x, t, labels): x (N, H, W, C) noisy images, t (N,) integers 1..T, y like x."""
+
+    def __init__(self, config, seed=0, dtype=np.float32):
+        self.config = config
+        rng = np.random.default_rng(seed)
+        self.rng = generator(seed, "dropout")
+        base, levels = config.base_channels, range(len(config.channel_multipliers))
+        widths = [base * m for m in config.channel_multipliers]
+        resolution = config.image_size // config.patch_size
+        attention = [resolution >> level in config.attention_resolutions for level in levels]
+        folded = config.patch_size**2
+
+        self.time0, self.time_silu, self.time1 = Linear(rng, base, 4 * base), SiLU(), Linear(rng, 4 * base, 4 * base)
+        if config.num_classes is not None:
+            self.labels = Embedding(rng, config.num_classes + 1, 4 * base)
+        self.temb_silu = SiLU()
+
+        self.conv_in = Conv2d(rng, folded * config.image_channels, base)
+        C, skips = base, [base]                              # skips: the channels of every output that is kept
+        self.down = [[] for _ in levels]
+        for level in levels:
+            for _ in range(config.blocks_per_level):
+                self.down[level].append(Block(rng, C, widths[level], attention[level], config))
+                C = widths[level]
+                skips.append(C)
+            if level != levels[-1]:
+                self.down[level].append(Downsample(rng, C))
+                skips.append(C)
+
+        self.middle = [Block(rng, C, C, True, config), Block(rng, C, C, False, config)]
+
+        self.up = [[] for _ in levels]
+        for level in reversed(levels):
+            for _ in range(config.blocks_per_level + 1):
+                self.up[level].append(UpBlock(rng, C + skips.pop(), widths[level], attention[level], config))
+                C = widths[level]
+            if level != 0:
+                self.up[level].append(Upsample(rng, C))
+
+        self.norm_out = GroupNormSiLU(C, config.groups)
+        out_channels = config.image_channels * (2 if config.learned_variance else 1)
+        self.conv_out = Conv2d(rng, C, folded * out_channels, scale=NEAR_ZERO)
+        self.flatten(dtype)
+
+    def forward(self, x, t, labels=None, rng=None):
+        """Predict the noise in x. rng draws the dropout masks in training mode (default: the model's own).
+
+        Raises ValueError for shapes, times or labels that do not fit the configuration.
+        """
+        labels = self._check(x, t, labels)
+        rng = rng or self.rng
+        # The paper's t = 1..T is counted from 0 in the embedding, as in the authors' code.
+        temb = ops.time_embedding(from_numpy(t) - 1, self.config.base_channels, x.dtype)
+        temb = self.time1.forward(self.time_silu.forward(self.time0.forward(temb)))
+        if labels is not None:
+            temb = temb + self.labels.forward(from_numpy(labels))
+        temb = self.temb_silu.forward(temb)
+
+        h = self.conv_in.forward(ops.patchify(x, self.config.patch_size)[0])
+        skips = [h]
+        for level in self.down:
+            for module in level:
+                h = module.forward(h) if isinstance(module, Downsample) else module.forward(h, temb, rng)
+                skips.append(h)
+        for block in self.middle:
+            h = block.forward(h, temb, rng)
+        for level in reversed(self.up):
+            for module in level:
+                h = module.forward(h) if isinstance(module, Upsample) else module.forward(h, skips.pop(), temb, rng)
+        y = self.conv_out.forward(self.norm_out.forward(h))
+        return ops.patchify_backward(y, self.config.patch_size)
+
+    def backward(self, dy):
+        """dy like y -> dx like x. The forward, read from the bottom to the top; dtemb collects every block's share."""
+        dh = self.norm_out.backward(self.conv_out.backward(ops.patchify(dy, self.config.patch_size)[0]))
+        dskips, dtemb = [], 0
+        for level in self.up:
+            for module in reversed(level):
+                if isinstance(module, Upsample):
+                    dh = module.backward(dh)
+                else:
+                    dh, dskip, share = module.backward(dh)
+                    dskips.append(dskip)
+                    dtemb = dtemb + share
+        for block in reversed(self.middle):
+            dh, share = block.backward(dh)
+            dtemb = dtemb + share
+        for level in reversed(self.down):
+            for module in reversed(level):
+                dh = dh + dskips.pop()
+                if isinstance(module, Downsample):
+                    dh = module.backward(dh)
+                else:
+                    dh, share = module.backward(dh)
+                    dtemb = dtemb + share
+        dx = self.conv_in.backward(dh + dskips.pop())
+
+        dtemb = self.temb_silu.backward(dtemb)
+        if self.config.num_classes is not None:
+            self.labels.backward(dtemb)
+        self.time0.backward(self.time_silu.backward(self.time1.backward(dtemb)))
+        return ops.patchify_backward(dx, self.config.patch_size)
+
+    def _check(self, x, t, labels):
+        """The labels to use, "no label" where none are given, once everything is found to fit."""
+        c, N = self.config, len(x)
+        expected = (N, c.image_size, c.image_size, c.image_channels)
+        if x.shape != expected:
+            raise ValueError(f"UNet: x is {x.shape}; expected {expected}, (N, H, W, C)")
+        if np.shape(t) != (N,) or t.dtype.kind not in "iu" or N and t.min() < 1:
+            raise ValueError(f"UNet: t is {t!r}; expected {N} integers, counted from 1")
+        if c.num_classes is None:
+            if labels is not None:
+                raise ValueError("UNet: labels were given to a model without classes (num_classes is None)")
+            return None
+        labels = np.full(N, c.num_classes) if labels is None else np.asarray(labels)
+        if labels.shape != (N,) or labels.dtype.kind not in "iu" or N and not 0 <= labels.min() <= labels.max() <= c.num_classes:
+            raise ValueError(f"UNet: labels are {labels!r}; expected {N} integers 0..{c.num_classes} "
+                             f"({c.num_classes} stands for no label)")
+        return labels

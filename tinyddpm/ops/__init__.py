@@ -1,0 +1,29 @@
+"""The readable operations: each a forward and its backward, in array code that NumPy and CuPy both run.
+
+`y, cache = op(x, ...)` and `dx, ... = op_backward(dy, cache)`, with one gradient for each array that
+was put in. They are pure: they hold no parameters, draw no random numbers and change no argument
+(adam_ema, which is an update, is the exception and says so). Letters: N batch, H, W, C input
+channels, K output channels, G groups, L = H W positions.
+"""
+
+from tinyddpm.ops.activation import silu, silu_backward
+from tinyddpm.ops.attention import attention, attention_backward, softmax, softmax_backward
+from tinyddpm.ops.concatenate import concatenate, concatenate_backward
+from tinyddpm.ops.conv import conv2d, conv2d_backward
+from tinyddpm.ops.dropout import dropout, dropout_backward
+from tinyddpm.ops.embedding import embedding, embedding_backward, time_embedding
+from tinyddpm.ops.linear import linear, linear_backward
+from tinyddpm.ops.loss import mean_squared_error, mean_squared_error_backward
+from tinyddpm.ops.norm import group_norm, group_norm_backward, group_norm_silu, group_norm_silu_backward
+from tinyddpm.ops.resample import patchify, patchify_backward, upsample, upsample_backward
+from tinyddpm.ops.update import adam_ema
+
+TABLE = {f.__name__: f for f in (
+    linear, linear_backward, silu, silu_backward, conv2d, conv2d_backward, group_norm, group_norm_backward,
+    group_norm_silu, group_norm_silu_backward, softmax, softmax_backward, attention, attention_backward,
+    upsample, upsample_backward, patchify, patchify_backward,
+    concatenate, concatenate_backward, time_embedding, embedding, embedding_backward,
+    dropout, dropout_backward, mean_squared_error, mean_squared_error_backward, adam_ema)}
+
+# What a fused operation is built from: when a part is overridden, the readable composition is used.
+COMPOSED_OF = {"group_norm_silu": ("group_norm", "silu"), "attention": ("softmax",)}

@@ -1,0 +1,49 @@
+"""Group normalization (Wu and He 2018), alone and followed by SiLU."""
+
+from tinyddpm.backend import array_module, ops
+
+
+def group_norm(x, gamma, beta, groups, eps=1e-6):
+    """Normalize each group of C / G channels of each sample to mean 0 and variance 1, then scale and shift.
+
+    x (N, H, W, C) or (N, L, C), gamma (C,), beta (C,) -> y like x
+    Raises ValueError where groups does not divide C.
+    """
+    if x.shape[-1] % groups or gamma.shape != x.shape[-1:] or beta.shape != x.shape[-1:]:
+        raise ValueError(f"group_norm: x is {x.shape}, gamma {gamma.shape}, beta {beta.shape}, groups {groups}; "
+                         "expected gamma and beta (C,) and a number of groups that divides C")
+    xp = array_module(x)
+    grouped = x.reshape(len(x), -1, groups, x.shape[-1] // groups)       # (N, L, G, C / G)
+    mean = grouped.mean(axis=(1, 3), keepdims=True)
+    rstd = 1 / xp.sqrt(grouped.var(axis=(1, 3), keepdims=True) + eps)
+    normal = ((grouped - mean) * rstd).reshape(x.shape)
+    return normal * gamma + beta, (x, gamma, mean, rstd)
+
+
+def group_norm_backward(dy, cache):
+    """dy like x -> dx like x, dgamma (C,), dbeta (C,)
+
+    With n the normalized input and dn = dy gamma: dx = rstd (dn - mean(dn) - n mean(dn n)),
+    the means over each group. The two subtractions undo what the mean and the variance took away.
+    """
+    x, gamma, mean, rstd = cache
+    shape = (len(x), -1, mean.shape[2], x.shape[-1] // mean.shape[2])    # (N, L, G, C / G)
+    normal = (x.reshape(shape) - mean) * rstd
+    dnormal = (dy * gamma).reshape(shape)
+    dx = rstd * (dnormal - dnormal.mean(axis=(1, 3), keepdims=True)
+                 - normal * (dnormal * normal).mean(axis=(1, 3), keepdims=True))
+    over_pixels = tuple(range(x.ndim - 1))
+    return dx.reshape(x.shape), (dy * normal.reshape(x.shape)).sum(axis=over_pixels), dy.sum(axis=over_pixels)
+
+
+def group_norm_silu(x, gamma, beta, groups, eps=1e-6):
+    """silu(group_norm(x)): the opening of every residual block. Exists because its fused twin is faster."""
+    normal, norm_cache = ops.group_norm(x, gamma, beta, groups, eps)
+    y, silu_cache = ops.silu(normal)
+    return y, (norm_cache, silu_cache)
+
+
+def group_norm_silu_backward(dy, cache):
+    """dy like x -> dx like x, dgamma (C,), dbeta (C,)"""
+    norm_cache, silu_cache = cache
+    return ops.group_norm_backward(ops.silu_backward(dy, silu_cache), norm_cache)

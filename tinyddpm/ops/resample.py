@@ -1,0 +1,28 @@
+"""Changing the resolution without parameters: nearest-neighbour upsampling, and folding patches into channels."""
+
+
+def upsample(x):
+    """Each pixel becomes a 2x2 square. x (N, H, W, C) -> y (N, 2H, 2W, C)"""
+    return x.repeat(2, axis=1).repeat(2, axis=2), None
+
+
+def upsample_backward(dy, cache):
+    """Each pixel collects the gradient of its square. dy (N, 2H, 2W, C) -> dx (N, H, W, C)"""
+    N, H, W, C = dy.shape
+    return dy.reshape(N, H // 2, 2, W // 2, 2, C).sum(axis=(2, 4))
+
+
+def patchify(x, size):
+    """Fold each size x size patch into the channels. x (N, H, W, C) -> y (N, H / size, W / size, size size C)"""
+    N, H, W, C = x.shape
+    if H % size or W % size:
+        raise ValueError(f"patchify: x is {x.shape}; its sides are not divisible by the patch size {size}")
+    y = x.reshape(N, H // size, size, W // size, size, C).swapaxes(2, 3)
+    return y.reshape(N, H // size, W // size, size * size * C), size
+
+
+def patchify_backward(dy, size):
+    """The inverse rearrangement: dy (N, H, W, size size C) -> dx (N, size H, size W, C)"""
+    N, H, W, C = dy.shape
+    dx = dy.reshape(N, H, W, size, size, C // size**2).swapaxes(2, 3)
+    return dx.reshape(N, size * H, size * W, C // size**2)

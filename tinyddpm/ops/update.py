@@ -1,0 +1,19 @@
+"""One step of Adam (Kingma and Ba 2015) and of the exponential moving average, in one pass over flat buffers."""
+
+from tinyddpm.backend import array_module
+
+
+def adam_ema(values, grads, m, v, ema, step, lr, beta1, beta2, eps, grad_scale, ema_decay):
+    """Update values, m, v and ema in place: the one operation that writes into its arguments.
+
+    values, grads, m, v, ema (P,): parameters, gradients, Adam's two moments, averaged parameters
+    step: 1 for the first update; it corrects the moments' start at zero
+    grad_scale: the factor of norm clipping, applied to every gradient
+    """
+    g = grads * grad_scale
+    m += (1 - beta1) * (g - m)
+    v += (1 - beta2) * (g * g - v)
+    m_hat = m / (1 - beta1**step)
+    v_hat = v / (1 - beta2**step)
+    values -= lr * m_hat / (array_module(v).sqrt(v_hat) + eps)
+    ema += (1 - ema_decay) * (values - ema)
