@@ -15,6 +15,7 @@ from numba.extending import overload
 from tinyddpm.kernels import blas, winograd
 from tinyddpm.kernels.blas import gemm
 from tinyddpm.ops.conv import check_conv2d
+from tinyddpm.ops.norm import check_group_norm
 
 
 ONE, HALF = np.float32(1), np.float32(0.5)
@@ -22,7 +23,7 @@ ONE, HALF = np.float32(1), np.float32(0.5)
 
 def activate():
     """Give the cores to numba's threads, and return the twins: name -> function."""
-    twins = [group_norm_silu, group_norm_silu_backward, adam_ema]
+    twins = [group_norm, group_norm_backward, group_norm_silu, group_norm_silu_backward, adam_ema]
     if blas.library:
         blas.use_one_thread()
         twins += [linear, linear_backward, conv2d, conv2d_backward]
@@ -161,26 +162,31 @@ def _conv_backward(x, w, kh, kw, stride, top, left, dy, dx, dw, db):
             _col2im(columns, kh, kw, stride, top, left, dx[n])
 
 
-# ---- group_norm_silu: a sample stays in cache for its three passes (mean, variance, result) ----
+# ---- group_norm, alone or with SiLU: a sample stays in cache for its three passes (mean, variance, result) ----
+
+def group_norm(x, gamma, beta, groups, eps=1e-6, silu=False):
+    check_group_norm(x, gamma, beta, groups)
+    tokens = np.ascontiguousarray(x).reshape(len(x), -1, x.shape[-1])
+    y = np.empty_like(tokens)
+    mean, rstd = np.empty((2, len(x), groups), x.dtype)
+    _group_norm(tokens, gamma, beta, eps, silu, y, mean, rstd)
+    return y.reshape(x.shape), (tokens, gamma, beta, mean, rstd, silu)
+
+
+def group_norm_backward(dy, cache):
+    x, gamma, beta, mean, rstd, silu = cache
+    dx = np.empty_like(x)
+    dgamma, dbeta = np.zeros((2, len(x), len(gamma)), x.dtype)
+    _group_norm_backward(np.ascontiguousarray(dy).reshape(x.shape), x, gamma, beta, mean, rstd, silu, dx, dgamma, dbeta)
+    return dx.reshape(dy.shape), dgamma.sum(axis=0), dbeta.sum(axis=0)
+
 
 def group_norm_silu(x, gamma, beta, groups, eps=1e-6):
-    if x.shape[-1] % groups:
-        raise ValueError(f"group_norm_silu: x is {x.shape}; {groups} groups do not divide its channels")
-    x = np.ascontiguousarray(x)
-    y = np.empty_like(x)
-    mean, rstd = np.empty((len(x), groups), x.dtype), np.empty((len(x), groups), x.dtype)
-    _group_norm_silu(x.reshape(len(x), -1, x.shape[-1]), gamma, beta, eps, y.reshape(len(x), -1, x.shape[-1]), mean, rstd)
-    return y, (x, gamma, beta, mean, rstd)
+    return group_norm(x, gamma, beta, groups, eps, silu=True)
 
 
 def group_norm_silu_backward(dy, cache):
-    x, gamma, beta, mean, rstd = cache
-    tokens = (len(x), -1, x.shape[-1])
-    dx = np.empty_like(x)
-    dgamma, dbeta = np.zeros((len(x), len(gamma)), x.dtype), np.zeros((len(x), len(gamma)), x.dtype)
-    _group_norm_silu_backward(np.ascontiguousarray(dy).reshape(tokens), x.reshape(tokens), gamma, beta, mean, rstd,
-                              dx.reshape(tokens), dgamma, dbeta)
-    return dx, dgamma.sum(axis=0), dbeta.sum(axis=0)
+    return group_norm_backward(dy, cache)
 
 
 def exp(x):
@@ -207,7 +213,7 @@ def _exp(x):
 
 
 @njit(parallel=True, fastmath=True, cache=True)
-def _group_norm_silu(x, gamma, beta, eps, y, mean, rstd):
+def _group_norm(x, gamma, beta, eps, silu, y, mean, rstd):
     N, L, C = x.shape
     G = mean.shape[1]
     width = C // G
@@ -232,12 +238,12 @@ def _group_norm_silu(x, gamma, beta, eps, y, mean, rstd):
         for i in range(L):
             for c in range(C):
                 z = x[n, i, c] * scale[c] + shift[c]
-                y[n, i, c] = z / (ONE + exp(-z))
+                y[n, i, c] = z / (ONE + exp(-z)) if silu else z
 
 
 @njit(parallel=True, fastmath=True, cache=True)
-def _group_norm_silu_backward(dy, x, gamma, beta, mean, rstd, dx, dgamma, dbeta):
-    """As in ops/norm.py, with dz, the gradient between SiLU and the norm, kept in dx on the way."""
+def _group_norm_backward(dy, x, gamma, beta, mean, rstd, silu, dx, dgamma, dbeta):
+    """The formula of ops/norm.py; dz, the gradient between the norm and SiLU, is kept in dx on the way."""
     N, L, C = x.shape
     G = mean.shape[1]
     width = C // G
@@ -248,9 +254,11 @@ def _group_norm_silu_backward(dy, x, gamma, beta, mean, rstd, dx, dgamma, dbeta)
         for i in range(L):
             for c in range(C):
                 normal = (x[n, i, c] - m[c]) * r[c]
-                z = normal * gamma[c] + beta[c]
-                s = ONE / (ONE + exp(-z))
-                dz = dy[n, i, c] * s * (ONE + z * (ONE - s))
+                dz = dy[n, i, c]
+                if silu:
+                    z = normal * gamma[c] + beta[c]
+                    s = ONE / (ONE + exp(-z))
+                    dz *= s * (ONE + z * (ONE - s))
                 dx[n, i, c] = dz
                 dbeta[n, c] += dz
                 dgamma[n, c] += dz * normal

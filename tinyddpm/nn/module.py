@@ -80,14 +80,21 @@ class Module:
 
         Clipping by the norm is then one dot product, an update one pass, a checkpoint a walk over names.
         """
-        parameters = self.parameters().values()
-        flat = np.concatenate([p.value.ravel() for p in parameters]).astype(dtype)
+        parameters = self.parameters()
+        flat = np.concatenate([p.value.ravel() for p in parameters.values()]).astype(dtype)
         self.flat_values, self.flat_grads = from_numpy(flat), from_numpy(np.zeros_like(flat))
-        start = 0
-        for p in parameters:
-            part, shape = slice(start, start + p.value.size), p.value.shape
-            p.value, p.grad = self.flat_values[part].reshape(shape), self.flat_grads[part].reshape(shape)
-            start = part.stop
+        values, grads = self.views(self.flat_values), self.views(self.flat_grads)
+        for name, p in parameters.items():
+            p.value, p.grad = values[name], grads[name]
+
+    def views(self, flat):
+        """The parts of a flat buffer that belong to the parameters, in their shapes: name -> view."""
+        found, start = {}, 0
+        for name, p in self.parameters().items():
+            stop = start + p.value.size
+            found[name] = flat[start:stop].reshape(p.value.shape)
+            start = stop
+        return found
 
 
 def _in_list(name, items):

@@ -9,9 +9,7 @@ def group_norm(x, gamma, beta, groups, eps=1e-6):
     x (N, H, W, C) or (N, L, C), gamma (C,), beta (C,) -> y like x
     Raises ValueError where groups does not divide C.
     """
-    if x.shape[-1] % groups or gamma.shape != x.shape[-1:] or beta.shape != x.shape[-1:]:
-        raise ValueError(f"group_norm: x is {x.shape}, gamma {gamma.shape}, beta {beta.shape}, groups {groups}; "
-                         "expected gamma and beta (C,) and a number of groups that divides C")
+    check_group_norm(x, gamma, beta, groups)
     xp = array_module(x)
     grouped = x.reshape(len(x), -1, groups, x.shape[-1] // groups)       # (N, L, G, C / G)
     mean = grouped.mean(axis=(1, 3), keepdims=True)
@@ -34,6 +32,13 @@ def group_norm_backward(dy, cache):
                  - normal * (dnormal * normal).mean(axis=(1, 3), keepdims=True))
     over_pixels = tuple(range(x.ndim - 1))
     return dx.reshape(x.shape), (dy * normal.reshape(x.shape)).sum(axis=over_pixels), dy.sum(axis=over_pixels)
+
+
+def check_group_norm(x, gamma, beta, groups):
+    """Raise ValueError for shapes that do not fit."""
+    if x.shape[-1] % groups or gamma.shape != x.shape[-1:] or beta.shape != x.shape[-1:]:
+        raise ValueError(f"group_norm: x is {x.shape}, gamma {gamma.shape}, beta {beta.shape}, groups {groups}; "
+                         "expected gamma and beta (C,) and a number of groups that divides C")
 
 
 def group_norm_silu(x, gamma, beta, groups, eps=1e-6):

@@ -1,0 +1,134 @@
+"""The table of operations: what `use` puts into it, and what it refuses."""
+
+import importlib.util
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+import tinyddpm
+from tinyddpm import ops as readable
+from tinyddpm.backend import array_module, generator, ops, state, to_numpy
+
+
+def module_of(**functions):
+    """A module that defines these functions itself."""
+    module = types.ModuleType("homework")
+    for name, f in functions.items():
+        f.__module__ = "homework"
+        setattr(module, name, f)
+    return module
+
+
+def pair(tag):
+    def forward(x, *rest):
+        return tag, None
+
+    def backward(dy, cache):
+        return tag
+    return forward, backward
+
+
+def test_numpy_is_the_readable_code():
+    assert tinyddpm.use("numpy") == "numpy"
+    assert vars(ops) == readable.TABLE
+
+
+def test_numba_lays_its_twins_over_the_readable_code():
+    assert tinyddpm.use("auto") == "numba" == state.backend
+    assert ops.conv2d is not readable.conv2d and ops.silu is readable.silu
+    assert vars(ops).keys() == readable.TABLE.keys()
+    tinyddpm.use("numpy")
+    assert ops.conv2d is readable.conv2d
+
+
+def test_an_override_is_a_pair():
+    forward, backward = pair("mine")
+    tinyddpm.use("numpy", overrides=module_of(silu=forward, silu_backward=backward))
+    assert ops.silu(1)[0] == "mine" and ops.silu_backward(1, None) == "mine"
+    tinyddpm.use("numpy")
+    assert ops.silu is readable.silu
+
+
+@pytest.mark.parametrize("half", ["silu", "silu_backward"])
+def test_half_a_pair_is_refused(half):
+    with pytest.raises(ValueError, match="as a pair"):
+        tinyddpm.use("numpy", overrides=module_of(**{half: lambda *a: None}))
+    assert ops.silu is readable.silu
+
+
+def test_an_override_of_nothing_is_refused():
+    module = module_of(conv=lambda x: x)
+    module.silu, module.silu_backward = readable.silu, readable.silu_backward      # imported, not defined
+    with pytest.raises(ValueError, match="none of the operations"):
+        tinyddpm.use("numpy", overrides=module)
+
+
+def test_an_override_switches_off_the_fused_twin_that_contains_it():
+    """With silu overridden, numba's fused group_norm_silu must not hide it."""
+    calls = []
+
+    def silu(x):
+        calls.append("forward")
+        return readable.silu(x)
+
+    def silu_backward(dy, x):
+        calls.append("backward")
+        return readable.silu_backward(dy, x)
+
+    tinyddpm.use("numba", overrides=module_of(silu=silu, silu_backward=silu_backward))
+    x, one, zero = np.ones((1, 2, 2, 4)), np.ones(4), np.zeros(4)
+    y, cache = ops.group_norm_silu(x, one, zero, 2)
+    ops.group_norm_silu_backward(y, cache)
+    assert calls == ["forward", "backward"]
+    assert ops.conv2d is not readable.conv2d                # the other twins stay
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match="numpy, numba, cupy or auto"):
+        tinyddpm.use("torch")
+
+
+def test_a_missing_backend_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(ValueError, match="pip install cupy-cuda12x"):
+        tinyddpm.use("cupy")
+    monkeypatch.delitem(sys.modules, "tinyddpm.kernels.cpu", raising=False)
+    monkeypatch.delattr(tinyddpm.kernels, "cpu", raising=False)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(ValueError, match="pip install numba"):
+        tinyddpm.use("numba")
+
+
+def test_auto_without_numba_is_numpy(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else find(name))
+    assert tinyddpm.use("auto") == "numpy"
+
+
+def test_arrays_and_generators():
+    x = np.ones(3)
+    assert array_module(x) is np and to_numpy(x) is x
+    draw = lambda *key: generator(*key).standard_normal(4).tolist()
+    assert draw(1, "step", 2) == draw(1, "step", 2)
+    assert len({tuple(draw(*key)) for key in [(1, "step", 2), (1, "step", 3), (2, "step", 2), (1, "sample", 2)]}) == 4
+
+
+def test_blas_gets_its_threads_back():
+    from tinyddpm.kernels import blas
+
+    if not blas.library:
+        pytest.skip("NumPy's BLAS here is not OpenBLAS")
+    threads = blas.library.scipy_openblas_get_num_threads64_
+    tinyddpm.use("numba")
+    assert threads() == 1
+    tinyddpm.use("numpy")
+    assert threads() == blas.default_threads
+
+
+def test_import_brings_in_none_of_the_large_libraries():
+    code = ("import sys, tinyddpm, tinyddpm.nn, tinyddpm.training, tinyddpm.data, tinyddpm.plots; "
+            "print({'numba', 'matplotlib', 'cupy', 'PIL'} & sys.modules.keys())")
+    assert subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True).stdout == "set()\n"

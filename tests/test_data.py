@@ -1,0 +1,253 @@
+"""Data sets: parsers that believe nothing, a downloader that recovers, batches, and folders of images."""
+
+import gzip
+import http.server
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinyddpm import data
+from tinyddpm.data import download, folder, mnist
+from tinyddpm.nn import UNetConfig
+
+MNIST = UNetConfig(image_size=28, image_channels=1)
+
+
+def idx(a):
+    return bytes([0, 0, 8, a.ndim]) + b"".join(n.to_bytes(4, "big") for n in a.shape) + a.tobytes()
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A stand-in for MNIST, 12 images a split: file name -> bytes. Its checksums take the place of MNIST's."""
+    rng, files = np.random.default_rng(0), {}
+    for prefix in ("train", "t10k"):
+        files[f"{prefix}-images-idx3-ubyte.gz"] = gzip.compress(idx(rng.integers(0, 256, (12, 28, 28)).astype(np.uint8)))
+        files[f"{prefix}-labels-idx1-ubyte.gz"] = gzip.compress(idx(rng.integers(0, 10, 12).astype(np.uint8)))
+    monkeypatch.setitem(mnist.CHECKSUMS, "mnist", {name: download.md5(gzip.decompress(raw)) for name, raw in files.items()})
+    return files
+
+
+@pytest.fixture
+def data_dir(tiny, tmp_path):
+    for name, raw in tiny.items():
+        (tmp_path / name).write_bytes(raw)
+    return tmp_path
+
+
+# ---- the embedded digits ----
+
+def test_embedded_digits():
+    images, labels = mnist.load_digits()
+    assert images.shape == (5000, 28, 28, 1) and images.dtype == np.uint8 and images.max() == 255
+    assert np.bincount(labels).tolist() == [500] * 10
+    centre = images[labels == 0][:, 12:16, 12:16].mean(), images[labels == 1][:, 12:16, 12:16].mean()
+    assert centre[0] < 40 < 180 < centre[1]                 # zeros are hollow, ones are not
+    assert len({image.tobytes() for image in images}) == 5000
+
+
+# ---- IDX files ----
+
+def test_load_from_a_folder(tiny, data_dir):
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        images, labels = mnist.load("mnist", split, data_dir)
+        expected = gzip.decompress(tiny[f"{prefix}-images-idx3-ubyte.gz"])[16:]
+        assert images.shape == (12, 28, 28, 1) and images.tobytes() == expected
+        assert labels.shape == (12,) and labels.dtype == np.int64
+
+
+def test_unpacked_files_and_other_compression_are_welcome(tiny, data_dir):
+    for name, raw in tiny.items():
+        (data_dir / name).unlink()
+        (data_dir / name.removesuffix(".gz")).write_bytes(gzip.decompress(raw))
+    plain = mnist.load("mnist", "train", data_dir)[0]
+    for name, raw in tiny.items():
+        (data_dir / name).write_bytes(gzip.compress(gzip.decompress(raw), compresslevel=1))
+    np.testing.assert_array_equal(plain, mnist.load("mnist", "train", data_dir)[0])
+
+
+def damage(kind, data_dir):
+    images, labels, test = (data_dir / f"{n}-ubyte.gz" for n in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3"))
+    raw = images.read_bytes()
+    if kind == "missing":
+        images.unlink()
+    elif kind == "truncated":
+        images.write_bytes(raw[:-100])
+    elif kind == "bit flipped":
+        images.write_bytes(raw[:2000] + bytes([raw[2000] ^ 4]) + raw[2001:])
+    elif kind == "swapped":
+        images.write_bytes(labels.read_bytes())
+    elif kind == "renamed":
+        images.write_bytes(test.read_bytes())
+    elif kind == "empty":
+        images.write_bytes(b"")
+    elif kind == "a web page":
+        images.write_bytes(b"<html>404</html>")
+    elif kind == "one pixel changed":
+        content = bytearray(gzip.decompress(raw))
+        content[500] ^= 1
+        images.write_bytes(gzip.compress(bytes(content)))
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "bit flipped", "swapped", "renamed", "empty", "a web page", "one pixel changed"])
+def test_damaged_files_are_refused_by_name(data_dir, kind):
+    damage(kind, data_dir)
+    with pytest.raises(ValueError, match="train-images-idx3-ubyte"):
+        mnist.load("mnist", "train", data_dir)
+
+
+@pytest.mark.parametrize("raw", [
+    b"", b"\0\0\x08", idx(np.zeros((2, 28), np.uint8)), b"\0\0\x0d\x03" + idx(np.zeros((2, 28, 28), np.uint8))[4:],
+    idx(np.zeros((2, 28, 28), np.uint8))[:-1], idx(np.zeros((2, 28, 28), np.uint8)) + b"\0",
+    b"\0\0\x08\x03" + b"\xff" * 12])
+def test_the_parser_checks_magic_and_sizes(raw):
+    with pytest.raises(ValueError, match="IDX|expected"):
+        mnist.parse_idx(raw, 3, "images")
+
+
+# ---- downloads ----
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves files from memory; knows ranges; breaks off after `limit` bytes if it is set."""
+
+    def __init__(self, files):
+        self.files, self.limit, self.requests, self.ranges = files, None, [], True
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        raw = self.server.files.get(self.path.strip("/"))
+        wanted = self.headers.get("Range")
+        self.server.requests.append((self.path, wanted))
+        if raw is None:
+            return self.send_error(404)
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
+        if start >= len(raw):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(raw) - start))
+        self.end_headers()
+        self.wfile.write(raw[start:][:self.server.limit])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(tiny, monkeypatch, tmp_path):
+    server = Server(tiny)
+    monkeypatch.setitem(mnist.MIRRORS, "mnist", [server.url])
+    monkeypatch.setenv("TINYDDPM_CACHE", str(tmp_path / "cache"))
+    yield server
+    server.shutdown()
+
+
+def test_a_download_happens_once(server):
+    images, _ = mnist.load("mnist")
+    assert len(images) == 12 and len(server.requests) == 2
+    np.testing.assert_array_equal(mnist.load("mnist")[0], images)
+    assert len(server.requests) == 2
+    assert not list(download.cache_folder().rglob("*.part"))
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_broken_download_goes_on(server, ranges):
+    server.limit, server.ranges = 3000, ranges
+    with pytest.raises(ValueError, match="closed after 3000 of"):
+        mnist.load("mnist")
+    server.limit = None
+    assert len(mnist.load("mnist")[0]) == 12
+    assert server.requests[1][1] == "bytes=3000-"
+
+
+def test_the_next_mirror_is_tried(server, monkeypatch):
+    monkeypatch.setitem(mnist.MIRRORS, "mnist", [server.url + "/nothing-here", server.url])
+    assert len(mnist.load("mnist")[0]) == 12
+
+
+def test_a_wrong_file_is_not_kept(server):
+    good = server.files["train-images-idx3-ubyte.gz"]
+    server.files["train-images-idx3-ubyte.gz"] = b"<html>log in first</html>"
+    with pytest.raises(ValueError, match="checksum differs"):
+        mnist.load("mnist")
+    server.files["train-images-idx3-ubyte.gz"] = good
+    assert len(mnist.load("mnist")[0]) == 12
+
+
+def test_a_damaged_cache_is_refused_by_path(server):
+    mnist.load("mnist")
+    path = download.cache_folder() / "mnist" / "train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=str(path)):
+        mnist.load("mnist")
+
+
+def test_offline_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("TINYDDPM_CACHE", str(tmp_path))
+    monkeypatch.setitem(mnist.MIRRORS, "mnist", ["http://127.0.0.1:9"])
+    with pytest.raises(ValueError, match="--data-dir"):
+        mnist.load("mnist")
+
+
+# ---- folders of images ----
+
+def test_a_folder_of_images(tmp_path):
+    (tmp_path / "sub").mkdir()
+    wide = np.zeros((8, 16, 3), np.uint8)
+    wide[:, 4:12] = (200, 100, 50)                          # the central square
+    Image.fromarray(wide).save(tmp_path / "b.png")
+    Image.fromarray(np.full((5, 5), 77, np.uint8)).save(tmp_path / "sub" / "c.PNG")
+    Image.fromarray(np.full((20, 10, 3), 30, np.uint8)).save(tmp_path / "a.jpeg")
+    (tmp_path / "notes.txt").write_text("not an image")
+    images = folder.load(tmp_path, 4, 3)
+    assert images.shape == (3, 4, 4, 3) and images.dtype == np.uint8
+    assert np.all(images[1] == (200, 100, 50)) and np.all(images[2] == 77) and np.all(abs(images[0].astype(int) - 30) < 4)
+    assert folder.load(tmp_path, 4, 1).shape == (3, 4, 4, 1)
+
+
+def test_bad_folders_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no PNG or JPEG"):
+        folder.load(tmp_path, 4, 1)
+    Image.fromarray(np.zeros((50, 50), np.uint8)).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    with pytest.raises(ValueError, match="half.png"):
+        folder.load(tmp_path, 4, 1)
+
+
+# ---- data sets ----
+
+def test_batches_cover_an_epoch_and_depend_on_seed_and_number_alone():
+    dataset = data.Dataset(np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1), np.arange(10))
+    epochs = [[dataset.batch(number, 3, seed=1)[1] for number in range(e * 3, e * 3 + 3)] for e in range(2)]
+    for epoch in epochs:
+        assert len(set(np.concatenate(epoch))) == 9
+    assert not np.array_equal(*map(np.concatenate, epochs))
+    images, labels = dataset.batch(4, 3, seed=1)
+    np.testing.assert_array_equal(labels, epochs[1][1])
+    np.testing.assert_array_equal(images.ravel(), labels)
+    assert not np.array_equal(dataset.batch(4, 3, seed=2)[1], labels)
+    with pytest.raises(ValueError, match="--batch-size"):
+        dataset.batch(0, 11, seed=1)
+
+
+@pytest.mark.parametrize("name, config, message", [
+    ("digits", UNetConfig(), "made for"), ("nothing", MNIST, "expected digits, mnist"),
+    ("digits", UNetConfig(image_size=28, image_channels=1, num_classes=5), "labels up to 9")])
+def test_what_does_not_fit_is_refused(name, config, message):
+    with pytest.raises(ValueError, match=message):
+        data.load(name, config)
+
+
+def test_a_folder_has_no_labels(tmp_path):
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(tmp_path / "a.png")
+    assert len(data.load(str(tmp_path), MNIST)) == 1
+    with pytest.raises(ValueError, match="no labels"):
+        data.load(str(tmp_path), UNetConfig(image_size=28, image_channels=1, num_classes=2))

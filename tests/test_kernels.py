@@ -1,0 +1,150 @@
+"""Every faster twin against its readable operation, over shapes that hit its edges."""
+
+import numpy as np
+import pytest
+
+import tinyddpm
+from tinyddpm import ops as readable
+from tinyddpm.backend import ops, to_numpy
+from tinyddpm.nn import UNet, UNetConfig
+
+TOLERANCE = {np.float32: 2e-5, np.float64: 1e-10}       # of the largest value
+
+
+def conv(x, kernel, K, stride=1, padding=None):
+    return "conv2d", [x, (*kernel, x[3], K), (K,)], (stride, padding)
+
+
+def norm(x, groups):
+    return "group_norm_silu", [x, x[-1:], x[-1:]], (groups,)
+
+
+CASES = [
+    # Winograd: whole tiles, edges of 1, 2 and 3, an image smaller than a tile, more tiles than one chunk
+    conv((2, 8, 8, 16), (3, 3), 16), conv((3, 7, 9, 32), (3, 3), 16), conv((1, 5, 6, 16), (3, 3), 48),
+    conv((1, 1, 1, 16), (3, 3), 16), conv((2, 2, 3, 64), (3, 3), 32), conv((5, 30, 14, 16), (3, 3), 24),
+    # im2col: few channels, stride 2, other kernels, 1x1, the padding of the downsample
+    conv((2, 6, 5, 1), (3, 3), 32), conv((2, 6, 5, 32), (3, 3), 1), conv((1, 7, 6, 16), (3, 3), 16, 2),
+    conv((2, 8, 6, 16), (3, 3), 16, 2, (0, 1)), conv((1, 7, 7, 3), (5, 3), 4), conv((2, 4, 3, 8), (1, 1), 5),
+    conv((1, 5, 5, 2), (1, 1), 2, 2), conv((1, 4, 4, 2), (2, 2), 2, 2, (0, 0)), conv((1, 1, 1, 1), (3, 3), 1),
+    ("group_norm", [(2, 5, 4, 6), (6,), (6,)], (3,)), ("group_norm", [(1, 1, 7, 12), (12,), (12,)], (4,)),
+    norm((2, 5, 4, 6), 3), norm((1, 1, 7, 12), 4), norm((3, 2, 3, 6), 1), norm((1, 6, 6, 32), 32), norm((2, 9, 8), 2),
+    ("linear", [(7, 3), (3, 5), (5,)], ()), ("linear", [(1, 1), (1, 1), (1,)], ()), ("linear", [(2, 3, 4, 6), (6, 2), (2,)], ()),
+]
+
+
+def compare(expected, got, tolerance, what):
+    expected, got = to_numpy(expected), to_numpy(got)
+    assert got.shape == expected.shape and got.dtype == expected.dtype, what
+    error = np.abs(expected - got).max() / np.abs(expected).max()
+    assert error <= tolerance, f"{what}: {error:.1e} of the largest value"
+
+
+@pytest.fixture(params=["numba", "cupy"])
+def backend(request):
+    try:
+        tinyddpm.use(request.param)
+    except ValueError as error:
+        pytest.skip(str(error))
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name, shapes, settings", CASES, ids=[f"{n}-{s[0]}-{a}" for n, s, a in CASES])
+def test_twin_equals_readable(backend, name, shapes, settings, dtype):
+    from tinyddpm.backend import from_numpy
+
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+    expected, cache = getattr(readable, name)(*arrays, *settings)
+    twin_arrays = [from_numpy(a) for a in arrays]
+    got, twin_cache = getattr(ops, name)(*twin_arrays, *settings)
+    compare(expected, got, TOLERANCE[dtype], name)
+    dy = rng.standard_normal(expected.shape).astype(dtype)
+    for i, (e, g) in enumerate(zip(getattr(readable, name + "_backward")(dy, cache),
+                                   getattr(ops, name + "_backward")(from_numpy(dy), twin_cache), strict=True)):
+        compare(e, g, TOLERANCE[dtype], f"{name}, gradient {i}")
+    for before, after in zip(arrays, twin_arrays):
+        np.testing.assert_array_equal(before, to_numpy(after), err_msg=f"{name} changed an argument")
+
+
+def test_every_twin_is_among_the_cases():
+    tinyddpm.use("numba")
+    twins = {name for name, f in vars(ops).items() if f is not readable.TABLE[name]}
+    assert {name.removesuffix("_backward") for name in twins} == {name for name, _, _ in CASES} | {"adam_ema"}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_adam_ema_twin(backend, dtype):
+    from tinyddpm.backend import from_numpy
+
+    rng = np.random.default_rng(0)
+    buffers = [rng.standard_normal(1001).astype(dtype) for _ in range(5)]
+    buffers[3] = np.abs(buffers[3])
+    twin = [from_numpy(b.copy()) for b in buffers]
+    for step in (1, 2, 3):
+        settings = (step, 1e-2, 0.9, 0.99, 1e-8, 0.7, 0.95)
+        readable.adam_ema(*buffers, *settings)
+        ops.adam_ema(*twin, *settings)
+    for name, e, g in zip(("values", "grads", "m", "v", "ema"), buffers, twin):
+        compare(e, g, TOLERANCE[dtype], name)
+
+
+@pytest.mark.parametrize("x", [-200.0, -87.0, -1.0, 0.0, 1e-3, 1.0, 50.0, 1e4])
+def test_group_norm_silu_twin_has_no_overflow(backend, x):
+    """beta alone decides the result here: gamma is 0, so y = silu(beta)."""
+    from tinyddpm.backend import from_numpy
+
+    image = from_numpy(np.random.default_rng(0).standard_normal((1, 4, 4, 2)).astype(np.float32))
+    gamma, beta = from_numpy(np.zeros(2, np.float32)), from_numpy(np.full(2, x, np.float32))
+    y, cache = ops.group_norm_silu(image, gamma, beta, 1)
+    s = 1 / (1 + np.exp(-x)) if x > -700 else 0.0
+    np.testing.assert_allclose(to_numpy(y), x * s, rtol=1e-5, atol=1e-30)
+    _, _, dbeta = ops.group_norm_silu_backward(y * 0 + 1, cache)
+    np.testing.assert_allclose(to_numpy(dbeta), 16 * s * (1 + x * (1 - s)), rtol=1e-5, atol=1e-30)
+
+
+def test_group_norm_twin_with_a_large_mean():
+    """Two passes, mean first: the variance of numbers around 1000 survives float32."""
+    tinyddpm.use("numba")
+    x = (1000 + np.random.default_rng(0).standard_normal((1, 16, 16, 4))).astype(np.float32)
+    exact, _ = readable.group_norm_silu(x.astype(np.float64), np.ones(4), np.zeros(4), 2)
+    y, _ = ops.group_norm_silu(x, np.ones(4, np.float32), np.zeros(4, np.float32), 2)
+    np.testing.assert_allclose(y, exact, atol=2e-3)
+
+
+@pytest.mark.parametrize("case", [conv((3, 9, 7, 16), (3, 3), 32), norm((3, 5, 4, 6), 2)])
+def test_a_twin_gives_the_same_bits_again(case):
+    tinyddpm.use("numba")
+    name, shapes, settings = case
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+    def run():
+        y, cache = getattr(ops, name)(*arrays, *settings)
+        return [y, *getattr(ops, name + "_backward")(y, cache)]
+    for first, second in zip(run(), run()):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_a_network_on_numba_equals_the_readable_one():
+    config = UNetConfig(image_size=8, image_channels=1, base_channels=16, channel_multipliers=(1, 2), groups=8,
+                        attention_resolutions=(4,), dropout=0.0)
+    x = np.random.default_rng(0).standard_normal((3, 8, 8, 1)).astype(np.float32)
+    results = []
+    for name in ("numpy", "numba"):
+        tinyddpm.use(name)
+        model = UNet(config)
+        model.flat_values[...] = np.random.default_rng(1).standard_normal(model.flat_values.size) * 0.1
+        y = model.forward(x, np.array([1, 50, 1000]))
+        results.append((y, model.backward(np.ones_like(y)), model.flat_grads.copy()))
+    for what, e, g in zip(("y", "dx", "gradients"), *results):
+        compare(e, g, 1e-4, what)
+
+
+def test_without_openblas_the_rest_still_works(monkeypatch):
+    from tinyddpm.kernels import blas, cpu
+
+    monkeypatch.setattr(blas, "library", None)
+    twins = cpu.activate()
+    assert "conv2d" not in twins and "group_norm_silu" in twins

@@ -1,0 +1,232 @@
+"""Every operation: its gradient against differences, and beside each a wrong gradient that the same check must reject."""
+
+import numpy as np
+import pytest
+
+from tinyddpm import ops
+from tinyddpm.gradcheck import check
+from tinyddpm.ops.conv import conv2d_loops
+
+TOLERANCE = 1e-7
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape)
+
+
+def times_backward(backward, i, wrong):
+    """backward with its gradient number i replaced by wrong(gradient)."""
+    def mutant(dy, cache):
+        gradients = backward(dy, cache)
+        if not isinstance(gradients, tuple):
+            return wrong(gradients)
+        return tuple(wrong(g) if j == i else g for j, g in enumerate(gradients))
+    return mutant
+
+
+def zero(g):
+    return np.zeros_like(g)
+
+
+def slightly(g):
+    return g * (1 + 1e-6)
+
+
+IMAGES = [(2, 5, 4, 6), (1, 1, 7, 12), (3, 2, 3, 6), (1, 6, 6, 6)]
+
+
+def cases():
+    for shape in ((7, 3), (2, 3, 4, 5), (1, 1)):
+        yield f"linear {shape}", ops.linear, ops.linear_backward, (normal(*shape), normal(shape[-1], 4), normal(4))
+        yield f"silu {shape}", ops.silu, ops.silu_backward, (5 * normal(*shape),)
+        yield f"softmax {shape}", ops.softmax, ops.softmax_backward, (normal(*shape[:-1], 4),)
+        mask = (normal(*shape) > 0) * 1.25
+        yield f"dropout {shape}", lambda x, m=mask: ops.dropout(x, m), ops.dropout_backward, (normal(*shape),)
+        target = normal(*shape, seed=1)
+        yield (f"mean_squared_error {shape}", lambda p, y=target: ops.mean_squared_error(p, y),
+               ops.mean_squared_error_backward, (normal(*shape),))
+        yield f"concatenate {shape}", ops.concatenate, ops.concatenate_backward, (normal(*shape), normal(*shape[:-1], 3))
+    for x, kernel, K, stride, padding in [
+            ((2, 5, 4, 3), (3, 3), 2, 1, None), ((1, 1, 1, 1), (3, 3), 3, 1, None), ((1, 7, 6, 2), (3, 3), 3, 2, None),
+            ((2, 6, 5, 2), (3, 3), 2, 2, (0, 1)), ((1, 5, 6, 2), (5, 3), 2, 1, None), ((2, 4, 3, 3), (1, 1), 4, 1, None),
+            ((1, 5, 5, 2), (1, 1), 2, 2, None), ((1, 9, 8, 1), (7, 5), 2, 2, (2, 3)), ((1, 4, 4, 2), (2, 2), 2, 2, (0, 0))]:
+        yield (f"conv2d {x} {kernel} stride {stride} padding {padding}",
+               lambda x, w, b, s=stride, p=padding: ops.conv2d(x, w, b, s, p), ops.conv2d_backward,
+               (normal(*x), normal(*kernel, x[3], K), normal(K)))
+    for shape, groups in [(IMAGES[0], 3), (IMAGES[1], 4), (IMAGES[2], 1), (IMAGES[3], 6), ((2, 9, 6), 2)]:
+        for name in ("group_norm", "group_norm_silu"):
+            yield (f"{name} {shape} G {groups}", lambda x, g, b, n=name, G=groups: getattr(ops, n)(x, g, b, G),
+                   getattr(ops, name + "_backward"), (normal(*shape) + 0.5, normal(shape[-1]), normal(shape[-1], seed=1)))
+    for shape, heads in [((2, 5, 4), 1), ((1, 7, 6), 3), ((3, 1, 4), 2)]:
+        yield (f"attention {shape} heads {heads}", lambda q, k, v, h=heads: ops.attention(q, k, v, h),
+               ops.attention_backward, tuple(normal(*shape, seed=s) for s in range(3)))
+    for shape in IMAGES[:2]:
+        yield f"upsample {shape}", ops.upsample, lambda dy, cache: ops.upsample_backward(dy, cache), (normal(*shape),)
+    for shape, size in [((2, 4, 6, 3), 2), ((1, 3, 9, 1), 3), ((2, 2, 3, 2), 1)]:
+        yield f"patchify {shape} by {size}", lambda x, s=size: ops.patchify(x, s), ops.patchify_backward, (normal(*shape),)
+    yield "embedding", ops.embedding, ops.embedding_backward, (normal(5, 3), np.array([4, 0, 4, 2]))
+
+
+CASES = {name: rest for name, *rest in cases()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradient(name):
+    forward, backward, arrays = CASES[name]
+    assert check(forward, backward, *arrays, tolerance=TOLERANCE) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_check_rejects_wrong_gradients(name):
+    """A gradient that is zero, or one part in a million too large, fails for each argument of each case."""
+    forward, backward, arrays = CASES[name]
+    for i in range(sum(a.dtype.kind == "f" for a in arrays)):
+        gradient = backward(np.ones_like(forward(*arrays)[0]), forward(*arrays)[1])
+        exact = (gradient[i] if isinstance(gradient, tuple) else gradient)
+        for wrong in (zero, slightly):
+            if name.startswith(("softmax (1, 1)", "attention (3, 1")) and not np.any(exact):
+                continue                        # one key only: the true gradient of q and k is zero
+            with pytest.raises(AssertionError, match=f"argument {i}.*worst at index"):
+                check(forward, times_backward(backward, i, wrong), *arrays, tolerance=TOLERANCE)
+
+
+def conv_that_forgets_the_edge(dy, cache):
+    dx, dw, db = ops.conv2d_backward(dy, cache)
+    dx[:, 0] = 0
+    return dx, dw, db
+
+
+def conv_with_rotated_kernel(dy, cache):
+    dx, dw, db = ops.conv2d_backward(dy, cache)
+    return dx, dw[::-1, ::-1], db
+
+
+def silu_without_its_second_term(dy, x):
+    return dy / (1 + np.exp(-x))
+
+
+def softmax_without_the_sum(dp, p):
+    return p * dp
+
+
+def norm_without(term):
+    """group_norm_backward with one of its two subtractions dropped, or with n - 1 for n."""
+    def backward(dy, cache):
+        x, gamma, mean, rstd = cache
+        shape = (len(x), -1, mean.shape[2], x.shape[-1] // mean.shape[2])
+        n = x[0].size // mean.shape[2]
+        normal = (x.reshape(shape) - mean) * rstd
+        dn = (dy * gamma).reshape(shape)
+        average = lambda a: a.sum(axis=(1, 3), keepdims=True) / (n - 1 if term == "n - 1" else n)
+        dx = dn - (0 if term == "mean" else average(dn)) - (0 if term == "variance" else normal * average(dn * normal))
+        _, dgamma, dbeta = ops.group_norm_backward(dy, cache)
+        return (rstd * dx).reshape(x.shape), dgamma, dbeta
+    return backward
+
+
+def attention_without_scale(dy, cache):
+    dq, dk, dv = ops.attention_backward(dy, (*cache[:4], 1.0))
+    return dq, dk, dv
+
+
+def attention_with_q_and_k_swapped(dy, cache):
+    dq, dk, dv = ops.attention_backward(dy, cache)
+    return dk, dq, dv
+
+
+def embedding_that_overwrites(dy, cache):
+    table, index = cache
+    dtable = np.zeros_like(table)
+    dtable[index] = dy
+    return dtable
+
+
+def upsample_that_averages(dy, cache):
+    return ops.upsample_backward(dy, cache) / 4
+
+
+MUTANTS = [("conv2d (2, 5, 4, 3) (3, 3) stride 1 padding None", conv_that_forgets_the_edge),
+           ("conv2d (2, 6, 5, 2) (3, 3) stride 2 padding (0, 1)", conv_with_rotated_kernel),
+           ("silu (7, 3)", silu_without_its_second_term), ("softmax (7, 3)", softmax_without_the_sum),
+           ("group_norm (2, 5, 4, 6) G 3", norm_without("mean")), ("group_norm (2, 5, 4, 6) G 3", norm_without("variance")),
+           ("group_norm (2, 5, 4, 6) G 3", norm_without("n - 1")), ("attention (2, 5, 4) heads 1", attention_without_scale),
+           ("attention (1, 7, 6) heads 3", attention_with_q_and_k_swapped), ("embedding", embedding_that_overwrites),
+           ("upsample (2, 5, 4, 6)", upsample_that_averages)]
+
+
+@pytest.mark.parametrize("name, mutant", MUTANTS, ids=[f"{n.split()[0]}-{i}" for i, (n, _) in enumerate(MUTANTS)])
+def test_the_check_rejects_common_mistakes(name, mutant):
+    forward, _, arrays = CASES[name]
+    with pytest.raises(AssertionError, match="worst at index"):
+        check(forward, mutant, *arrays, tolerance=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n.startswith("conv2d")])
+def test_conv2d_equals_the_loops(name):
+    forward, _, arrays = CASES[name]
+    stride, padding = forward.__defaults__
+    np.testing.assert_allclose(forward(*arrays)[0], conv2d_loops(*arrays, stride, padding), rtol=1e-12, atol=1e-12)
+
+
+def test_group_norm_normalizes():
+    x = 3 * normal(2, 5, 4, 6) + 7
+    y, _ = ops.group_norm(x, np.ones(6), np.zeros(6), groups=3)
+    groups = y.reshape(2, 20, 3, 2)
+    np.testing.assert_allclose(groups.mean(axis=(1, 3)), 0, atol=1e-12)
+    np.testing.assert_allclose(groups.var(axis=(1, 3)), 1, rtol=1e-5)
+
+
+def test_silu_and_softmax_far_from_zero():
+    """No overflow, in value or gradient, where exp would."""
+    x = np.array([[-1e4, -800.0, 0.0, 800.0, 1e4]])
+    with np.errstate(all="raise"):
+        y, cache = ops.silu(x)
+        dx = ops.silu_backward(np.ones_like(x), cache)
+    np.testing.assert_allclose(y, [[0, 0, 0, 800, 1e4]], atol=1e-12)
+    np.testing.assert_allclose(dx, [[0, 0, 0.5, 1, 1]], atol=1e-12)
+    np.testing.assert_allclose(ops.softmax(x)[0], [[0, 0, 0, 0, 1]])
+
+
+def test_time_embedding_is_sines_then_cosines():
+    position, width = np.array([0, 1, 999]), 128
+    frequency = np.exp(-np.arange(64) * np.log(10000) / 63)
+    angles = position[:, None] * frequency
+    expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    np.testing.assert_allclose(ops.time_embedding(position, width, np.float64), expected, rtol=1e-13, atol=1e-13)
+    assert ops.time_embedding(position, width).dtype == np.float32
+
+
+def test_adam_ema_equals_the_published_algorithm():
+    """Three steps, element by element, as Kingma and Ba's Algorithm 1 has them."""
+    rng = np.random.default_rng(0)
+    values, ema, m, v = rng.standard_normal(5), np.zeros(5), np.zeros(5), np.zeros(5)
+    theta, average, moment1, moment2 = values.copy(), [0.0] * 5, [0.0] * 5, [0.0] * 5
+    lr, beta1, beta2, eps, scale, decay = 0.1, 0.8, 0.95, 1e-3, 0.5, 0.7
+    for step in (1, 2, 3):
+        grads = rng.standard_normal(5)
+        ops.adam_ema(values, grads, m, v, ema, step, lr, beta1, beta2, eps, scale, decay)
+        for i in range(5):
+            g = scale * grads[i]
+            moment1[i] = beta1 * moment1[i] + (1 - beta1) * g
+            moment2[i] = beta2 * moment2[i] + (1 - beta2) * g**2
+            theta[i] -= lr * (moment1[i] / (1 - beta1**step)) / ((moment2[i] / (1 - beta2**step)) ** 0.5 + eps)
+            average[i] = decay * average[i] + (1 - decay) * theta[i]
+    np.testing.assert_allclose(values, theta, rtol=1e-12)
+    np.testing.assert_allclose(ema, average, rtol=1e-12)
+
+
+@pytest.mark.parametrize("call", [
+    lambda: ops.conv2d(normal(1, 4, 4, 3), normal(3, 3, 2, 2), normal(2)),
+    lambda: ops.conv2d(normal(1, 4, 4, 2), normal(3, 3, 2, 2), normal(3)),
+    lambda: ops.conv2d(normal(1, 4, 4, 2), normal(2, 2, 2, 2), normal(2)),
+    lambda: ops.conv2d(normal(1, 2, 2, 2), normal(5, 5, 2, 2), normal(2), 1, (0, 0)),
+    lambda: ops.group_norm(normal(1, 4, 4, 6), normal(6), normal(6), 4),
+    lambda: ops.attention(normal(1, 4, 6), normal(1, 4, 6), normal(1, 4, 6), 4),
+    lambda: ops.attention(normal(1, 4, 6), normal(1, 5, 6), normal(1, 5, 6)),
+    lambda: ops.patchify(normal(1, 5, 4, 1), 2),
+    lambda: ops.time_embedding(np.array([1]), 7),
+    lambda: ops.mean_squared_error(normal(3, 1), normal(3)),
+])
+def test_shapes_that_do_not_fit_are_refused(call):
+    with pytest.raises(ValueError, match="is|are"):
+        call()

@@ -1,0 +1,157 @@
+"""The programs as people run them: in a process of their own, from another folder, with right and wrong flags."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--quick", "--base-channels", "8", "--groups", "4", "--blocks-per-level", "1", "--attention-resolutions", "none", "--backend", "numpy"]
+
+
+def run(program, *flags, cwd):
+    return subprocess.run([sys.executable, ROOT / "examples" / program, *map(str, flags)], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder in which train_mnist.py has run once, and what it printed."""
+    folder = tmp_path_factory.mktemp("user")
+    done = run("train_mnist.py", *SMALL, "--num-classes", 10, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_train_mnist_leaves_what_it_says(trained):
+    folder, done = trained
+    out = folder / "runs" / "digits"
+    assert {p.name for p in out.iterdir()} == {"checkpoint.safetensors", "metrics.csv", "loss.png", "samples.png", "denoising.gif", "samples_000020.png"}
+    for name in ("samples.png", "denoising.gif", "checkpoint.safetensors"):
+        assert str(Path("runs/digits") / name) in done.stdout
+    with Image.open(out / "denoising.gif") as film:
+        assert film.n_frames >= 20
+    with Image.open(out / "samples.png") as picture:
+        assert picture.size[0] >= 200
+
+
+@pytest.mark.parametrize("flags, suffix", [
+    ([], ".png"), (["--sampler", "ddim", "--steps", 7, "--eta", 0.5], ".png"), (["--label", 3], ".png"), (["--sampler", "ddim", "--steps", 9], ".gif"),
+    (["--count", 70, "--sampler", "ddim", "--steps", 2], ".npy")])
+def test_sample(trained, flags, suffix):
+    folder, _ = trained
+    out = folder / ("out" + suffix)
+    out.unlink(missing_ok=True)
+    done = run("sample.py", "runs/digits/checkpoint.safetensors", "--count", 4, "--backend", "numpy", *flags, "--out", out.name, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == out.name
+    if suffix == ".npy":
+        images = np.load(out)
+        assert images.shape == (70, 28, 28) and images.dtype == np.uint8 and images.std() > 0
+    else:
+        Image.open(out).verify()
+
+
+def test_the_same_seed_draws_the_same_images(trained):
+    folder, _ = trained
+    pictures = []
+    for seed in (1, 1, 2):
+        run("sample.py", "runs/digits/checkpoint.safetensors", "--count", 3, "--seed", seed, "--sampler", "ddim", "--steps", 3,
+            "--backend", "numpy", "--out", "x.npy", cwd=folder)
+        pictures.append(np.load(folder / "x.npy"))
+    assert np.array_equal(pictures[0], pictures[1]) and not np.array_equal(pictures[0], pictures[2])
+
+
+CHECKPOINT = "runs/digits/checkpoint.safetensors"
+WRONG = [
+    ("train_mnist.py", ["--colour", "red"], "--colour"), ("train_mnist.py", ["--steps", "many"], "--steps"),
+    ("train_mnist.py", ["--steps", "0"], "steps is 0"), ("train_mnist.py", ["--steps", "5", "--minutes", "1"], "exclude each other"),
+    ("train_mnist.py", ["--dataset", "nothing"], "nothing"), ("train_mnist.py", ["--dataset", "mnist", "--data-dir", "."], "train-images"),
+    ("train_mnist.py", ["--backend", "torch"], "--backend"), ("train_mnist.py", ["--base-channels", "7"], "base_channels is 7"),
+    ("train_mnist.py", ["--resume", "--out", "elsewhere"], "nothing to resume"), ("train_mnist.py", ["--out", "runs/digits"], "already holds a run"),
+    ("train_mnist.py", ["--resume", "--lr", "0.5"], "lr would change it"), ("train_mnist.py", ["--ops", "none.py"], "none.py"),
+    ("train_mnist.py", ["--ops", "broken.py"], "broken.py"), ("train_mnist.py", ["--batch-size", "6000", "--steps", "2"], "--batch-size"),
+    ("train_mnist.py", ["--out", "file.txt/x"], "file.txt"), ("train_mnist.py", ["--image-size", "32"], "made for (32, 32, 1)"),
+    ("sample.py", ["nothing.safetensors"], "nothing.safetensors"), ("sample.py", ["file.txt"], "file.txt"),
+    ("sample.py", [CHECKPOINT, "--out", "x.jpg"], "x.jpg"), ("sample.py", [CHECKPOINT, "--out", "no/such/x.png"], "no/such"),
+    ("sample.py", [CHECKPOINT, "--steps", "3"], "--sampler ddim"), ("sample.py", [CHECKPOINT, "--sampler", "ddim", "--steps", "9999"], "steps is 9999"),
+    ("sample.py", [CHECKPOINT, "--label", "12"], "labels"), ("sample.py", [CHECKPOINT, "--count", "0"], "--count 0"),
+    ("sample.py", [CHECKPOINT, "--sampler", "ddim", "--eta", "-2"], "eta is -2"), ("sample.py", ["truncated.safetensors"], "damaged"),
+]
+
+
+@pytest.mark.parametrize("program, flags, expected", WRONG, ids=[f"{p.split('.')[0]} {' '.join(f)}" for p, f, _ in WRONG])
+def test_what_is_wrong_is_one_line_and_status_2(trained, program, flags, expected):
+    folder, _ = trained
+    (folder / "file.txt").write_text("no checkpoint at all, but long enough to look like one")
+    (folder / "broken.py").write_text("def silu(x:\n")
+    (folder / "truncated.safetensors").write_bytes((folder / CHECKPOINT).read_bytes()[:-1000])
+    before = {p: p.stat().st_mtime_ns for p in (folder / "runs" / "digits").iterdir()}
+    extra = ["--backend", "numpy"] if "--backend" not in flags else []
+    done = run(program, *flags, *extra, cwd=folder)
+    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("step")]
+    assert done.returncode == 2 and len(lines) == 1 and expected in lines[0], done.stderr
+    assert {p: p.stat().st_mtime_ns for p in (folder / "runs" / "digits").iterdir()} == before
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(tmp_path):
+    """A file-size limit stands for the disk: the first checkpoint fits, the pictures or a later file do not."""
+    code = ("import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT / "examples" / "train_mnist.py"), *SMALL, "--out", "run"],
+                          cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "File too large" in done.stderr.splitlines()[-1]
+    assert not list((tmp_path / "run").glob("*.part"))
+
+
+@pytest.mark.parametrize("kind", ["ctrl-c", "kill -9"])
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_stopped_runs_end_with_the_bits_of_an_unbroken_one(tmp_path, kind, backend):
+    flags = [*SMALL[:-1], backend, "--steps", 40, "--save-every", 1, "--sample-every", 0, "--base-channels", 16, "--T", 10]
+    whole = run("train_mnist.py", *flags, "--out", "whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen([sys.executable, ROOT / "examples" / "train_mnist.py", *map(str, flags), "--out", "part"],
+                               cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    metrics, deadline = tmp_path / "part" / "metrics.csv", time.time() + 120
+    while time.time() < deadline and not (metrics.exists() and len(metrics.read_text().splitlines()) > 4):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT if kind == "ctrl-c" else signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == (130 if kind == "ctrl-c" else -9), output
+    resumed = run("train_mnist.py", "--resume", "--out", "part", "--backend", backend, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    from tinyddpm import safetensors
+    (a, _), (b, _) = (safetensors.read(tmp_path / d / "checkpoint.safetensors") for d in ("whole", "part"))
+    assert all(np.array_equal(a[name], b[name]) for name in a) and a.keys() == b.keys()
+    assert (tmp_path / "whole" / "samples.png").read_bytes() == (tmp_path / "part" / "samples.png").read_bytes()
+
+
+def test_a_learners_operations_run_the_real_training(tmp_path):
+    (tmp_path / "homework.py").write_text(
+        "import numpy as np\n"
+        "def silu(x):\n    s = 1 / (1 + np.exp(-x))\n    return x * s, (x, s)\n"
+        "def silu_backward(dy, cache):\n    x, s = cache\n    return dy * (s + x * s * (1 - s))\n")
+    losses = []
+    for i, extra in enumerate(([], ["--ops", "homework.py"])):
+        done = run("train_mnist.py", *SMALL, *extra, "--steps", 5, "--T", 5, "--out", f"run{i}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert ("homework.py" in done.stdout) == bool(extra)
+        losses.append(np.loadtxt(tmp_path / f"run{i}" / "metrics.csv", delimiter=",", skiprows=1)[:, 1])
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_minutes_and_folders_of_images(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for i in range(20):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (30, 20, 3)).astype(np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
+    done = run("train_mnist.py", *SMALL, "--dataset", "pictures", "--image-channels", 3, "--image-size", 16, "--minutes", "0.02", "--T", 5,
+               cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "runs" / "pictures" / "samples.png") as picture:
+        assert picture.mode == "RGB"

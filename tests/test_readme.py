@@ -1,0 +1,64 @@
+"""What the README says is so: its equation index, its code, its links."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinyddpm import ops
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+INDEX = re.findall(r"^\| ((?:Eq\.|Algorithm) [\d-]+) \| .* \| `([\w.]+)` \|$", README, re.MULTILINE)
+
+
+def resolve(name):
+    """The function or class of a dotted name; AttributeError where there is none."""
+    parts = name.split(".")
+    for i in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:i]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[i:]:
+            found = inspect.getattr_static(found, part)
+        return getattr(found, "func", found)            # of a cached property
+    raise AttributeError(name)
+
+
+def test_the_index_is_found():
+    assert {"Eq. 1", "Eq. 2", "Eq. 4", "Eq. 6", "Eq. 7", "Eq. 11", "Eq. 14", "Eq. 15", "Algorithm 1", "Algorithm 2"} <= {e for e, _ in INDEX}
+
+
+@pytest.mark.parametrize("equation, name", INDEX)
+def test_every_indexed_function_exists_and_cites_its_equation(equation, name):
+    assert re.search(re.escape(equation) + r"(?!\d)", inspect.getsource(resolve(name))), f"{name} does not cite {equation}"
+
+
+def test_a_wrong_entry_would_be_found():
+    with pytest.raises(AttributeError):
+        resolve("tinyddpm.diffusion.process.q_simple")
+
+
+def test_the_operation_shown_is_the_operation():
+    """The code block is the source without docstrings and argument checks."""
+    block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def group_norm(" in b)
+    strip = lambda text: [line.strip() for line in text.splitlines() if line.strip()]
+    source = strip(inspect.getsource(ops.group_norm)) + strip(inspect.getsource(ops.group_norm_backward))
+    rest = iter(source)
+    assert all(line in rest for line in strip(block)), "the README's group_norm is not that of ops/norm.py"
+
+
+def test_the_check_shown_runs(capsys):
+    block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "print(check(" in b)
+    np.random.seed(0)
+    exec(block, {})
+    assert float(capsys.readouterr().out) < 1e-7
+
+
+def test_links_lead_somewhere():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links and all((ROOT / link).exists() for link in links)

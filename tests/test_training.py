@@ -1,0 +1,316 @@
+"""The training step, the optimizer, checkpoints, and runs that stop and go on."""
+
+import csv
+import math
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import tinyddpm
+from tinyddpm import data, presets, safetensors
+from tinyddpm.diffusion import process
+from tinyddpm.nn import UNetConfig
+from tinyddpm.presets import Preset
+from tinyddpm.training import Trainer, load_checkpoint, load_model, save_checkpoint
+from tinyddpm.training import fit as fit_module
+from tinyddpm.training.fit import fit, open_metrics, read_metrics, run_folder
+
+TINY = replace(presets.get("mnist"), model=UNetConfig(
+    image_size=8, image_channels=1, base_channels=16, channel_multipliers=(1, 2), blocks_per_level=1,
+    attention_resolutions=(4,), groups=4, dropout=0.2, num_classes=3)).override(
+    steps=12, batch_size=4, warmup=3, lr=1e-2, lr_final=1e-3, flip=True, save_every=5, sample_every=0, T=20, seed=3)
+RNG = np.random.default_rng(0)
+DATA = data.Dataset(RNG.integers(0, 256, (18, 8, 8, 1)).astype(np.uint8), RNG.integers(0, 3, 18))
+
+
+def state(trainer):
+    """Everything that the future of a run depends on."""
+    o = trainer.optimizer
+    return [trainer.steps_done, *(a.tobytes() for a in (trainer.model.flat_values, o.ema, o.m, o.v))]
+
+
+def run(trainer, steps):
+    return [trainer.step(*DATA.batch(trainer.steps_done, 4, 3)) for _ in range(steps)]
+
+
+# ---- the step ----
+
+def test_a_step_is_algorithm_1():
+    """The loss of the first step, computed from its own parts: scaling, flips, labels, t, eps, dropout."""
+    trainer, reference = Trainer(TINY), Trainer(TINY)
+    images, labels = DATA.batch(0, 4, 3)
+    loss = trainer.step(images, labels)
+
+    choices, rng = np.random.default_rng([3, 1]), tinyddpm.backend.generator(3, "step", 1)
+    x0 = images.astype(np.float32) / 127.5 - 1
+    mirrored = choices.random(4) < 0.5
+    x0 = np.where(mirrored[:, None, None, None], x0[:, :, ::-1], x0)
+    labels = np.where(choices.random(4) < 0.1, 3, labels)
+    t = choices.integers(1, 21, 4)
+    eps = rng.standard_normal(x0.shape, dtype=np.float32)
+    xt = process.q_sample(reference.schedule, x0, t, eps)
+    expected = np.mean((eps - reference.model.forward(xt, t, labels, rng)) ** 2)
+    assert loss == pytest.approx(float(expected), rel=1e-6)
+    assert 0 < mirrored.sum() < 4
+
+
+def test_training_learns():
+    """Two flat images: after some steps the loss is far below that of knowing nothing, which is 1."""
+    preset = TINY.override(steps=150, dropout=0.0, num_classes=None, batch_size=16, T=100, beta_T=0.15)
+    images = np.repeat(np.array([40, 210], np.uint8), 8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
+    trainer = Trainer(preset)
+    losses = [trainer.step(images) for _ in range(150)]
+    assert np.mean(losses[:3]) > 0.8 and np.mean(losses[-20:]) < 0.3
+
+
+def test_learning_rate_warms_up_and_falls():
+    optimizer = Trainer(TINY).optimizer
+    assert [optimizer.learning_rate(step, 0) for step in (1, 2, 3, 4)] == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2, 1e-2])
+    assert optimizer.learning_rate(9, 0.5) == pytest.approx((1e-2 + 1e-3) / 2)
+    assert optimizer.learning_rate(9, 1) == optimizer.learning_rate(9, 1.2) == pytest.approx(1e-3)
+
+
+def test_clipping_limits_the_norm():
+    for scale, expected in ((1.0, 1.0), (1e-3, None)):
+        trainer = Trainer(TINY)
+        gradient = trainer.model.flat_grads
+        gradient[...] = scale * np.random.default_rng(1).standard_normal(gradient.size)
+        norm = float(np.linalg.norm(gradient.astype(np.float64)))
+        assert trainer.optimizer.update(1, 0.0) == pytest.approx(norm, rel=1e-5)
+        first_moment = np.linalg.norm(trainer.optimizer.m) / (1 - TINY.training.beta1)
+        assert first_moment == pytest.approx(expected or norm, rel=1e-4)
+
+
+def test_ema_ramps_up():
+    trainer = Trainer(TINY.override(ema_decay=0.5))
+    values, ema = trainer.model.flat_values, trainer.optimizer.ema
+    for step, decay in ((1, 0.1), (2, 2 / 11), (20, 0.5)):
+        before = ema.copy()
+        trainer.model.flat_grads[...] = 1
+        trainer.optimizer.update(step, 0.0)
+        np.testing.assert_allclose(ema, decay * before + (1 - decay) * values, rtol=1e-5, atol=1e-7)
+
+
+def test_averaged_parameters_are_lent_and_given_back():
+    trainer = Trainer(TINY)
+    run(trainer, 3)
+    before = state(trainer)
+    with trainer.averaged() as model:
+        assert not model.training
+        np.testing.assert_array_equal(model.flat_values, trainer.optimizer.ema)
+    assert state(trainer) == before and trainer.model.training
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_what_is_not_finite_stops_and_spoils_nothing(poison, monkeypatch):
+    trainer = Trainer(TINY)
+    run(trainer, 2)
+    if poison == "loss":
+        trainer.model.flat_values[5] = np.nan
+    else:
+        backward = trainer.model.backward
+
+        def poisoned(dy):
+            backward(dy)
+            trainer.model.flat_grads[7] = np.inf
+        monkeypatch.setattr(trainer.model, "backward", poisoned)
+    before = state(trainer)
+    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match=f"{poison} is not finite.*step 3"):
+        run(trainer, 1)
+    assert state(trainer) == before
+
+
+def test_bad_batches_are_refused():
+    trainer = Trainer(TINY)
+    with pytest.raises(ValueError, match="uint8"):
+        trainer.step(np.zeros((4, 8, 8, 1)), np.zeros(4, int))
+    with pytest.raises(ValueError, match="labels"):
+        trainer.step(np.zeros((4, 8, 8, 1), np.uint8))
+    with pytest.raises(ValueError, match="expected"):
+        trainer.step(np.zeros((4, 8, 9, 1), np.uint8), np.zeros(4, int))
+
+
+# ---- checkpoints ----
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("stop", [1, 4, 7])
+def test_resuming_gives_the_same_bits(backend, stop, tmp_path):
+    tinyddpm.use(backend)
+    whole = Trainer(TINY)
+    losses = run(whole, 10)
+    part = Trainer(TINY)
+    first = run(part, stop)
+    save_checkpoint(tmp_path / "c", part)
+    resumed = load_checkpoint(tmp_path / "c")
+    assert state(resumed) == state(part)
+    assert first + run(resumed, 10 - stop) == losses
+    assert state(resumed) == state(whole)
+
+
+def test_a_checkpoint_holds_the_model_and_its_configuration(tmp_path):
+    trainer = Trainer(TINY)
+    run(trainer, 3)
+    save_checkpoint(tmp_path / "c", trainer)
+    model, preset = load_model(tmp_path / "c")
+    assert preset == TINY and not model.training
+    np.testing.assert_array_equal(model.flat_values, trainer.optimizer.ema)
+    tensors, _ = safetensors.read(tmp_path / "c")
+    assert len(tensors) == 4 * len(model.parameters())
+
+
+def change(path, tensors=None, metadata=None):
+    """Rewrite a checkpoint with some entries replaced, with a valid checksum."""
+    old_tensors, old_metadata = safetensors.read(path)
+    safetensors.write(path, {k: v for k, v in (old_tensors | (tensors or {})).items() if v is not None}, old_metadata | (metadata or {}))
+
+
+@pytest.mark.parametrize("tensors, metadata, message", [
+    ({"ema/conv_in.bias": None}, {}, "ema/conv_in.bias is missing"),
+    ({"ema/conv_in.bias": np.zeros(3, np.float32)}, {}, r"\(16,\)"),
+    ({"ema/conv_in.bias": np.zeros(16)}, {}, "float64"),
+    ({}, {"format": "something else"}, "not a checkpoint"),
+    ({}, {"preset": "{}"}, "not a configuration"),
+    ({}, {"preset": "["}, "Expecting value|not a configuration"),
+    ({}, {"preset": TINY.override(base_channels=32).to_json()}, "its configuration says"),
+])
+def test_inconsistent_checkpoints_are_refused(tmp_path, tensors, metadata, message):
+    path = tmp_path / "c"
+    save_checkpoint(path, Trainer(TINY))
+    change(path, tensors, metadata)
+    for load in (load_model, load_checkpoint):
+        with pytest.raises(ValueError, match=message):
+            load(path)
+
+
+def test_a_missing_checkpoint_is_an_os_error(tmp_path):
+    with pytest.raises(OSError):
+        load_model(tmp_path / "none")
+
+
+# ---- presets ----
+
+def test_presets_survive_json_and_overrides_reach_their_place():
+    for preset in (*presets.PRESETS.values(), TINY):
+        assert Preset.from_json(preset.to_json()) == preset
+    changed = presets.get("cifar10").override(lr=1e-3, base_channels=64, T=10, dataset="x")
+    assert (changed.training.lr_final, changed.training.lr, changed.model.base_channels, changed.diffusion.T, changed.dataset) == (
+        2e-4, 1e-3, 64, 10, "x")
+    with pytest.raises(ValueError, match="no configuration has a field colour"):
+        TINY.override(colour=3)
+    with pytest.raises(ValueError, match="there are mnist, cifar10"):
+        presets.get("imagenet")
+
+
+def test_the_cifar10_preset_is_the_papers():
+    p = presets.get("cifar10")
+    assert p.model == UNetConfig() and (p.diffusion.T, p.diffusion.schedule, p.diffusion.beta_1, p.diffusion.beta_T) == (1000, "linear", 1e-4, 0.02)
+    t = p.training
+    assert (t.batch_size, t.lr, t.lr_final, t.warmup, t.beta1, t.beta2, t.adam_eps, t.clip_norm, t.ema_decay, t.flip, t.steps) == (
+        128, 2e-4, 2e-4, 5000, 0.9, 0.999, 1e-8, 1.0, 0.9999, True, 800_000)
+    assert p.model.dropout == 0.1
+
+
+@pytest.mark.parametrize("field, value", [
+    ("steps", 0), ("batch_size", 0), ("lr", 0.0), ("lr", math.nan), ("lr_final", 1.0), ("beta2", 1.0), ("ema_decay", -0.1), ("minutes", 0.0),
+    ("T", 0), ("schedule", "sigmoid"), ("variance", "huge"), ("beta_T", 1.5), ("seed", -1)])
+def test_impossible_settings_are_refused(field, value):
+    with pytest.raises(ValueError, match=field.removesuffix("_T") if field != "T" else "T is 0"):
+        TINY.override(**{field: value})
+
+
+# ---- whole runs ----
+
+def test_a_run_writes_its_files(tmp_path):
+    trainer = Trainer(TINY.override(sample_every=6))
+    assert fit(trainer, DATA, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.safetensors", "metrics.csv", "samples_000006.png", "samples_000012.png"]
+    metrics = read_metrics(tmp_path / "metrics.csv")
+    assert metrics["step"].tolist() == list(range(1, 13))
+    assert np.allclose(metrics["loss"], run(Trainer(TINY), 12), rtol=1e-6)     # the grids do not disturb the training
+    assert load_checkpoint(tmp_path / "checkpoint.safetensors").steps_done == 12
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops_and_the_run_goes_on_with_the_same_bits(tmp_path, number, monkeypatch):
+    whole = Trainer(TINY)
+    fit(whole, DATA, tmp_path)
+    stopped_dir = tmp_path / "stopped"
+    stopped_dir.mkdir()
+    stopped = Trainer(TINY)
+    step = stopped.step
+
+    def step_and_signal(*batch):
+        if stopped.steps_done == 6:
+            os.kill(os.getpid(), number)
+        return step(*batch)
+    monkeypatch.setattr(stopped, "step", step_and_signal)
+    assert not fit(stopped, DATA, stopped_dir)
+    assert stopped.steps_done == 7 and signal.getsignal(number) not in (None, fit_module.Interrupt._request)
+    resumed = load_checkpoint(stopped_dir / "checkpoint.safetensors")
+    assert fit(resumed, DATA, stopped_dir)
+    assert state(resumed) == state(whole)
+    without_time = lambda folder: [row[:4] for row in csv.reader(open(folder / "metrics.csv"))]
+    assert without_time(stopped_dir) == without_time(tmp_path)
+
+
+def test_after_a_crash_the_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch):
+    """As after kill -9 in step 9: the checkpoint is of step 5, metrics.csv may hold later rows and half a row."""
+    whole = Trainer(TINY)
+    fit(whole, DATA, tmp_path)
+    expected = [row[:4] for row in csv.reader(open(tmp_path / "metrics.csv"))]
+    crashed_dir = tmp_path / "crashed"
+    crashed_dir.mkdir()
+    crashed = Trainer(TINY)
+    step = crashed.step
+
+    def step_and_die(*batch):
+        if crashed.steps_done == 8:
+            raise KeyError("killed")
+        return step(*batch)
+    monkeypatch.setattr(crashed, "step", step_and_die)
+    with pytest.raises(KeyError):
+        fit(crashed, DATA, crashed_dir)
+    with open(crashed_dir / "metrics.csv", "a") as file:
+        file.write("9,0.12")
+    resumed = load_checkpoint(crashed_dir / "checkpoint.safetensors")
+    assert resumed.steps_done == 5
+    fit(resumed, DATA, crashed_dir)
+    assert state(resumed) == state(whole)
+    assert [row[:4] for row in csv.reader(open(crashed_dir / "metrics.csv"))] == expected
+
+
+def test_a_loss_that_is_not_finite_names_step_and_checkpoint(tmp_path, monkeypatch):
+    trainer = Trainer(TINY)
+    monkeypatch.setattr("tinyddpm.training.trainer.l_simple",
+                        lambda *a, **k: np.nan if trainer.steps_done == 7 else 0.5)
+    with pytest.raises(ValueError, match="not finite.*step 8; the last checkpoint stays in .*checkpoint.safetensors"):
+        fit(trainer, DATA, tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoint.safetensors").steps_done == 5
+
+
+def test_minutes_end_a_run(tmp_path):
+    trainer = Trainer(TINY.override(minutes=0.01))
+    assert fit(trainer, DATA, tmp_path)
+    assert 0.6 <= trainer.seconds and trainer.progress >= 1 and trainer.steps_done > 1
+
+
+def test_run_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="nothing to resume"):
+        run_folder(None, "digits", resume=True)
+    first, second = run_folder(None, "digits", False), run_folder(None, "digits", False)
+    assert (str(first), str(second)) == ("runs/digits", "runs/digits-2")
+    (second / "checkpoint.safetensors").touch()
+    assert run_folder(None, "digits", resume=True) == second
+    with pytest.raises(ValueError, match="already holds a run"):
+        run_folder("runs/digits-2", "digits", False)
+    assert run_folder("some/where", "digits", False).is_dir()
+
+
+def test_metrics_that_cannot_be_read_start_anew(tmp_path):
+    with open_metrics(tmp_path / "m.csv", 3) as file:
+        file.write("4,0.5,1,1e-3,2\n")
+    assert read_metrics(tmp_path / "m.csv")["step"].tolist() == [4]

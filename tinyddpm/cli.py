@@ -1,0 +1,123 @@
+"""What the programs in examples/ share: flags, the choice of backend, and errors in one line."""
+
+import argparse
+import importlib.util
+import sys
+import types
+from dataclasses import fields, replace
+from pathlib import Path
+
+import tinyddpm
+from tinyddpm.backend import BACKENDS, state
+from tinyddpm.diffusion.config import DiffusionConfig
+from tinyddpm.nn import UNetConfig
+from tinyddpm.presets import TrainingConfig
+
+HELP = {  # of the flags that stand for the fields of a preset; the fields' own comments say more
+    "steps": "training steps", "minutes": "train for so long instead of so many steps", "batch_size": "images in a step",
+    "lr": "learning rate", "seed": "of everything random", "attention_resolutions": "such as 16 or 16,8, or none",
+    "channel_multipliers": "such as 1,2,2,2: one for each resolution"}
+MAY_CHANGE = ("steps", "minutes", "save_every", "sample_every")         # in a run that is resumed
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with an error of one line."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+
+
+def add_backend_flags(parser):
+    parser.add_argument("--backend", default="auto", choices=(*BACKENDS, "auto"), help="auto: numba where installed")
+    parser.add_argument("--ops", metavar="FILE", help="a Python file whose operations replace those of the same name")
+
+
+def add_run_flags(parser, dataset):
+    """The flags of a training program; `dataset` describes the choice."""
+    add_backend_flags(parser)
+    parser.add_argument("--dataset", default=argparse.SUPPRESS, help=dataset)
+    parser.add_argument("--data-dir", metavar="DIR", help="where the files of the data set are (default: downloaded)")
+    parser.add_argument("--out", metavar="DIR", help="where all files go (default: a new folder in runs/)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the newest in runs/)")
+    parser.add_argument("--quick", action="store_true", help="a few steps only, to see that everything works")
+    group = parser.add_argument_group("configuration", "each overrides a field of the preset")
+    for config in (TrainingConfig, DiffusionConfig, UNetConfig):
+        for field in fields(config):
+            options = {"default": argparse.SUPPRESS, "help": HELP.get(field.name)}
+            if field.type is bool:
+                options["action"] = argparse.BooleanOptionalAction
+            elif isinstance(field.type, types.UnionType):                # int | None, float | None
+                options["type"] = field.type.__args__[0]
+            else:
+                options["type"] = field.type if isinstance(field.type, type) else _integers
+            if "type" in options:
+                options["metavar"] = {int: "N", float: "X", str: "NAME"}.get(options["type"], "N,N,...")
+            group.add_argument("--" + field.name.replace("_", "-"), **options)
+
+
+def _integers(text):
+    return tuple(int(n) for n in text.split(",")) if text != "none" else ()
+
+
+_integers.__name__ = "list of integers"
+
+
+def overrides(args):
+    """The fields that were given as flags: name -> value."""
+    names = {f.name for config in (TrainingConfig, DiffusionConfig, UNetConfig) for f in fields(config)} | {"dataset"}
+    given = {name: value for name, value in vars(args).items() if name in names}
+    if "steps" in given and "minutes" in given:
+        raise ValueError("--steps and --minutes exclude each other")
+    if "steps" in given:
+        given["minutes"] = None
+    return given
+
+
+def resumed(preset, given):
+    """The preset of a run that goes on, with the flags given now. ValueError for one that would make it another run."""
+    changed = preset.override(**given)
+    kept = {name: getattr(changed.training, name) for name in MAY_CHANGE}
+    if replace(changed, training=replace(preset.training, **kept)) != changed or changed.dataset != preset.dataset or (
+            changed.model, changed.diffusion) != (preset.model, preset.diffusion):
+        fixed = [name for name in given if name not in MAY_CHANGE]
+        raise ValueError(f"the run to resume has its own configuration; of the flags given, {', '.join(fixed)} would change it")
+    return changed
+
+
+def use_backend(args):
+    """Put the backend and the operations of the flags in force. Returns a line that says which."""
+    module = None
+    if args.ops:
+        path = Path(args.ops)
+        if not path.is_file():
+            raise ValueError(f"--ops {path}: no such file")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:              # whatever is wrong with it is its author's to mend
+            raise ValueError(f"--ops {path} cannot be loaded: {type(error).__name__}: {error}") from None
+    tinyddpm.use(args.backend, overrides=module)
+    return f"backend {state.backend}" + (f", with the operations of {args.ops}" if args.ops else "")
+
+
+def program(main):
+    """Run main(argv) and exit: what goes wrong is one line on stderr and status 2; Ctrl-C is status 130."""
+    try:
+        status = main(sys.argv[1:])
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"\n{Path(sys.argv[0]).name}: error: {describe(error)}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+def describe(error):
+    """An error in one line: for the system's own, what failed and on which file."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({error}): choose a smaller --batch-size or model"
+    return " ".join(str(error).split())

@@ -1,0 +1,58 @@
+"""Data sets: uint8 images (N, H, W, C), with labels where there are some, and batches of them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tinyddpm.data import folder, mnist
+
+NAMES = ("digits", "mnist", "fashion-mnist")
+
+
+class Dataset:
+    """Images (N, H, W, C) in uint8 and labels (N,), or None."""
+
+    def __init__(self, images, labels=None):
+        self.images, self.labels = images, labels
+        self._epoch = self._order = None
+
+    def __len__(self):
+        return len(self.images)
+
+    def batch(self, number, size, seed):
+        """Batch 0, 1, 2, ... of the endless sequence that seed stands for: images and labels (or None).
+
+        Every epoch is a new random order; what does not fill a batch at its end is left out.
+        """
+        per_epoch = len(self) // size
+        if per_epoch == 0:
+            raise ValueError(f"the data set has {len(self)} images, fewer than a batch of {size}: choose a smaller --batch-size")
+        epoch, i = divmod(number, per_epoch)
+        if self._epoch != (seed, epoch):
+            self._epoch, self._order = (seed, epoch), np.random.default_rng([seed, epoch]).permutation(len(self))
+        chosen = self._order[i * size:(i + 1) * size]
+        return self.images[chosen], None if self.labels is None else self.labels[chosen]
+
+
+def load(name, config, split="train", data_dir=None):
+    """The data set of that name, or the folder of images of that path, in the size that a UNetConfig works on.
+
+    Raises ValueError for an unknown name, and for images or labels that do not fit the configuration.
+    """
+    if name == "digits":
+        dataset = Dataset(*mnist.load_digits())
+    elif name in mnist.CHECKSUMS:
+        dataset = Dataset(*mnist.load(name, split, data_dir))
+    elif Path(name).is_dir():
+        dataset = Dataset(folder.load(name, config.image_size, config.image_channels))
+    else:
+        raise ValueError(f"no data set {name!r}; expected {', '.join(NAMES)} or a folder of images")
+    shape = (config.image_size, config.image_size, config.image_channels)
+    if dataset.images.shape[1:] != shape:
+        raise ValueError(f"the images of {name} are {dataset.images.shape[1:]}; the model is made for {shape}")
+    if config.num_classes is not None:
+        if dataset.labels is None:
+            raise ValueError(f"{name} has no labels, and the model has num_classes = {config.num_classes}")
+        if dataset.labels.max() >= config.num_classes:
+            raise ValueError(f"{name} has labels up to {dataset.labels.max()}; the model has num_classes = {config.num_classes}")
+    return dataset

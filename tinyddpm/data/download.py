@@ -1,0 +1,75 @@
+"""Files from the network: mirrors, checksums, and a download that can be broken off and goes on."""
+
+import hashlib
+import os
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+TIMEOUT = 20        # seconds without a byte
+BLOCK = 1 << 16
+
+
+def cache_folder():
+    """Where downloads are kept: $TINYDDPM_CACHE, else tinyddpm in the user's cache folder."""
+    own, common = os.environ.get("TINYDDPM_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else Path(common or Path.home() / ".cache") / "tinyddpm"
+
+
+def fetch(name, mirrors, accept, folder):
+    """The path of folder/name, downloaded from the first mirror that serves what is expected.
+
+    mirrors: URLs of folders; accept(bytes) raises ValueError for content that is not the expected one
+    A broken download continues where it stopped. Raises ValueError if no mirror could serve the file.
+    """
+    path = Path(folder) / name
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, failures = path.with_name(name + ".part"), []
+    for mirror in mirrors:
+        url = mirror.rstrip("/") + "/" + name
+        try:
+            _download(url, partial)
+            accept(partial.read_bytes())
+        except (OSError, urllib.error.URLError, ValueError) as error:
+            failures.append(f"{url}: {error}")
+            if isinstance(error, ValueError):           # complete, but not the file: do not continue from it
+                partial.unlink()
+            continue
+        os.replace(partial, path)
+        return path
+    raise ValueError(f"{name} could not be downloaded; get it by hand and give its folder with --data-dir, "
+                     f"or start again to continue. Tried {'; '.join(failures)}")
+
+
+def _download(url, partial):
+    """Append what is missing of url to the file `partial`, with a progress line."""
+    have = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:                   # nothing is missing
+            return
+        raise
+    with response:
+        if response.status != 206:                       # the server sends the whole file again
+            have = 0
+        total = have + int(response.headers.get("Content-Length", 0))
+        with open(partial, "ab" if have else "wb") as file:
+            while block := response.read(BLOCK):
+                file.write(block)
+                have += len(block)
+                if sys.stderr.isatty():
+                    print(f"\r{url}  {have / 1e6:.1f} of {total / 1e6:.1f} MB", end="", file=sys.stderr)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    if have < total:
+        raise OSError(f"the connection closed after {have} of {total} bytes")
+
+
+def md5(data):
+    """The checksum that data sets are published with (against damage, not against malice)."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()

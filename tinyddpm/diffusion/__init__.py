@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: schedules, the two processes, the objective, and sampling."""

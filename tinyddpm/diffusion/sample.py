@@ -1,0 +1,101 @@
+"""From noise to data: the paper's Algorithm 2, and DDIM, which takes fewer steps.
+
+Both are generators that yield a Step for each step of the way, so that the caller can watch, draw or
+stop; `last` runs one to its end. predict_eps(x, t) with t (N,) stands for the network.
+"""
+
+import math
+from collections import namedtuple
+
+import numpy as np
+
+from tinyddpm.backend import array_module, generator, to_numpy
+from tinyddpm.diffusion.objective import noise_predictor
+from tinyddpm.diffusion.process import eps_from_x0, p_mean_variance, x0_from_eps
+from tinyddpm.diffusion.schedule import per_sample
+
+BATCH = 64          # images that are sampled together
+
+Step = namedtuple("Step", "t x x0")
+Step.__doc__ = """After a step from time t: x, the new and less noisy image, and x0, the estimate of the data it was made from."""
+
+
+def ddpm(predict_eps, s, xT, rng, clip=True, variance="large"):
+    """Algorithm 2: T steps, from t = T down to 1.
+
+    xT (N, ...): standard normal noise to start from; rng: the generator of the noise of each step
+    clip: limit each estimate of x_0 to [-1, 1]; variance: sigma_t^2, "large" or "small"
+    """
+    x = xT
+    for t in range(s.T, 0, -1):
+        eps = predict_eps(x, np.full(len(x), t))
+        mean, sigma2, x0 = p_mean_variance(s, eps, x, t, clip, variance)
+        if t > 1:
+            x = mean + array_module(x).sqrt(sigma2) * rng.standard_normal(x.shape, dtype=x.dtype)     # Algorithm 2, line 4
+        else:
+            x = mean                                                     # z = 0 at t = 1
+        yield Step(t, x, x0)
+
+
+def ddim(predict_eps, s, xT, rng, steps=50, eta=0.0, clip=True):
+    """DDIM (Song, Meng, Ermon 2020, their Eq. 12): `steps` times spread evenly over 1..T, T and 1 included.
+
+    eta scales the noise of each step: 0 makes the result a function of xT, 1 makes the steps
+    Algorithm 2's with the small variance. The last step goes from t = 1 to the data.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"ddim: eta is {eta}; expected 0 to 1")
+    x, times = xT, ddim_times(s.T, steps)
+    for t, previous in zip(times, [*times[1:], 0]):
+        eps = predict_eps(x, np.full(len(x), t))
+        x0 = x0_from_eps(s, x, t, eps)
+        alpha_bar, alpha_bar_previous = s.alpha_bar[t], s.alpha_bar[previous]
+        if clip:
+            x0 = array_module(x0).clip(x0, -1, 1)
+            eps = eps_from_x0(s, x, t, x0)
+        sigma = eta * np.sqrt((1 - alpha_bar_previous) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_previous))
+        x = per_sample(np.sqrt(alpha_bar_previous), x) * x0 + per_sample(np.sqrt(1 - alpha_bar_previous - sigma**2), x) * eps
+        if sigma > 0:
+            x = x + per_sample(sigma, x) * rng.standard_normal(x.shape, dtype=x.dtype)
+        yield Step(t, x, x0)
+
+
+def ddim_times(T, steps):
+    """The times of DDIM, falling from T."""
+    if not 1 <= steps <= T:
+        raise ValueError(f"ddim: steps is {steps}; expected 1 to T = {T}")
+    return [int(t) for t in np.round(np.linspace(T, 1, steps))]
+
+
+def last(steps):
+    """The result of a sampler: x after its last step."""
+    for step in steps:
+        pass
+    return step.x
+
+
+def generate(model, diffusion, count, seed=0, sampler="ddpm", steps=50, eta=0.0, labels=None, watch=None):
+    """`count` new images of a network in evaluation mode, in batches: a NumPy array (count, H, W, C).
+
+    diffusion: the DiffusionConfig that the network was trained with
+    sampler: "ddpm" (all T steps) or "ddim" (with steps and eta); labels: None, or (count,) classes
+    watch(step, number, total) sees each Step of each batch
+    The same seed and count give the same images.
+    """
+    if sampler not in ("ddpm", "ddim"):
+        raise ValueError(f"sampler is {sampler!r}; expected ddpm or ddim")
+    s, config = diffusion.make_schedule(), model.config
+    total = math.ceil(count / BATCH) * (s.T if sampler == "ddpm" else steps)
+    number, images = 0, []
+    for start in range(0, count, BATCH):
+        rng, stop = generator(seed, "sample", start), min(count, start + BATCH)
+        shape = (stop - start, config.image_size, config.image_size, config.image_channels)
+        xT = rng.standard_normal(shape, dtype=np.float32)
+        predict_eps = noise_predictor(model, s, diffusion.prediction, None if labels is None else labels[start:stop])
+        for step in (ddpm(predict_eps, s, xT, rng, variance=diffusion.variance) if sampler == "ddpm"
+                     else ddim(predict_eps, s, xT, rng, steps, eta)):
+            number += 1
+            if watch:
+                watch(step, number, total)
+        images.append(to_numpy(step.x))
+    return np.concatenate(images)

@@ -1,0 +1,96 @@
+"""How fast the forward process adds noise: tables of beta_t, alpha_t and alpha_bar_t for t = 0..T."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from tinyddpm.backend import array_module
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """The tables of a forward process with T steps, from beta (T + 1,) in float64, beta[0] = 0.
+
+    Index 0 stands for the data, so that the paper's t = 1..T are the indices, alpha_bar[0] = 1, and
+    Eq. 7 needs no special case at t = 1.
+    """
+
+    beta: np.ndarray
+
+    def __post_init__(self):
+        beta = self.beta
+        if beta.ndim != 1 or len(beta) < 2 or beta.dtype != np.float64 or beta[0] != 0:
+            raise ValueError("Schedule: beta must be a float64 table of length T + 1, T >= 1, with beta[0] = 0")
+        if not np.all((0 < beta[1:]) & (beta[1:] < 1)):
+            raise ValueError(f"Schedule: every beta must lie between 0 and 1; they are {beta[1:].min():.3g} to {beta.max():.3g}")
+
+    @property
+    def T(self):
+        return len(self.beta) - 1
+
+    @cached_property
+    def alpha(self):
+        """alpha_t = 1 - beta_t"""
+        return 1 - self.beta
+
+    @cached_property
+    def alpha_bar(self):
+        """alpha_bar_t = alpha_1 ... alpha_t: what is left of the data's variance at t (Eq. 4)"""
+        return np.cumprod(self.alpha)
+
+    @cached_property
+    def beta_tilde(self):
+        """beta_tilde_t, the variance of q(x_{t-1} | x_t, x_0), Eq. 7; 0 at t = 1, where x_0 is the answer itself"""
+        table = np.zeros_like(self.beta)
+        table[1:] = (1 - self.alpha_bar[:-1]) / (1 - self.alpha_bar[1:]) * self.beta[1:]
+        return table
+
+    @cached_property
+    def snr(self):
+        """The signal-to-noise ratio alpha_bar_t / (1 - alpha_bar_t); infinite at t = 0"""
+        return np.append(np.inf, self.alpha_bar[1:] / (1 - self.alpha_bar[1:]))
+
+    def variance(self, kind):
+        """sigma_t^2 of the reverse process: "large" is beta_t, "small" is beta_tilde_t (section 3.2).
+
+        Both take beta_tilde_2 in place of t = 1's, as the authors do: that of the decoder, Eq. 13.
+        """
+        if kind not in ("large", "small"):
+            raise ValueError(f"the variance is {kind!r}; expected large (beta_t) or small (beta_tilde_t)")
+        table = (self.beta if kind == "large" else self.beta_tilde).copy()
+        if self.T > 1:
+            table[1] = self.beta_tilde[2]
+        return table
+
+
+def per_sample(values, x):
+    """Numbers of a table, as a factor for x: one for all samples, or (N,), one for each; in the type of x."""
+    values = np.asarray(values, x.dtype)
+    return array_module(x).asarray(values.reshape(values.shape + (1,) * (x.ndim - 1)) if values.ndim else values)
+
+
+def linear(T=1000, beta_1=1e-4, beta_T=0.02):
+    """beta from beta_1 to beta_T in equal steps: the paper's, made for T = 1000."""
+    return from_betas(np.linspace(beta_1, beta_T, T))
+
+
+def quadratic(T=1000, beta_1=1e-4, beta_T=0.02):
+    """sqrt(beta) in equal steps."""
+    return from_betas(np.linspace(beta_1**0.5, beta_T**0.5, T) ** 2)
+
+
+def constant(T=1000, beta=0.01):
+    """The same beta at every step."""
+    return from_betas(np.full(T, beta))
+
+
+def cosine(T=1000, offset=0.008, largest=0.999):
+    """alpha_bar falls like a squared cosine (Nichol and Dhariwal 2021), with beta cut off at `largest`."""
+    f = np.cos((np.arange(T + 1) / T + offset) / (1 + offset) * np.pi / 2) ** 2
+    return from_betas(np.minimum(1 - f[1:] / f[:-1], largest))
+
+
+def from_betas(betas):
+    """The schedule with these beta_1..beta_T."""
+    return Schedule(np.append(0.0, betas))

@@ -1,0 +1,77 @@
+"""Pictures: sample grids, the film of a reverse process, and curves."""
+
+import math
+
+import numpy as np
+
+from tinyddpm.backend import to_numpy
+
+
+def to_uint8(x):
+    """Data in [-1, 1] as bytes 0..255, rounded; what lies outside is cut off."""
+    return np.clip(np.rint((to_numpy(x) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def grid(images, columns=None, margin=1):
+    """uint8 images (N, H, W, C) beside and below each other in one picture (rows H', columns W', C)."""
+    N, H, W, C = images.shape
+    columns = columns or math.ceil(math.sqrt(N))
+    rows = math.ceil(N / columns)
+    sheet = np.full((rows * (H + margin) + margin, columns * (W + margin) + margin, C), 64, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * (H + margin) + margin, i % columns * (W + margin) + margin
+        sheet[top:top + H, left:left + W] = image
+    return sheet
+
+
+class Film:
+    """Some evenly spaced pictures of one reverse process: give it every Step, of the first batch and of later ones."""
+
+    def __init__(self, count=30):
+        self.pictures, self.count = [], count
+        self.first = self.previous = None
+
+    def add(self, step):
+        if self.first is None:
+            self.first = step.t
+        elif step.t >= self.previous:           # another batch begins
+            self.previous = 0
+            return
+        if step.t == 1 or step.t <= self.first * (1 - len(self.pictures) / self.count):
+            self.pictures.append(grid(to_uint8(step.x)))
+        self.previous = step.t
+
+    def save(self, path, seconds=4.0, hold=2.0):
+        """Write a GIF that lasts so many seconds, holds its last picture and starts again."""
+        first, *others = [_image(p).convert("L" if p.shape[2] == 1 else "P") for p in self.pictures]
+        each = max(20, round(1000 * seconds / len(self.pictures)))
+        first.save(path, format="GIF", save_all=True, append_images=others, loop=0, optimize=True,
+                   duration=[each] * len(others) + [round(1000 * hold)])
+
+
+def save_png(path, picture):
+    """Write a uint8 picture (H, W, 1 or 3), small ones enlarged to some 500 pixels."""
+    _image(picture).save(path, format="PNG", optimize=True)
+
+
+def _image(picture):
+    from PIL import Image                       # a part of matplotlib's installation
+
+    image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
+    factor = max(1, 500 // max(image.size))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def loss_curve(path, steps, losses):
+    """The loss of every step and its running mean over a fiftieth of the run, on logarithmic axes."""
+    from matplotlib.figure import Figure        # no window, whatever the display
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    window = max(1, len(losses) // 50)
+    mean = np.convolve(losses, np.full(window, 1 / window), "valid")
+    axes.loglog(steps, losses, ".", markersize=1, color="0.75", label="each step")
+    axes.loglog(steps[window - 1:], mean, label=f"mean of {window}")
+    axes.set(xlabel="step", ylabel="L_simple (Eq. 14)")
+    axes.legend()
+    figure.savefig(path, dpi=110)

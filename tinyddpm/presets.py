@@ -1,0 +1,100 @@
+"""Complete configurations of a run, by name. A command-line flag overrides one field (see cli.py)."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+
+from tinyddpm.diffusion.config import DiffusionConfig
+from tinyddpm.nn import UNetConfig
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The optimizer and the course of a run. The defaults are the paper's for CIFAR10."""
+
+    steps: int = 800_000
+    minutes: float | None = None        # stop after this time instead of after `steps`
+    batch_size: int = 128
+    lr: float = 2e-4
+    lr_final: float = 2e-4              # the learning rate falls from lr to this along a cosine
+    warmup: int = 5000                  # steps over which it first rises from 0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    adam_eps: float = 1e-8
+    clip_norm: float = 1.0
+    ema_decay: float = 0.9999
+    flip: bool = True                   # mirror each image with probability 1/2
+    label_dropout: float = 0.1          # with classes: how often the label is hidden, for sampling without one
+    save_every: int = 5000              # steps between checkpoints
+    sample_every: int = 5000            # steps between sample grids; 0 for none
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, low in (("steps", 1), ("batch_size", 1), ("warmup", 0), ("save_every", 1), ("sample_every", 0), ("seed", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
+        for name in ("lr", "clip_norm", "adam_eps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
+        for name in ("beta1", "beta2", "ema_decay", "label_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 <= {name} < 1")
+        if not 0 <= self.lr_final <= self.lr:
+            raise ValueError(f"lr_final is {self.lr_final}; expected 0 <= lr_final <= lr = {self.lr}")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"minutes is {self.minutes}; expected a positive number")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """All that defines a run: stored in every checkpoint, so that sampling repeats no flag."""
+
+    name: str
+    dataset: str
+    model: UNetConfig = field(default_factory=UNetConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def override(self, **values):
+        """A preset with fields replaced, wherever they belong: preset.override(lr=1e-3, base_channels=64)."""
+        parts = {part: getattr(self, part) for part in ("model", "diffusion", "training")}
+        own = {f.name for f in fields(self)} - parts.keys()
+        changes = {name: values.pop(name) for name in list(values) if name in own}
+        for part, config in parts.items():
+            mine = {f.name for f in fields(config)} & values.keys()
+            changes[part] = replace(config, **{name: values.pop(name) for name in mine})
+        if values:
+            raise ValueError(f"no configuration has a field {', '.join(values)}")
+        return replace(self, **changes)
+
+    def to_json(self):
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text):
+        """The preset of a checkpoint; ValueError for a text that is none."""
+        try:
+            d = json.loads(text)
+            d["model"]["channel_multipliers"] = tuple(d["model"]["channel_multipliers"])
+            d["model"]["attention_resolutions"] = tuple(d["model"]["attention_resolutions"])
+            return cls(d["name"], d["dataset"], UNetConfig(**d["model"]), DiffusionConfig(**d["diffusion"]),
+                       TrainingConfig(**d["training"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a configuration of this version of tinyddpm: {error}") from None
+
+
+PRESETS = {preset.name: preset for preset in (
+    Preset("mnist", "digits",
+           UNetConfig(image_size=28, image_channels=1, base_channels=32, channel_multipliers=(1, 2), blocks_per_level=2,
+                      attention_resolutions=(7,), dropout=0.0, groups=8, patch_size=2),
+           DiffusionConfig(),
+           TrainingConfig(steps=2500, batch_size=64, lr=2e-3, lr_final=1e-4, warmup=100, beta2=0.99, ema_decay=0.995,
+                          flip=False, save_every=250, sample_every=500)),
+    Preset("cifar10", "cifar10"),
+)}
+
+
+def get(name):
+    """The preset of that name; ValueError with the list of names where there is none."""
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

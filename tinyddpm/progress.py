@@ -1,0 +1,33 @@
+"""One live line on a terminal; in a log file, a line now and then."""
+
+import sys
+import time
+
+QUIET_SECONDS = 20      # between lines where the output is not a terminal
+
+
+class Progress:
+    """show() may be called as often as you like: it writes ten times a second at most."""
+
+    def __init__(self):
+        self.live = sys.stderr.isatty()
+        self.last = -1e9
+
+    def show(self, text, always=False):
+        now = time.monotonic()
+        if always or now - self.last >= (0.1 if self.live else QUIET_SECONDS):
+            print("\r\x1b[2K" + text if self.live else text, end="" if self.live else "\n", file=sys.stderr, flush=True)
+            self.last = now
+
+    def close(self):
+        """End the live line, so that what follows starts on its own."""
+        if self.live and self.last > 0:
+            print(file=sys.stderr)
+        self.last = -1e9
+
+
+def duration(seconds):
+    """5:07, or 2:05:07 with hours."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,70 @@
+"""A run in one file: parameters, averages, Adam's moments, step, time and the whole configuration.
+
+A run draws its random numbers from (seed, step), so these two are the state of all its generators.
+"""
+
+import json
+
+import numpy as np
+
+from tinyddpm import safetensors
+from tinyddpm.backend import from_numpy, to_numpy
+from tinyddpm.nn import UNet
+from tinyddpm.presets import Preset
+from tinyddpm.training.trainer import Trainer
+
+FORMAT = "tinyddpm checkpoint 1"
+
+
+def save_checkpoint(path, trainer):
+    """Write the trainer's state to path; an older file there stays whole until the new one is complete."""
+    metadata = {"format": FORMAT, "preset": trainer.preset.to_json(), "steps_done": json.dumps(trainer.steps_done),
+                "seconds": json.dumps(trainer.seconds)}
+    tensors = {f"{part}/{name}": view for part, flat in _buffers(trainer).items()
+               for name, view in trainer.model.views(to_numpy(flat)).items()}
+    safetensors.write(path, tensors, metadata)
+
+
+def load_checkpoint(path):
+    """The Trainer that save_checkpoint wrote, ready for its next step.
+
+    Raises ValueError for a file that is damaged, of another kind, or does not fit its own configuration.
+    """
+    tensors, metadata = _read(path)
+    trainer = Trainer(Preset.from_json(metadata["preset"]))
+    for part, flat in _buffers(trainer).items():
+        _fill(path, trainer.model, flat, tensors, part)
+    trainer.steps_done, trainer.seconds = json.loads(metadata["steps_done"]), json.loads(metadata["seconds"])
+    return trainer
+
+
+def load_model(path):
+    """The model of a checkpoint with its averaged parameters, in evaluation mode, and the preset. Raises as above."""
+    tensors, metadata = _read(path)
+    preset = Preset.from_json(metadata["preset"])
+    model = UNet(preset.model).eval()
+    _fill(path, model, model.flat_values, tensors, "ema")
+    return model, preset
+
+
+def _buffers(trainer):
+    """The flat buffers that make up the state: name -> buffer."""
+    optimizer = trainer.optimizer
+    return {"model": trainer.model.flat_values, "ema": optimizer.ema, "adam_m": optimizer.m, "adam_v": optimizer.v}
+
+
+def _read(path):
+    tensors, metadata = safetensors.read(path)
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of this version of tinyddpm (its format is {metadata.get('format')!r})")
+    return tensors, metadata
+
+
+def _fill(path, model, flat, tensors, part):
+    """Copy the arrays part/name of a file into a flat buffer of the model."""
+    for name, view in model.views(flat).items():
+        a = tensors.get(f"{part}/{name}")
+        if a is None or a.shape != view.shape or a.dtype != np.float32:
+            raise ValueError(f"{path}: {part}/{name} is {'missing' if a is None else (a.dtype, a.shape)}; "
+                             f"its configuration says float32 {view.shape}")
+        view[...] = from_numpy(a)

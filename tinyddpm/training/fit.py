@@ -1,0 +1,123 @@
+"""A whole run: steps, a live line, metrics, sample grids, checkpoints; it can be stopped anywhere and goes on later."""
+
+import csv
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tinyddpm import plots
+from tinyddpm.diffusion import sample
+from tinyddpm.progress import Progress, duration
+from tinyddpm.training.checkpoint import save_checkpoint
+
+COLUMNS = ("step", "loss", "grad_norm", "lr", "seconds")
+GRID = 36               # images in a sample grid
+GRID_STEPS = 50         # of DDIM, for the grids on the way
+
+
+def run_folder(out, dataset, resume):
+    """The folder of a run, made if need be: `out`, or runs/DATASET, then runs/DATASET-2, ...
+
+    A new run never writes into the folder of an old one; to go on with that, resume. Raises
+    ValueError where there is already, or not yet, something to go on with.
+    """
+    if out is None:
+        base = Path("runs") / Path(dataset).name
+        taken = [p for i in range(1, 1000) if (p := base.with_name(f"{base.name}-{i}" if i > 1 else base.name)).exists()]
+        folder = (taken[-1] if taken else base) if resume else base.with_name(
+            f"{base.name}-{len(taken) + 1}" if taken else base.name)
+    else:
+        folder = Path(out)
+    checkpoint = folder / "checkpoint.safetensors"
+    if resume and not checkpoint.exists():
+        raise ValueError(f"nothing to resume: {checkpoint} does not exist")
+    if not resume and checkpoint.exists():
+        raise ValueError(f"{folder} already holds a run: go on with it by --resume, or choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def fit(trainer, dataset, folder):
+    """Train to the end of the configured run. Returns False if it was stopped by Ctrl-C or SIGTERM, after saving.
+
+    folder receives checkpoint.safetensors, metrics.csv (a row a step) and samples_STEP.png.
+    Raises ValueError if the loss is no longer finite, OSError if a file cannot be written; the last
+    checkpoint stays in both cases.
+    """
+    c, path = trainer.preset.training, folder / "checkpoint.safetensors"
+    mean, started, progress = None, trainer.steps_done, Progress()
+    clock = begin = time.perf_counter()
+    if started == 0:
+        save_checkpoint(path, trainer)
+    with Interrupt() as interrupt, open_metrics(folder / "metrics.csv", started) as file:
+        metrics = csv.writer(file)
+        progress.show(f"step {started}: on its first use a kernel is compiled; the first time, that takes a minute", True)
+        while trainer.progress < 1 and not interrupt.requested:
+            images, labels = dataset.batch(trainer.steps_done, c.batch_size, c.seed)
+            rate = trainer.optimizer.learning_rate(trainer.steps_done + 1, trainer.progress)
+            try:
+                loss = trainer.step(images, labels)
+            except ValueError as error:
+                raise ValueError(f"{error}; the last checkpoint stays in {path}") from None
+            now = time.perf_counter()
+            trainer.seconds, clock = trainer.seconds + now - clock, now
+            step = trainer.steps_done
+            metrics.writerow((step, f"{loss:.7g}", f"{trainer.grad_norm:.5g}", f"{rate:.5g}", f"{trainer.seconds:.3f}"))
+
+            mean = loss if mean is None else mean + (loss - mean) / min(100, step - started)
+            speed = (step - started) / (now - begin)
+            left = 60 * c.minutes - trainer.seconds if c.minutes else (c.steps - step) / speed
+            progress.show(f"step {step:,}  loss {loss:.4f}  mean {mean:.4f}  {speed * c.batch_size:,.0f} images/s  "
+                          f"{duration(max(0, left))} left")
+            if c.sample_every and step % c.sample_every == 0:
+                with trainer.averaged() as model:
+                    images = sample.generate(model, trainer.preset.diffusion, GRID, seed=c.seed, sampler="ddim",
+                                             steps=min(GRID_STEPS, trainer.schedule.T))
+                plots.save_png(folder / f"samples_{step:06}.png", plots.grid(plots.to_uint8(images)))
+            if step % c.save_every == 0:
+                file.flush()
+                save_checkpoint(path, trainer)
+        file.flush()
+        save_checkpoint(path, trainer)
+    progress.show(f"step {trainer.steps_done:,}  mean loss {mean or float('nan'):.4f}  after {duration(trainer.seconds)}", True)
+    progress.close()
+    return not interrupt.requested
+
+
+def open_metrics(path, steps_done):
+    """metrics.csv, open for appending after the row of step steps_done: later rows belong to steps that are done again."""
+    kept = []
+    if steps_done and path.exists():
+        kept = [row for row in csv.reader(path.open()) if row and row[0].isdigit() and int(row[0]) <= steps_done]
+    part = path.with_name(path.name + ".part")
+    with open(part, "w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *kept])
+    part.replace(path)
+    return open(path, "a", newline="")
+
+
+def read_metrics(path):
+    """The columns of metrics.csv: name -> array."""
+    with open(path) as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(row[name]) for row in rows]) for name in COLUMNS}
+
+
+class Interrupt:
+    """While it is in force, the first Ctrl-C or SIGTERM only sets `requested`; a second one acts at once."""
+
+    requested = False
+
+    def __enter__(self):
+        self.before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _request(self, number, frame):
+        self.requested = True
+        self.__exit__()
