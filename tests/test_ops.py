@@ -40,7 +40,7 @@ def cases():
         yield f"linear {shape}", ops.linear, ops.linear_backward, (normal(*shape), normal(shape[-1], 4), normal(4))
         yield f"silu {shape}", ops.silu, ops.silu_backward, (5 * normal(*shape),)
         yield f"softmax {shape}", ops.softmax, ops.softmax_backward, (normal(*shape[:-1], 4),)
-        mask = (normal(*shape) > 0) * 1.25
+        mask = (normal(*shape, seed=2) > -1) * 1.25
         yield f"dropout {shape}", lambda x, m=mask: ops.dropout(x, m), ops.dropout_backward, (normal(*shape),)
         target = normal(*shape, seed=1)
         yield (f"mean_squared_error {shape}", lambda p, y=target: ops.mean_squared_error(p, y),
@@ -81,11 +81,9 @@ def test_the_check_rejects_wrong_gradients(name):
     """A gradient that is zero, or one part in a million too large, fails for each argument of each case."""
     forward, backward, arrays = CASES[name]
     for i in range(sum(a.dtype.kind == "f" for a in arrays)):
-        gradient = backward(np.ones_like(forward(*arrays)[0]), forward(*arrays)[1])
-        exact = (gradient[i] if isinstance(gradient, tuple) else gradient)
+        if name.startswith("attention (3, 1") and i < 2:
+            continue                            # with one key only, the true gradients of q and k are zero
         for wrong in (zero, slightly):
-            if name.startswith(("softmax (1, 1)", "attention (3, 1")) and not np.any(exact):
-                continue                        # one key only: the true gradient of q and k is zero
             with pytest.raises(AssertionError, match=f"argument {i}.*worst at index"):
                 check(forward, times_backward(backward, i, wrong), *arrays, tolerance=TOLERANCE)
 

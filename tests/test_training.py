@@ -80,7 +80,7 @@ def test_clipping_limits_the_norm():
         gradient[...] = scale * np.random.default_rng(1).standard_normal(gradient.size)
         norm = float(np.linalg.norm(gradient.astype(np.float64)))
         assert trainer.optimizer.update(1, 0.0) == pytest.approx(norm, rel=1e-5)
-        first_moment = np.linalg.norm(trainer.optimizer.m) / (1 - TINY.training.beta1)
+        first_moment = np.linalg.norm(trainer.optimizer.m) / (1 - TINY.training.adam_beta1)
         assert first_moment == pytest.approx(expected or norm, rel=1e-4)
 
 
@@ -208,13 +208,13 @@ def test_the_cifar10_preset_is_the_papers():
     p = presets.get("cifar10")
     assert p.model == UNetConfig() and (p.diffusion.T, p.diffusion.schedule, p.diffusion.beta_1, p.diffusion.beta_T) == (1000, "linear", 1e-4, 0.02)
     t = p.training
-    assert (t.batch_size, t.lr, t.lr_final, t.warmup, t.beta1, t.beta2, t.adam_eps, t.clip_norm, t.ema_decay, t.flip, t.steps) == (
+    assert (t.batch_size, t.lr, t.lr_final, t.warmup, t.adam_beta1, t.adam_beta2, t.adam_eps, t.clip_norm, t.ema_decay, t.flip, t.steps) == (
         128, 2e-4, 2e-4, 5000, 0.9, 0.999, 1e-8, 1.0, 0.9999, True, 800_000)
     assert p.model.dropout == 0.1
 
 
 @pytest.mark.parametrize("field, value", [
-    ("steps", 0), ("batch_size", 0), ("lr", 0.0), ("lr", math.nan), ("lr_final", 1.0), ("beta2", 1.0), ("ema_decay", -0.1), ("minutes", 0.0),
+    ("steps", 0), ("batch_size", 0), ("lr", 0.0), ("lr", math.nan), ("lr_final", 1.0), ("adam_beta2", 1.0), ("ema_decay", -0.1), ("minutes", 0.0),
     ("T", 0), ("schedule", "sigmoid"), ("variance", "huge"), ("beta_T", 1.5), ("seed", -1)])
 def test_impossible_settings_are_refused(field, value):
     with pytest.raises(ValueError, match=field.removesuffix("_T") if field != "T" else "T is 0"):

@@ -4,7 +4,7 @@ import argparse
 import importlib.util
 import sys
 import types
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import tinyddpm
@@ -21,7 +21,10 @@ MAY_CHANGE = ("steps", "minutes", "save_every", "sample_every")         # in a r
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with an error of one line."""
+    """argparse, with an error of one line, and without guesses at abbreviated flags."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
@@ -38,7 +41,7 @@ def add_run_flags(parser, dataset):
     parser.add_argument("--dataset", default=argparse.SUPPRESS, help=dataset)
     parser.add_argument("--data-dir", metavar="DIR", help="where the files of the data set are (default: downloaded)")
     parser.add_argument("--out", metavar="DIR", help="where all files go (default: a new folder in runs/)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the newest in runs/)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the newest in runs/ on that data set)")
     parser.add_argument("--quick", action="store_true", help="a few steps only, to see that everything works")
     group = parser.add_argument_group("configuration", "each overrides a field of the preset")
     for config in (TrainingConfig, DiffusionConfig, UNetConfig):
@@ -76,11 +79,9 @@ def overrides(args):
 def resumed(preset, given):
     """The preset of a run that goes on, with the flags given now. ValueError for one that would make it another run."""
     changed = preset.override(**given)
-    kept = {name: getattr(changed.training, name) for name in MAY_CHANGE}
-    if replace(changed, training=replace(preset.training, **kept)) != changed or changed.dataset != preset.dataset or (
-            changed.model, changed.diffusion) != (preset.model, preset.diffusion):
-        fixed = [name for name in given if name not in MAY_CHANGE]
-        raise ValueError(f"the run to resume has its own configuration; of the flags given, {', '.join(fixed)} would change it")
+    if changed != preset.override(**{name: value for name, value in given.items() if name in MAY_CHANGE}):
+        fixed = ", ".join(name for name in given if name not in MAY_CHANGE)
+        raise ValueError(f"the run to resume has its own configuration; of the flags given, {fixed} would change it")
     return changed
 
 

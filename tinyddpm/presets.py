@@ -17,8 +17,8 @@ class TrainingConfig:
     lr: float = 2e-4
     lr_final: float = 2e-4              # the learning rate falls from lr to this along a cosine
     warmup: int = 5000                  # steps over which it first rises from 0
-    beta1: float = 0.9
-    beta2: float = 0.999
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
     adam_eps: float = 1e-8
     clip_norm: float = 1.0
     ema_decay: float = 0.9999
@@ -35,7 +35,7 @@ class TrainingConfig:
         for name in ("lr", "clip_norm", "adam_eps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
-        for name in ("beta1", "beta2", "ema_decay", "label_dropout"):
+        for name in ("adam_beta1", "adam_beta2", "ema_decay", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 <= {name} < 1")
         if not 0 <= self.lr_final <= self.lr:
@@ -83,11 +83,14 @@ class Preset:
 
 
 PRESETS = {preset.name: preset for preset in (
+    # Found by trials of some minutes on two cores. Predicting x0 along the cosine schedule gave readable digits in
+    # half the time of eps along the linear one; 2x2 patches halve the cost of a step; attention beyond the middle,
+    # a batch of 32, or twice the learning rate changed little.
     Preset("mnist", "digits",
-           UNetConfig(image_size=28, image_channels=1, base_channels=32, channel_multipliers=(1, 2), blocks_per_level=2,
-                      attention_resolutions=(7,), dropout=0.0, groups=8, patch_size=2),
-           DiffusionConfig(),
-           TrainingConfig(steps=2500, batch_size=64, lr=2e-3, lr_final=1e-4, warmup=100, beta2=0.99, ema_decay=0.995,
+           UNetConfig(image_size=28, image_channels=1, base_channels=32, channel_multipliers=(1, 2), blocks_per_level=1,
+                      attention_resolutions=(), dropout=0.0, groups=8, patch_size=2),
+           DiffusionConfig(schedule="cosine", prediction="x0"),
+           TrainingConfig(steps=1500, batch_size=64, lr=3e-3, lr_final=1e-4, warmup=100, adam_beta2=0.99, ema_decay=0.995,
                           flip=False, save_every=250, sample_every=500)),
     Preset("cifar10", "cifar10"),
 )}

@@ -23,7 +23,7 @@ def write(path, tensors, metadata):
     """Write arrays and texts to path, with a checksum over both. The old file stays whole until the new one is."""
     path = Path(path)
     header, start = {"__metadata__": dict(metadata)}, 0
-    arrays = [np.ascontiguousarray(a) for a in tensors.values()]
+    arrays = [np.asarray(a, order="C") for a in tensors.values()]
     for name, a in zip(tensors, arrays):
         header[name] = {"dtype": NAMES[a.dtype], "shape": list(a.shape), "data_offsets": [start, start + a.nbytes]}
         start += a.nbytes

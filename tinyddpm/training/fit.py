@@ -3,6 +3,7 @@
 import csv
 import signal
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def fit(trainer, dataset, folder):
     """
     c, path = trainer.preset.training, folder / "checkpoint.safetensors"
     mean, started, progress = None, trainer.steps_done, Progress()
-    clock = begin = time.perf_counter()
+    clock = deque([time.perf_counter()], maxlen=50)
     if started == 0:
         save_checkpoint(path, trainer)
     with Interrupt() as interrupt, open_metrics(folder / "metrics.csv", started) as file:
@@ -61,13 +62,13 @@ def fit(trainer, dataset, folder):
                 loss = trainer.step(images, labels)
             except ValueError as error:
                 raise ValueError(f"{error}; the last checkpoint stays in {path}") from None
-            now = time.perf_counter()
-            trainer.seconds, clock = trainer.seconds + now - clock, now
+            clock.append(time.perf_counter())
+            trainer.seconds += clock[-1] - clock[-2]
             step = trainer.steps_done
             metrics.writerow((step, f"{loss:.7g}", f"{trainer.grad_norm:.5g}", f"{rate:.5g}", f"{trainer.seconds:.3f}"))
 
             mean = loss if mean is None else mean + (loss - mean) / min(100, step - started)
-            speed = (step - started) / (now - begin)
+            speed = (len(clock) - 1) / (clock[-1] - clock[0])
             left = 60 * c.minutes - trainer.seconds if c.minutes else (c.steps - step) / speed
             progress.show(f"step {step:,}  loss {loss:.4f}  mean {mean:.4f}  {speed * c.batch_size:,.0f} images/s  "
                           f"{duration(max(0, left))} left")
@@ -90,7 +91,8 @@ def open_metrics(path, steps_done):
     """metrics.csv, open for appending after the row of step steps_done: later rows belong to steps that are done again."""
     kept = []
     if steps_done and path.exists():
-        kept = [row for row in csv.reader(path.open()) if row and row[0].isdigit() and int(row[0]) <= steps_done]
+        with open(path) as file:
+            kept = [row for row in csv.reader(file) if len(row) == len(COLUMNS) and row[0].isdigit() and int(row[0]) <= steps_done]
     part = path.with_name(path.name + ".part")
     with open(part, "w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *kept])

@@ -30,5 +30,5 @@ class Adam:
         # The average reaches back over the last ninth of a young run, so that it forgets the start.
         decay = min(c.ema_decay, step / (step + 9))
         ops.adam_ema(model.flat_values, model.flat_grads, self.m, self.v, self.ema, step,
-                     self.learning_rate(step, progress), c.beta1, c.beta2, c.adam_eps, scale, decay)
+                     self.learning_rate(step, progress), c.adam_beta1, c.adam_beta2, c.adam_eps, scale, decay)
         return norm
