@@ -238,7 +238,7 @@ def test_a_gaussian_is_recovered(name, mean, std):
     expected = exact_std(std, steps(std))
     assert x.mean() == pytest.approx(mean, abs=4 * std / N**0.5 + 0.01)           # x_T keeps 0.6% of the mean back
     assert x.std() == pytest.approx(expected, rel=4 / (2 * N) ** 0.5)
-    assert expected == pytest.approx(std, rel=0.04)
+    assert expected == pytest.approx(std, rel=0.06)                               # what few steps cost
 
 
 def test_noise_at_the_last_step_would_be_seen():

@@ -21,7 +21,7 @@ from tinyddpm.training.fit import fit, open_metrics, read_metrics, run_folder
 TINY = replace(presets.get("mnist"), model=UNetConfig(
     image_size=8, image_channels=1, base_channels=16, channel_multipliers=(1, 2), blocks_per_level=1,
     attention_resolutions=(4,), groups=4, dropout=0.2, num_classes=3)).override(
-    steps=12, batch_size=4, warmup=3, lr=1e-2, lr_final=1e-3, flip=True, save_every=5, sample_every=0, T=20, seed=3)
+    steps=12, batch_size=4, warmup=3, lr=1e-2, lr_final=1e-3, flip=True, save_every=5, sample_every=0, T=20, schedule="linear", prediction="eps", seed=3)
 RNG = np.random.default_rng(0)
 DATA = data.Dataset(RNG.integers(0, 256, (18, 8, 8, 1)).astype(np.uint8), RNG.integers(0, 3, 18))
 
@@ -41,20 +41,20 @@ def run(trainer, steps):
 def test_a_step_is_algorithm_1():
     """The loss of the first step, computed from its own parts: scaling, flips, labels, t, eps, dropout."""
     trainer, reference = Trainer(TINY), Trainer(TINY)
-    images, labels = DATA.batch(0, 4, 3)
+    images, labels = DATA.batch(0, 8, 3)
     loss = trainer.step(images, labels)
 
     choices, rng = np.random.default_rng([3, 1]), tinyddpm.backend.generator(3, "step", 1)
     x0 = images.astype(np.float32) / 127.5 - 1
-    mirrored = choices.random(4) < 0.5
+    mirrored = choices.random(8) < 0.5
     x0 = np.where(mirrored[:, None, None, None], x0[:, :, ::-1], x0)
-    labels = np.where(choices.random(4) < 0.1, 3, labels)
-    t = choices.integers(1, 21, 4)
+    labels = np.where(choices.random(8) < 0.1, 3, labels)
+    t = choices.integers(1, 21, 8)
     eps = rng.standard_normal(x0.shape, dtype=np.float32)
     xt = process.q_sample(reference.schedule, x0, t, eps)
     expected = np.mean((eps - reference.model.forward(xt, t, labels, rng)) ** 2)
     assert loss == pytest.approx(float(expected), rel=1e-6)
-    assert 0 < mirrored.sum() < 4
+    assert 0 < mirrored.sum() < 8
 
 
 def test_training_learns():
@@ -215,7 +215,7 @@ def test_the_cifar10_preset_is_the_papers():
 
 @pytest.mark.parametrize("field, value", [
     ("steps", 0), ("batch_size", 0), ("lr", 0.0), ("lr", math.nan), ("lr_final", 1.0), ("adam_beta2", 1.0), ("ema_decay", -0.1), ("minutes", 0.0),
-    ("T", 0), ("schedule", "sigmoid"), ("variance", "huge"), ("beta_T", 1.5), ("seed", -1)])
+    ("T", 0), ("schedule", "sigmoid"), ("variance", "huge"), ("prediction", "x1"), ("beta_T", 1.5), ("seed", -1)])
 def test_impossible_settings_are_refused(field, value):
     with pytest.raises(ValueError, match=field.removesuffix("_T") if field != "T" else "T is 0"):
         TINY.override(**{field: value})

@@ -27,8 +27,8 @@ def grid(images, columns=None, margin=1):
 class Film:
     """Some evenly spaced pictures of one reverse process: give it every Step, of the first batch and of later ones."""
 
-    def __init__(self, count=30):
-        self.pictures, self.count = [], count
+    def __init__(self, count=30, images=25):
+        self.pictures, self.count, self.images = [], count, images
         self.first = self.previous = None
 
     def add(self, step):
@@ -38,7 +38,7 @@ class Film:
             self.previous = 0
             return
         if step.t == 1 or step.t <= self.first * (1 - len(self.pictures) / self.count):
-            self.pictures.append(grid(to_uint8(step.x)))
+            self.pictures.append(grid(to_uint8(step.x[:self.images])))
         self.previous = step.t
 
     def save(self, path, seconds=4.0, hold=2.0):

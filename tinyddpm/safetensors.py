@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +30,17 @@ def write(path, tensors, metadata):
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
 
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".part")
+    part = path.with_name(path.name + ".part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(part, "wb") as file:
             file.write(len(encoded).to_bytes(8, "little") + encoded)
             for a in arrays:
                 file.write(a.data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(part, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 

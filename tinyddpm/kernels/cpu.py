@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit, prange, types
 from numba.extending import overload
 
-from tinyddpm.kernels import blas, winograd
+from tinyddpm.kernels import FUSED, blas, winograd
 from tinyddpm.kernels.blas import gemm
 from tinyddpm.ops.conv import check_conv2d
 from tinyddpm.ops.norm import check_group_norm
@@ -48,7 +48,7 @@ def linear_backward(dy, cache):
     return dx.reshape(x.shape), dw.sum(axis=0), db.sum(axis=0)
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=FUSED, cache=True)
 def _linear(x, w, b, y, workers):
     for worker in prange(workers):
         start, stop = len(x) * worker // workers, len(x) * (worker + 1) // workers
@@ -58,7 +58,7 @@ def _linear(x, w, b, y, workers):
         gemm(x[start:stop], w, y[start:stop], False, False, True)
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=FUSED, cache=True)
 def _linear_backward(x, w, dy, dx, dw, db):
     for worker in prange(len(dw)):
         start, stop = len(x) * worker // len(dw), len(x) * (worker + 1) // len(dw)
@@ -97,7 +97,7 @@ def conv2d_backward(dy, cache):
     return dx, dw.sum(axis=0).reshape(w.shape), db.sum(axis=0)
 
 
-@njit(fastmath=True, cache=True)
+@njit(fastmath=FUSED, cache=True)
 def _im2col(image, kh, kw, stride, top, left, columns):
     """columns[i, j] = the kh kw C inputs of output pixel (i, j), zero outside of the image."""
     H, W, C = image.shape
@@ -115,7 +115,7 @@ def _im2col(image, kh, kw, stride, top, left, columns):
                             columns[i, j, at + c] = 0
 
 
-@njit(fastmath=True, cache=True)
+@njit(fastmath=FUSED, cache=True)
 def _col2im(columns, kh, kw, stride, top, left, image):
     """The transpose of _im2col: every pixel of the image collects what its copies hold."""
     H, W, C = image.shape
@@ -130,7 +130,7 @@ def _col2im(columns, kh, kw, stride, top, left, image):
                             image[row, column, c] += columns[i, j, at + c]
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=FUSED, cache=True)
 def _conv(x, w, b, kh, kw, stride, top, left, y, workers):
     N, rows, cols, K = y.shape
     for worker in prange(workers):
@@ -144,7 +144,7 @@ def _conv(x, w, b, kh, kw, stride, top, left, y, workers):
             gemm(columns.reshape(rows * cols, len(w)), w, y[n].reshape(rows * cols, K), False, False, True)
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=FUSED, cache=True)
 def _conv_backward(x, w, kh, kw, stride, top, left, dy, dx, dw, db):
     N, rows, cols, K = dy.shape
     workers = len(dw)
@@ -212,7 +212,7 @@ def _exp(x):
     return polynomial
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=FUSED, cache=True)
 def _group_norm(x, gamma, beta, eps, silu, y, mean, rstd):
     N, L, C = x.shape
     G = mean.shape[1]
@@ -241,7 +241,7 @@ def _group_norm(x, gamma, beta, eps, silu, y, mean, rstd):
                 y[n, i, c] = z / (ONE + exp(-z)) if silu else z
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=FUSED, cache=True)
 def _group_norm_backward(dy, x, gamma, beta, mean, rstd, silu, dx, dgamma, dbeta):
     """The formula of ops/norm.py; dz, the gradient between the norm and SiLU, is kept in dx on the way."""
     N, L, C = x.shape
@@ -281,7 +281,7 @@ def adam_ema(values, grads, m, v, ema, step, lr, beta1, beta2, eps, grad_scale, 
     _adam_ema(values, grads, m, v, ema, *map(real, (rate, correction, 1 - beta1, 1 - beta2, eps, grad_scale, 1 - ema_decay)))
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=FUSED, cache=True)
 def _adam_ema(values, grads, m, v, ema, rate, correction, one_minus_beta1, one_minus_beta2, eps, grad_scale, one_minus_decay):
     for i in prange(len(values)):
         g = grads[i] * grad_scale

@@ -22,6 +22,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
+from tinyddpm.kernels import FUSED
 from tinyddpm.kernels.blas import gemm
 
 G = np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
@@ -53,7 +54,7 @@ def weight_gradient(x, dy):
     return dw.reshape(3, 3, C, K), db.sum(axis=0)
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=FUSED, cache=True)
 def _convolve(x, U, b, y, workers):
     (N, H, W, C), K = x.shape, y.shape[3]
     tiles = N * ((H + 3) // 4) * ((W + 3) // 4)
@@ -69,7 +70,7 @@ def _convolve(x, U, b, y, workers):
             _transform_output(M, first, count, b, out, y)
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, fastmath=FUSED, cache=True)
 def _weight_gradient(x, dy, dU, db):
     (N, H, W, C), K, workers = x.shape, dy.shape[3], len(dU)
     tiles = N * ((H + 3) // 4) * ((W + 3) // 4)
@@ -86,7 +87,7 @@ def _weight_gradient(x, dy, dU, db):
                 gemm(V[p, :count], dM[p, :count], dU[worker, p], True, False, True)
 
 
-@njit(fastmath=True, cache=True)
+@njit(fastmath=FUSED, cache=True)
 def _load(x, index, margin, tile):
     """The tile of that index with a margin of pixels around it, zero outside of the image."""
     N, H, W, C = x.shape
@@ -105,7 +106,7 @@ def _load(x, index, margin, tile):
             tile[i] = 0
 
 
-@njit(fastmath=True, cache=True)
+@njit(fastmath=FUSED, cache=True)
 def _transform_input(x, first, count, tile, half, V):
     """V[:, t] = B^T d B for each tile d."""
     C = x.shape[3]
@@ -122,7 +123,7 @@ def _transform_input(x, first, count, tile, half, V):
                     columns[i, 0, c], columns[i, 1, c], columns[i, 2, c], columns[i, 3, c], columns[i, 4, c], columns[i, 5, c])
 
 
-@njit(fastmath=True, cache=True)
+@njit(fastmath=FUSED, cache=True)
 def _transform_output(M, first, count, b, out, y):
     """y = A^T m A + b for each tile; what hangs over the image's edge is left out."""
     N, H, W, K = y.shape
@@ -143,7 +144,7 @@ def _transform_output(M, first, count, b, out, y):
                     y[n, top + i, left + j, k] = out[i, j, k] + b[k]
 
 
-@njit(fastmath=True, cache=True)
+@njit(fastmath=FUSED, cache=True)
 def _transform_gradient(dy, first, count, tile, half, dM, db):
     """dM[:, t] = A dy A^T for each tile, the transpose of _transform_output; db collects the sum of dy."""
     K = dy.shape[3]
@@ -163,7 +164,7 @@ def _transform_gradient(dy, first, count, tile, half, dM, db):
                     _times_A_transposed(columns[i, 0, k], columns[i, 1, k], columns[i, 2, k], columns[i, 3, k]))
 
 
-@njit(fastmath=True, cache=True)
+@njit(fastmath=FUSED, cache=True)
 def _times_B(a, b, c, d, e, f):
     """B^T [a b c d e f]"""
     even, odd = e - FOUR * c, d - FOUR * b
@@ -171,14 +172,14 @@ def _times_B(a, b, c, d, e, f):
     return FOUR * a - FIVE * c + e, even + odd, even - odd, even2 + odd2, even2 - odd2, FOUR * b - FIVE * d + f
 
 
-@njit(fastmath=True, cache=True)
+@njit(fastmath=FUSED, cache=True)
 def _times_A(a, b, c, d, e, f):
     """A^T [a b c d e f]"""
     sum1, difference1, sum2, difference2 = b + c, b - c, d + e, d - e
     return (a + sum1 + sum2, difference1 + TWO * difference2, sum1 + FOUR * sum2, difference1 + EIGHT * difference2 + f)
 
 
-@njit(fastmath=True, cache=True)
+@njit(fastmath=FUSED, cache=True)
 def _times_A_transposed(a, b, c, d):
     """A [a b c d]"""
     even1, odd1, even2, odd2 = a + c, b + d, a + FOUR * c, TWO * b + EIGHT * d
