@@ -52,7 +52,7 @@ def add_run_flags(parser, dataset):
             elif isinstance(field.type, types.UnionType):                # int | None, float | None
                 options["type"] = field.type.__args__[0]
             else:
-                options["type"] = field.type if isinstance(field.type, type) else _integers
+                options["type"] = field.type if field.type in (int, float, str) else _integers
             if "type" in options:
                 options["metavar"] = {int: "N", float: "X", str: "NAME"}.get(options["type"], "N,N,...")
             group.add_argument("--" + field.name.replace("_", "-"), **options)

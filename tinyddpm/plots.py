@@ -27,7 +27,7 @@ def grid(images, columns=None, margin=1):
 class Film:
     """Some evenly spaced pictures of one reverse process: give it every Step, of the first batch and of later ones."""
 
-    def __init__(self, count=30, images=25):
+    def __init__(self, count=24, images=16):
         self.pictures, self.count, self.images = [], count, images
         self.first = self.previous = None
 
@@ -43,7 +43,7 @@ class Film:
 
     def save(self, path, seconds=4.0, hold=2.0):
         """Write a GIF that lasts so many seconds, holds its last picture and starts again."""
-        first, *others = [_image(p).convert("L" if p.shape[2] == 1 else "P") for p in self.pictures]
+        first, *others = [_image(p, 250).quantize(32) for p in self.pictures]
         each = max(20, round(1000 * seconds / len(self.pictures)))
         first.save(path, format="GIF", save_all=True, append_images=others, loop=0, optimize=True,
                    duration=[each] * len(others) + [round(1000 * hold)])
@@ -51,14 +51,15 @@ class Film:
 
 def save_png(path, picture):
     """Write a uint8 picture (H, W, 1 or 3), small ones enlarged to some 500 pixels."""
-    _image(picture).save(path, format="PNG", optimize=True)
+    _image(picture, 500).save(path, format="PNG", optimize=True)
 
 
-def _image(picture):
+def _image(picture, size):
+    """A picture for Pillow, its pixels repeated to fill `size` if it is smaller."""
     from PIL import Image                       # a part of matplotlib's installation
 
     image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
-    factor = max(1, 500 // max(image.size))
+    factor = max(1, size // max(image.size))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 

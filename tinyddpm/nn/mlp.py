@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from tinyddpm.backend import from_numpy, ops
+from tinyddpm.backend import from_numpy, ops, to_numpy
 from tinyddpm.nn.layers import Linear, SiLU
 from tinyddpm.nn.module import Module
 
@@ -27,8 +27,9 @@ class MLP(Module):
 
     def forward(self, x, t):
         """x (N, *shape), t (N,) integers 1..T -> y like x"""
-        if x.shape != (len(x), *self.shape) or np.shape(t) != (len(x),):
-            raise ValueError(f"MLP: x is {x.shape}, t {np.shape(t)}; expected (N, {str(self.shape)[1:]} and (N,)")
+        t = to_numpy(t)
+        if x.shape[1:] != self.shape or t.shape != (len(x),):
+            raise ValueError(f"MLP: x is {x.shape}, t {t.shape}; expected (N, *{self.shape}) and (N,)")
         temb = ops.time_embedding(from_numpy(t) - 1, TIME_WIDTH, x.dtype)
         h = self.first.forward(x.reshape(len(x), -1)) + self.time.forward(temb)
         return self.second.forward(self.silu.forward(h)).reshape(x.shape)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinyddpm.backend import from_numpy, generator, ops
+from tinyddpm.backend import from_numpy, generator, ops, to_numpy
 from tinyddpm.nn.layers import (NEAR_ZERO, Attention, Conv2d, Downsample, Embedding, GroupNormSiLU, Linear, ResBlock,
                                 SiLU, Upsample)
 from tinyddpm.nn.module import Module
@@ -136,6 +136,7 @@ class UNet(Module):
 
         Raises ValueError for shapes, times or labels that do not fit the configuration.
         """
+        t = to_numpy(t)
         labels = self._check(x, t, labels)
         rng = rng or self.rng
         # The paper's t = 1..T is counted from 0 in the embedding, as in the authors' code.
@@ -196,7 +197,7 @@ class UNet(Module):
         expected = (N, c.image_size, c.image_size, c.image_channels)
         if x.shape != expected:
             raise ValueError(f"UNet: x is {x.shape}; expected {expected}, (N, H, W, C)")
-        if np.shape(t) != (N,) or t.dtype.kind not in "iu" or N and t.min() < 1:
+        if t.shape != (N,) or t.dtype.kind not in "iu" or N and t.min() < 1:
             raise ValueError(f"UNet: t is {t!r}; expected {N} integers, counted from 1")
         if c.num_classes is None:
             if labels is not None:
