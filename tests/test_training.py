@@ -301,13 +301,16 @@ def test_run_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="nothing to resume"):
         run_folder(None, "digits", resume=True)
-    first, second = run_folder(None, "digits", False), run_folder(None, "digits", False)
-    assert (str(first), str(second)) == ("runs/digits", "runs/digits-2")
-    (second / "checkpoint.safetensors").touch()
-    assert run_folder(None, "digits", resume=True) == second
+    for expected in ("runs/digits", "runs/digits-2", "runs/digits-3"):
+        folder = run_folder(None, "digits", resume=False)
+        assert str(folder) == expected
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.safetensors").touch()
+    assert str(run_folder(None, "digits", resume=True)) == "runs/digits-3"
+    assert str(run_folder("runs/digits", "digits", resume=True)) == "runs/digits"
+    assert str(run_folder(None, "/some/pictures", resume=False)) == "runs/pictures"
     with pytest.raises(ValueError, match="already holds a run"):
-        run_folder("runs/digits-2", "digits", False)
-    assert run_folder("some/where", "digits", False).is_dir()
+        run_folder("runs/digits-2", "digits", resume=False)
 
 
 def test_metrics_that_cannot_be_read_start_anew(tmp_path):

@@ -5,7 +5,6 @@ from tinyddpm/ops, or its faster twin from tinyddpm/kernels, or a function of yo
 """
 
 import importlib
-import importlib.util
 import sys
 import zlib
 from types import SimpleNamespace
@@ -23,7 +22,7 @@ def use(backend="auto", overrides=None):
     """Fill the table of operations; may be called again at any time.
 
     backend: "numpy" (the readable code), "numba" (fast on a CPU), "cupy" (a GPU), or "auto":
-        numba where it is installed, else numpy.
+        numba where it can be imported, else numpy.
     overrides: a module whose functions replace the operations of the same name, forward and
         backward together. A fused operation that contains an overridden one falls back to its
         readable form, which is built from the parts.
@@ -33,7 +32,11 @@ def use(backend="auto", overrides=None):
     from tinyddpm import ops as readable
 
     if backend == "auto":
-        backend = "numba" if importlib.util.find_spec("numba") else "numpy"
+        try:
+            importlib.import_module("numba")
+            backend = "numba"
+        except ImportError:
+            backend = "numpy"
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)} or auto")
     twins, xp = _load(backend)

@@ -19,16 +19,17 @@ GRID_STEPS = 50         # of DDIM, for the grids on the way
 
 
 def run_folder(out, dataset, resume):
-    """The folder of a run, made if need be: `out`, or runs/DATASET, then runs/DATASET-2, ...
+    """The folder of a run, which fit will make: `out`, or runs/DATASET, then runs/DATASET-2, ...
 
     A new run never writes into the folder of an old one; to go on with that, resume. Raises
     ValueError where there is already, or not yet, something to go on with.
     """
     if out is None:
-        base = Path("runs") / Path(dataset).name
-        taken = [p for i in range(1, 1000) if (p := base.with_name(f"{base.name}-{i}" if i > 1 else base.name)).exists()]
-        folder = (taken[-1] if taken else base) if resume else base.with_name(
-            f"{base.name}-{len(taken) + 1}" if taken else base.name)
+        base, n = Path("runs") / Path(dataset).name, 1
+        numbered = lambda n: base.with_name(f"{base.name}-{n}") if n > 1 else base
+        while numbered(n).exists():
+            n += 1
+        folder = numbered(n - 1 if resume and n > 1 else n)
     else:
         folder = Path(out)
     checkpoint = folder / "checkpoint.safetensors"
@@ -36,7 +37,6 @@ def run_folder(out, dataset, resume):
         raise ValueError(f"nothing to resume: {checkpoint} does not exist")
     if not resume and checkpoint.exists():
         raise ValueError(f"{folder} already holds a run: go on with it by --resume, or choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -50,6 +50,7 @@ def fit(trainer, dataset, folder):
     c, path = trainer.preset.training, folder / "checkpoint.safetensors"
     mean, started, progress = None, trainer.steps_done, Progress()
     clock = deque([time.perf_counter()], maxlen=50)
+    folder.mkdir(parents=True, exist_ok=True)
     if started == 0:
         save_checkpoint(path, trainer)
     with Interrupt() as interrupt, open_metrics(folder / "metrics.csv", started) as file:
@@ -68,10 +69,13 @@ def fit(trainer, dataset, folder):
             metrics.writerow((step, f"{loss:.7g}", f"{trainer.grad_norm:.5g}", f"{rate:.5g}", f"{trainer.seconds:.3f}"))
 
             mean = loss if mean is None else mean + (loss - mean) / min(100, step - started)
-            speed = (len(clock) - 1) / (clock[-1] - clock[0])
-            left = 60 * c.minutes - trainer.seconds if c.minutes else (c.steps - step) / speed
-            progress.show(f"step {step:,}  loss {loss:.4f}  mean {mean:.4f}  {speed * c.batch_size:,.0f} images/s  "
-                          f"{duration(max(0, left))} left")
+            if step == started + 1:                         # the compilation says nothing about the speed
+                clock.popleft()
+            else:
+                speed = (len(clock) - 1) / (clock[-1] - clock[0])
+                left = 60 * c.minutes - trainer.seconds if c.minutes else (c.steps - step) / speed
+                progress.show(f"step {step:,}  loss {loss:.4f}  mean {mean:.4f}  {speed * c.batch_size:,.0f} images/s  "
+                              f"{duration(max(0, left))} left")
             if c.sample_every and step % c.sample_every == 0:
                 with trainer.averaged() as model:
                     images = sample.generate(model, trainer.preset.diffusion, GRID, seed=c.seed, sampler="ddim",
