@@ -39,9 +39,10 @@ def write(path, tensors, metadata):
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException:
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
         part.unlink(missing_ok=True)
-        raise
 
 
 def read(path, checked=True):
