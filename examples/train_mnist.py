@@ -36,7 +36,7 @@ def main(argv):
           f"files go to {folder}", flush=True)
 
     if not fit(trainer, dataset, folder):
-        print(f"stopped after step {trainer.steps_done:,} and saved; go on with: --resume --out {folder}")
+        print(f"stopped after step {trainer.steps_done:,} and saved; to go on, add: --resume --out {folder}")
         return 130
 
     metrics = read_metrics(folder / "metrics.csv")
