@@ -30,7 +30,7 @@ class MLP(Module):
         t = to_numpy(t)
         if x.shape[1:] != self.shape or t.shape != (len(x),):
             raise ValueError(f"MLP: x is {x.shape}, t {t.shape}; expected (N, *{self.shape}) and (N,)")
-        temb = ops.time_embedding(from_numpy(t) - 1, TIME_WIDTH, x.dtype)
+        temb = ops.time_embedding(from_numpy(t), TIME_WIDTH, x.dtype)
         h = self.first.forward(x.reshape(len(x), -1)) + self.time.forward(temb)
         return self.second.forward(self.silu.forward(h)).reshape(x.shape)
 

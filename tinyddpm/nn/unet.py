@@ -139,8 +139,7 @@ class UNet(Module):
         t = to_numpy(t)
         labels = self._check(x, t, labels)
         rng = rng or self.rng
-        # The paper's t = 1..T is counted from 0 in the embedding, as in the authors' code.
-        temb = ops.time_embedding(from_numpy(t) - 1, self.config.base_channels, x.dtype)
+        temb = ops.time_embedding(from_numpy(t), self.config.base_channels, x.dtype)
         temb = self.time1.forward(self.time_silu.forward(self.time0.forward(temb)))
         if labels is not None:
             temb = temb + self.labels.forward(from_numpy(labels))

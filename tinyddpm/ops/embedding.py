@@ -7,17 +7,18 @@ import numpy as np
 from tinyddpm.backend import array_module
 
 
-def time_embedding(position, width, dtype=np.float32):
-    """[sin(position f_i), cos(position f_i)] with frequencies f_i = exp(-i ln(10000) / (width / 2 - 1)).
+def time_embedding(t, width, dtype=np.float32):
+    """[sin((t - 1) f_i), cos((t - 1) f_i)] with frequencies f_i = exp(-i ln(10000) / (width / 2 - 1)).
 
-    position (N,), counted from 0 -> (N, width). It has no backward: positions are given, not learned.
+    t (N,), the paper's 1..T -> (N, width). The authors' code counts time from 0: hence, here alone, the t - 1.
+    It has no backward: times are given, not learned.
     Raises ValueError unless width is even and at least 4.
     """
     if width % 2 or width < 4:
         raise ValueError(f"time_embedding: width is {width}; expected an even number, at least 4")
-    xp = array_module(position)
+    xp = array_module(t)
     frequencies = xp.exp(xp.arange(width // 2) * (-math.log(10000) / (width // 2 - 1)))
-    angles = position[:, None] * frequencies
+    angles = (t - 1)[:, None] * frequencies
     return xp.concatenate([xp.sin(angles), xp.cos(angles)], axis=1).astype(dtype)
 
 
