@@ -37,7 +37,7 @@ def test_the_message_names_argument_index_and_both_values():
     (lambda dy, x: np.where(x > 1, np.nan, 2 * x * dy), "got nan"),
     (lambda dy, x: (2 * x * dy)[:1], "has shape"),
     (lambda dy, x: (2 * x * dy, None), "returned 2 gradients; expected 1"),
-    (lambda dy, x: np.multiply(2 * x, dy, out=dy), "backward changed argument"),
+    (lambda dy, x: np.multiply(2 * x, dy, out=dy), "backward changed dy in place"),
     (lambda dy, x: (2 * x + 1e-5) * dy, "worst at index"),
 ])
 def test_wrong_backwards_fail(backward, message):

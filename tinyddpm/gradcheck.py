@@ -31,30 +31,39 @@ def check(forward, backward, *arrays, tolerance=1e-7, seed=0):
     arrays = [a.copy() for a in arrays]
     floating = [i for i, a in enumerate(arrays) if a.dtype.kind == "f"]
 
-    def unchanged(before, after, what):
-        for i, (a, b) in enumerate(zip(before, after)):
-            assert np.array_equal(a, b, equal_nan=True), f"{what} changed argument {i} in place"
-
+    names = [f"argument {i}" for i in range(len(arrays))]
     given = [a.copy() for a in arrays]
     y, cache = forward(*given)
-    unchanged(arrays, given, "forward")
+    require_unchanged("forward", names, arrays, given)
     dy = np.asarray(np.random.default_rng(seed).standard_normal(np.shape(y)))
     passed = dy.copy()
     gradients = backward(passed if dy.ndim else float(dy), cache)
-    unchanged([dy, *arrays], [passed, *given], "backward")
+    require_unchanged("backward", ["dy", *names], [dy, *arrays], [passed, *given])
 
     gradients = gradients if isinstance(gradients, (tuple, list)) else (gradients,)
-    assert len(gradients) == len(floating), (
-        f"backward returned {len(gradients)} gradients; expected {len(floating)}, one for each float argument")
+    require(len(gradients) == len(floating),
+            f"backward returned {len(gradients)} gradients; expected {len(floating)}, one for each float argument")
     errors = [0.0]
     for i, got in zip(floating, gradients):
         a = arrays[i]
-        assert np.shape(got) == a.shape, f"argument {i}: its gradient has shape {np.shape(got)}; expected {a.shape}"
+        require(np.shape(got) == a.shape, f"{names[i]}: its gradient has shape {np.shape(got)}; expected {a.shape}")
         expected = np.empty_like(a)
         for index in np.ndindex(a.shape):
             expected[index] = central_difference(lambda: forward(*arrays)[0], a, index, dy)
-        errors.append(compare(expected, np.asarray(got), f"argument {i}", tolerance, NOISE))
+        errors.append(compare(expected, np.asarray(got), names[i], tolerance, NOISE))
     return max(errors)
+
+
+def require(condition, message):
+    """An assertion that python -O does not remove."""
+    if not condition:
+        raise AssertionError(message)
+
+
+def require_unchanged(who, names, before, after):
+    """The arrays are what they were: an operation changes no argument."""
+    for name, a, b in zip(names, before, after):
+        require(np.array_equal(a, b), f"{who} changed {name} in place")
 
 
 def central_difference(forward, a, index, dy):
@@ -109,7 +118,7 @@ def check_network(model, x, *inputs, tolerance=1e-6, seed=0):
     noise = np.finfo(np.float64).eps * np.sum(np.abs(dy * y)) / H
     errors = []
     for name, (a, gradient) in arrays.items():
-        assert gradient.shape == a.shape, f"{name}: its gradient has shape {gradient.shape}; expected {a.shape}"
+        require(gradient.shape == a.shape, f"{name}: its gradient has shape {gradient.shape}; expected {a.shape}")
         direction = rng.standard_normal(a.shape)
         middle = a.copy()
         a[...] = middle + H * direction
