@@ -1,7 +1,5 @@
 """The programs as people run them: in a process of their own, from another folder, with right and wrong flags."""
 
-import importlib.util
-import os
 import signal
 import subprocess
 import sys

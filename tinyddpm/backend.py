@@ -39,8 +39,8 @@ def use(backend="auto", overrides=None):
             backend = "numpy"
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)} or auto")
-    twins, xp = _load(backend)
     own = _operations_in(overrides, readable.TABLE) if overrides else {}
+    twins, xp = _load(backend)
     for fused, parts in readable.COMPOSED_OF.items():
         if own.keys() & set(parts):
             twins = {name: f for name, f in twins.items() if _forward_name(name) != fused}

@@ -17,7 +17,6 @@ from tinyddpm.kernels.blas import gemm
 from tinyddpm.ops.conv import check_conv2d
 from tinyddpm.ops.norm import check_group_norm
 
-
 ONE, HALF = np.float32(1), np.float32(0.5)
 
 
@@ -76,7 +75,7 @@ def conv2d(x, w, b, stride=1, padding=None):
     if winograd.pays(w, stride, padding):
         return winograd.convolve(x, w, b), (x, w, None)
     (top, bottom), (left, right) = pads
-    (N, H, W, C), (kh, kw, _, K) = x.shape, w.shape
+    (N, H, W, _), (kh, kw, _, K) = x.shape, w.shape
     y = np.empty((N, (H + top + bottom - kh) // stride + 1, (W + left + right - kw) // stride + 1, K), x.dtype)
     _conv(x, w.reshape(-1, K), b, kh, kw, stride, top, left, y, min(numba.get_num_threads(), N))
     return y, (x, w, (stride, top, left))
@@ -164,7 +163,15 @@ def _conv_backward(x, w, kh, kw, stride, top, left, dy, dx, dw, db):
 
 # ---- group_norm, alone or with SiLU: a sample stays in cache for its three passes (mean, variance, result) ----
 
-def group_norm(x, gamma, beta, groups, eps=1e-6, silu=False):
+def group_norm(x, gamma, beta, groups, eps=1e-6):
+    return _normalize(x, gamma, beta, groups, eps, silu=False)
+
+
+def group_norm_silu(x, gamma, beta, groups, eps=1e-6):
+    return _normalize(x, gamma, beta, groups, eps, silu=True)
+
+
+def _normalize(x, gamma, beta, groups, eps, silu):
     check_group_norm(x, gamma, beta, groups)
     tokens = np.ascontiguousarray(x).reshape(len(x), -1, x.shape[-1])
     y = np.empty_like(tokens)
@@ -181,12 +188,8 @@ def group_norm_backward(dy, cache):
     return dx.reshape(dy.shape), dgamma.sum(axis=0), dbeta.sum(axis=0)
 
 
-def group_norm_silu(x, gamma, beta, groups, eps=1e-6):
-    return group_norm(x, gamma, beta, groups, eps, silu=True)
-
-
 def group_norm_silu_backward(dy, cache):
-    return group_norm_backward(dy, cache)
+    return group_norm_backward(dy, cache)         # the cache says whether SiLU followed
 
 
 def exp(x):
