@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from tinyddpm.diffusion import objective, process, sample, schedule
-from tinyddpm.gradcheck import check
-from tinyddpm.nn import MLP
+from tinyddpm.diffusion import process, sample, schedule
 
 S = schedule.linear()
 
@@ -118,84 +116,54 @@ def test_conversions_agree_and_undo_each_other():
 
 
 def test_reverse_step_with_and_without_clipping():
-    eps = EPS * 3                                            # points far outside of the data's range
-    mean, variance, x0 = process.p_mean_variance(S, eps, XT, TIMES, clip=False, variance="small")
-    np.testing.assert_allclose(mean, process.mu_from_eps(S, XT, TIMES, eps), atol=1e-10)
+    far = process.x0_from_eps(S, XT, TIMES, EPS * 3)         # far outside of the data's range
+    mean, variance, x0 = process.p_mean_variance(S, far, XT, TIMES, clip=False, variance="small")
+    np.testing.assert_allclose(mean, process.mu_from_eps(S, XT, TIMES, EPS * 3), atol=1e-10)
+    np.testing.assert_array_equal(x0, far)
     np.testing.assert_array_equal(variance.ravel(), S.variance("small")[TIMES])
-    clipped, _, x0_clipped = process.p_mean_variance(S, eps, XT, TIMES, clip=True)
-    np.testing.assert_allclose(x0_clipped, np.clip(x0, -1, 1))
-    np.testing.assert_allclose(clipped, process.mu_from_x0(S, XT, TIMES, np.clip(x0, -1, 1)))
+    clipped, _, x0_clipped = process.p_mean_variance(S, far, XT, TIMES, clip=True)
+    np.testing.assert_allclose(x0_clipped, np.clip(far, -1, 1))
+    np.testing.assert_allclose(clipped, process.mu_from_x0(S, XT, TIMES, np.clip(far, -1, 1)))
+
+
+def test_a_learned_variance_lies_between_the_two_in_log_space():
+    for v, expected in [(-1, S.variance("small")), (1, S.beta), (0, np.sqrt(S.variance("small") * S.beta))]:
+        _, variance, _ = process.p_mean_variance(S, X0, XT, TIMES, variance="learned", v=np.full_like(X0, v))
+        np.testing.assert_allclose(variance[:, 0, 0], expected[TIMES], rtol=1e-12)
 
 
 def test_float32_stays_float32():
     x0, eps = X0.astype(np.float32), EPS.astype(np.float32)
     xt = process.q_sample(S, x0, TIMES, eps)
     assert xt.dtype == np.float32
-    assert {a.dtype for a in process.p_mean_variance(S, eps, xt, TIMES)} == {np.dtype(np.float32)}
-
-
-# ---- the objective ----
-
-@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
-def test_l_simple_and_its_gradient(prediction):
-    """Eq. 14 computed apart, and its gradient by differences of every parameter of a small network."""
-    a = np.sqrt(S.alpha_bar[TIMES])[:, None, None]
-    target = {"eps": EPS, "x0": X0, "v": a * EPS - np.sqrt(1 - a**2) * X0}[prediction]
-    model = MLP((3, 2), hidden=4, dtype=np.float64)
-
-    def forward(values):
-        model.flat_values[...] = values
-        y = model.forward(process.q_sample(S, X0, TIMES, EPS), TIMES)
-        model.flat_grads[...] = 0
-        loss = objective.l_simple(model, S, X0, TIMES, EPS, prediction)
-        assert loss == pytest.approx(np.mean((target - y) ** 2), rel=1e-9)
-        return loss, model.flat_grads.copy()
-
-    values = model.flat_values.copy()
-    assert check(forward, lambda dloss, gradient: dloss * gradient, values) < 1e-7
-    with pytest.raises(AssertionError):
-        check(forward, lambda dloss, gradient: 2 * dloss * gradient, values)
-
-
-def test_a_perfect_prediction_of_any_kind_is_the_noise():
-    class Oracle:
-        training = False
-
-        def forward(self, x, t):
-            return target
-
-    for prediction, (make_target, _) in objective.PREDICTIONS.items():
-        target = make_target(S, X0, XT, TIMES, EPS)
-        predict_eps = objective.noise_predictor(Oracle(), S, prediction)
-        np.testing.assert_allclose(predict_eps(XT, TIMES), EPS, atol=1e-10)
-
-
-def test_sampling_in_training_mode_is_refused():
-    with pytest.raises(ValueError, match="model.eval"):
-        objective.noise_predictor(MLP((2,)).train(), S)
+    assert {a.dtype for a in process.p_mean_variance(S, x0, xt, TIMES)} == {np.dtype(np.float32)}
 
 
 # ---- samplers, with exact denoisers ----
 
-def gaussian(mean, std):
-    """The best eps for data from N(mean, std^2): E[eps | x_t]."""
+def reverse(predict_eps, variance, clip):
+    return lambda x, t: process.p_mean_variance(S, process.x0_from_eps(S, x, t, predict_eps(x, t)), x, t, clip, variance)
+
+
+def gaussian(mean, std, variance="large", clip=False):
+    """p with the best eps for data from N(mean, std^2): E[eps | x_t]."""
     def predict_eps(x, t):
         alpha_bar = S.alpha_bar[t].reshape(-1, *[1] * (x.ndim - 1))
         return np.sqrt(1 - alpha_bar) * (x - np.sqrt(alpha_bar) * mean) / (alpha_bar * std**2 + 1 - alpha_bar)
-    return predict_eps
+    return reverse(predict_eps, variance, clip)
 
 
-def mixture(means, std, weights):
-    """The best eps for a mixture of Gaussians in d dimensions: means (M, d), one std, weights (M,)."""
+def mixture(means, std, weights, variance="large"):
+    """p with the best eps for a mixture of Gaussians in d dimensions: means (M, d), one std, weights (M,)."""
     def predict_eps(x, t):
         alpha_bar = S.alpha_bar[t[0]]
-        variance = alpha_bar * std**2 + 1 - alpha_bar
+        spread = alpha_bar * std**2 + 1 - alpha_bar
         offset = x[:, None] - np.sqrt(alpha_bar) * means                          # (N, M, d)
-        log = np.log(weights) - (offset**2).sum(-1) / (2 * variance)
+        log = np.log(weights) - (offset**2).sum(-1) / (2 * spread)
         posterior = np.exp(log - log.max(axis=1, keepdims=True))
         posterior /= posterior.sum(axis=1, keepdims=True)
-        return np.sqrt(1 - alpha_bar) * (posterior[..., None] * offset).sum(1) / variance
-    return predict_eps
+        return np.sqrt(1 - alpha_bar) * (posterior[..., None] * offset).sum(1) / spread
+    return reverse(predict_eps, variance, clip=False)
 
 
 def exact_std(std, step_coefficients):
@@ -219,12 +187,12 @@ def linear_steps(std, times, eta, kind=None):
 
 
 N = 20_000
-SAMPLERS = {
-    "algorithm 2, large": (lambda p, x, r: sample.ddpm(p, S, x, r, clip=False), lambda std: linear_steps(std, range(1000, 0, -1), 0, "large")),
-    "algorithm 2, small": (lambda p, x, r: sample.ddpm(p, S, x, r, clip=False, variance="small"), lambda std: linear_steps(std, range(1000, 0, -1), 0, "small")),
-    "ddim 50": (lambda p, x, r: sample.ddim(p, S, x, r, 50, clip=False), lambda std: linear_steps(std, sample.ddim_times(1000, 50), 0)),
-    "ddim 100, eta 0.5": (lambda p, x, r: sample.ddim(p, S, x, r, 100, 0.5, clip=False), lambda std: linear_steps(std, sample.ddim_times(1000, 100), 0.5)),
-    "ddim 1000, eta 1": (lambda p, x, r: sample.ddim(p, S, x, r, 1000, 1.0, clip=False), lambda std: linear_steps(std, range(1000, 0, -1), 1)),
+SAMPLERS = {        # name -> the variance of p, the sampler, the steps of its linear recursion
+    "algorithm 2, large": ("large", lambda p, x, r: sample.ddpm(p, x, r, 1000), lambda std: linear_steps(std, range(1000, 0, -1), 0, "large")),
+    "algorithm 2, small": ("small", lambda p, x, r: sample.ddpm(p, x, r, 1000), lambda std: linear_steps(std, range(1000, 0, -1), 0, "small")),
+    "ddim 50": ("large", lambda p, x, r: sample.ddim(p, S, x, r, 50), lambda std: linear_steps(std, sample.ddim_times(1000, 50), 0)),
+    "ddim 100, eta 0.5": ("large", lambda p, x, r: sample.ddim(p, S, x, r, 100, 0.5), lambda std: linear_steps(std, sample.ddim_times(1000, 100), 0.5)),
+    "ddim 1000, eta 1": ("large", lambda p, x, r: sample.ddim(p, S, x, r, 1000, 1.0), lambda std: linear_steps(std, range(1000, 0, -1), 1)),
 }
 
 
@@ -232,9 +200,9 @@ SAMPLERS = {
 @pytest.mark.parametrize("mean, std", [(0.3, 1.0), (-0.5, 0.5)])
 def test_a_gaussian_is_recovered(name, mean, std):
     """Mean and variance within sampling error of what the sampler's own linear recursion gives, which is near the data's."""
-    run, steps = SAMPLERS[name]
+    variance, run, steps = SAMPLERS[name]
     rng = np.random.default_rng(1)
-    x = sample.last(run(gaussian(mean, std), rng.standard_normal((N, 1)), rng))
+    x = sample.last(run(gaussian(mean, std, variance), rng.standard_normal((N, 1)), rng))
     expected = exact_std(std, steps(std))
     assert x.mean() == pytest.approx(mean, abs=4 * std / N**0.5 + 0.01)           # x_T keeps 0.6% of the mean back
     assert x.std() == pytest.approx(expected, rel=4 / (2 * N) ** 0.5)
@@ -244,8 +212,8 @@ def test_a_gaussian_is_recovered(name, mean, std):
 def test_noise_at_the_last_step_would_be_seen():
     """The steps of Algorithm 2 with large variance reproduce N(0, 1); noise at t = 1 would not change that much, so look at it alone."""
     rng = np.random.default_rng(1)
-    *_, before, final = sample.ddpm(gaussian(0, 1.0), S, rng.standard_normal((1000, 1)), rng, clip=False)
-    mean, _, _ = process.p_mean_variance(S, gaussian(0, 1.0)(before.x, np.full(1000, 1)), before.x, 1, clip=False)
+    *_, before, final = sample.ddpm(gaussian(0, 1.0), rng.standard_normal((1000, 1)), rng, 1000)
+    mean, _, _ = gaussian(0, 1.0)(before.x, np.full(1000, 1))
     np.testing.assert_array_equal(final.x, mean)
     assert (before.t, final.t) == (2, 1)
 
@@ -256,7 +224,7 @@ def test_noise_at_the_last_step_would_be_seen():
     (np.array([[-0.7, -0.7], [0.0, 0.8], [0.7, -0.3]]), 0.15, np.array([0.25, 0.6, 0.15]))])
 def test_a_mixture_is_recovered(name, means, std, weights):
     rng, n = np.random.default_rng(2), 4000
-    x = sample.last(SAMPLERS[name][0](mixture(means, std, weights), rng.standard_normal((n, means.shape[1])), rng))
+    x = sample.last(SAMPLERS[name][1](mixture(means, std, weights, SAMPLERS[name][0]), rng.standard_normal((n, means.shape[1])), rng))
     nearest = ((x[:, None] - means) ** 2).sum(-1).argmin(1)
     for m in range(len(weights)):
         mode = x[nearest == m]
@@ -271,7 +239,7 @@ def test_ddim_with_eta_1_is_algorithm_2_in_distribution():
     quantiles = []
     for name in ("algorithm 2, small", "ddim 1000, eta 1"):
         rng = np.random.default_rng(len(name))
-        x = sample.last(SAMPLERS[name][0](mixture(means, 0.2, weights), rng.standard_normal((N, 1)), rng))
+        x = sample.last(SAMPLERS[name][1](mixture(means, 0.2, weights, SAMPLERS[name][0]), rng.standard_normal((N, 1)), rng))
         quantiles.append(np.mean(x < np.linspace(-1.2, 1.3, 26), axis=0))
     assert np.abs(quantiles[0] - quantiles[1]).max() < 1.63 * (2 / N) ** 0.5       # Kolmogorov-Smirnov at 1%
 
@@ -290,13 +258,13 @@ def test_eta_0_is_a_function_of_the_noise_it_starts_from():
     start = np.random.default_rng(0).standard_normal((5, 1))
     a, b = (sample.last(sample.ddim(gaussian(0.2, 0.5), S, start, np.random.default_rng(s), 20)) for s in (1, 2))
     np.testing.assert_array_equal(a, b)
-    a, b = (sample.last(sample.ddpm(gaussian(0.2, 0.5), S, start, np.random.default_rng(s))) for s in (1, 2))
+    a, b = (sample.last(sample.ddpm(gaussian(0.2, 0.5), start, np.random.default_rng(s), 1000)) for s in (1, 2))
     assert not np.allclose(a, b)
 
 
 def test_every_step_shows_its_estimate_of_the_data():
     rng = np.random.default_rng(0)
-    steps = list(sample.ddim(gaussian(0.5, 0.01), S, rng.standard_normal((4, 1)), rng, 10))
+    steps = list(sample.ddim(gaussian(0.5, 0.01, clip=True), S, rng.standard_normal((4, 1)), rng, 10))
     assert [s.t for s in steps] == sample.ddim_times(1000, 10)
     np.testing.assert_allclose(steps[-1].x, steps[-1].x0, atol=1e-6)
     assert all(np.all(np.abs(s.x0) <= 1) for s in steps)

@@ -284,7 +284,7 @@ def test_after_a_crash_the_run_goes_on_from_its_last_checkpoint(tmp_path, monkey
 
 def test_a_loss_that_is_not_finite_names_step_and_checkpoint(tmp_path, monkeypatch):
     trainer = Trainer(TINY)
-    monkeypatch.setattr("tinyddpm.training.trainer.l_simple",
+    monkeypatch.setattr("tinyddpm.training.trainer.objective.evaluate",
                         lambda *a, **k: np.nan if trainer.steps_done == 7 else 0.5)
     with pytest.raises(ValueError, match="not finite.*step 8; the last checkpoint stays in .*checkpoint.safetensors"):
         fit(trainer, DATA, tmp_path)

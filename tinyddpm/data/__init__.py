@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyddpm.data import folder, mnist
+from tinyddpm.data import cifar10, folder, mnist
 
-NAMES = ("digits", "mnist", "fashion-mnist")
+NAMES = ("digits", "mnist", "fashion-mnist", "cifar10")
 
 
 class Dataset:
@@ -43,6 +43,8 @@ def load(name, config, split="train", data_dir=None):
         dataset = Dataset(*mnist.load_digits())
     elif name in mnist.CHECKSUMS:
         dataset = Dataset(*mnist.load(name, split, data_dir))
+    elif name == "cifar10":
+        dataset = Dataset(*cifar10.load(split, data_dir))
     elif Path(name).is_dir():
         dataset = Dataset(folder.load(name, config.image_size, config.image_channels))
     else:

@@ -3,26 +3,32 @@
 from dataclasses import dataclass
 
 from tinyddpm.diffusion import schedule
-from tinyddpm.diffusion.objective import PREDICTIONS
+from tinyddpm.diffusion.objective import LOSSES, PREDICTIONS
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The forward process, what the network predicts, and the variance of the reverse process. The paper's by default."""
+    """The forward process, what the network predicts and is trained by, and the reverse process's variance. The paper's by default."""
 
     T: int = 1000
     schedule: str = "linear"            # linear, quadratic, constant, cosine
     beta_1: float = 1e-4
     beta_T: float = 0.02
-    prediction: str = "eps"             # eps, x0, v
-    variance: str = "large"             # sigma_t^2 of the reverse process: large (beta_t) or small (beta_tilde_t)
+    prediction: str = "eps"             # eps, x0, mu (mu_tilde), v
+    variance: str = "large"             # sigma_t^2 of the reverse process: large (beta_t), small (beta_tilde_t), learned
+    loss: str = "simple"                # simple (L_simple), L (the variational bound), hybrid (for a learned variance)
 
     def __post_init__(self):
-        if self.T < 1:
-            raise ValueError(f"T is {self.T}; expected at least 1")
-        if self.prediction not in PREDICTIONS:
-            raise ValueError(f"prediction is {self.prediction!r}; expected {', '.join(PREDICTIONS)}")
-        self.make_schedule().variance(self.variance)
+        if self.T < 2:
+            raise ValueError(f"T is {self.T}; expected at least 2")
+        for name, choices in (("prediction", PREDICTIONS), ("loss", LOSSES), ("variance", ("large", "small", "learned"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {', '.join(choices)}")
+        if self.loss == "simple" and self.variance == "learned":
+            raise ValueError("L_simple teaches no variance: a learned one needs --loss hybrid or L")
+        if self.loss == "hybrid" and self.variance != "learned":
+            raise ValueError(f"the hybrid loss is made for a learned variance; here it is {self.variance}")
+        self.make_schedule()
 
     def make_schedule(self):
         """The Schedule with its tables."""

@@ -1,36 +1,108 @@
-"""What training minimizes, and what the network is asked to predict."""
+"""What training minimizes, and what the network is asked to predict.
 
-from tinyddpm.backend import ops
+A loss is a function of the network's output y that returns its value and its gradient by y. The network's output has
+the shape of the data, or twice its channels, [prediction, v], where the variance of the reverse process is learned.
+"""
+
+from collections import namedtuple
+
+import numpy as np
+
+from tinyddpm.backend import array_module, ops
 from tinyddpm.diffusion import process
+from tinyddpm.diffusion.likelihood import bound_terms, bound_terms_backward
+from tinyddpm.diffusion.schedule import per_sample
 
-# What the network may predict: name -> (the target, how the noise follows from the prediction).
+Prediction = namedtuple("Prediction", "target to_x0 x0_slope")
+Prediction.__doc__ = """What a network may predict: target(s, x0, xt, t, eps); to_x0(s, xt, t, prediction), the x_0 that
+follows from it; and x0_slope(s, t), the derivative of that x_0 by the prediction."""
+
 PREDICTIONS = {
-    "eps": (lambda s, x0, xt, t, eps: eps, lambda s, xt, t, y: y),
-    "x0": (lambda s, x0, xt, t, eps: x0, process.eps_from_x0),
-    "v": (lambda s, x0, xt, t, eps: process.v_from_eps(s, xt, t, eps), process.eps_from_v),
+    "eps": Prediction(lambda s, x0, xt, t, eps: eps, process.x0_from_eps,
+                      lambda s, t: -np.sqrt((1 - s.alpha_bar[t]) / s.alpha_bar[t])),
+    "x0": Prediction(lambda s, x0, xt, t, eps: x0, lambda s, xt, t, y: y, lambda s, t: np.ones(np.shape(t))),
+    "mu": Prediction(lambda s, x0, xt, t, eps: process.mu_from_x0(s, xt, t, x0), process.x0_from_mu,
+                     lambda s, t: 1 / process.posterior_coefficients(s, t)[0]),
+    "v": Prediction(lambda s, x0, xt, t, eps: process.v_from_eps(s, xt, t, eps), process.x0_from_v,
+                    lambda s, t: -np.sqrt(1 - s.alpha_bar[t])),
 }
 
 
-def l_simple(model, s, x0, t, eps, prediction="eps", **inputs):
-    """One evaluation of L_simple (Eq. 14) with its gradient: the inner lines of Algorithm 1.
+def l_simple(s, x0, xt, t, eps, y, prediction="eps", variance="large"):
+    """L_simple (Eq. 14): the mean over all elements of (target - prediction)^2. Returns the loss and its gradient by y."""
+    predicted, v = split(y, variance)
+    loss, cache = ops.mean_squared_error(predicted, PREDICTIONS[prediction].target(s, x0, xt, t, eps))      # Eq. 14
+    dv = None if v is None else array_module(v).zeros_like(v)
+    return loss, join(ops.mean_squared_error_backward(1.0, cache), dv)
+
+
+def l_bound(s, x0, xt, t, eps, y, prediction="eps", variance="large", through_mean=True):
+    """L, the variational bound (Eq. 5) in bits per dimension: the mean of its terms L_{t-1}, without the constant L_T.
+
+    For t uniform on 1..T this is 1 / T of the bound. For a fixed variance its terms t > 1 are Eq. 12: Eq. 14 with
+    weights. through_mean: False stops the gradient at the mean, so that L teaches the variance alone.
+    Returns the loss and its gradient by y.
+    """
+    predicted, v = split(y, variance)
+    chosen = PREDICTIONS[prediction]
+    mean, sigma2, _ = process.p_mean_variance(s, chosen.to_x0(s, xt, t, predicted), xt, t, clip=False, variance=variance, v=v)
+    terms, cache = bound_terms(s, x0, xt, t, mean, array_module(y).log(sigma2))                             # Eq. 5
+    dmean, dlog_variance = bound_terms_backward(array_module(y).full_like(terms, 1 / len(terms)), cache)
+    slope = process.posterior_coefficients(s, t)[0] * chosen.x0_slope(s, t) * through_mean    # d mean / d prediction
+    dv = None
+    if v is not None:
+        dv = dlog_variance * per_sample((np.log(s.beta[t]) - np.log(s.variance("small")[t])) / 2, v)
+    return terms.mean(), join(per_sample(slope, y) * dmean, dv)
+
+
+def l_hybrid(s, x0, xt, t, eps, y, prediction="eps", variance="learned"):
+    """L_simple + T / 1000 L, where L teaches the variance alone (Nichol and Dhariwal 2021, Eq. 16)."""
+    simple, dsimple = l_simple(s, x0, xt, t, eps, y, prediction, variance)
+    bound, dbound = l_bound(s, x0, xt, t, eps, y, prediction, variance, through_mean=False)
+    weight = s.T / 1000
+    return simple + weight * bound, dsimple + weight * dbound
+
+
+LOSSES = {"simple": l_simple, "L": l_bound, "hybrid": l_hybrid}
+
+
+def evaluate(model, s, x0, t, eps, loss="simple", prediction="eps", variance="large", **inputs):
+    """The loss on a batch, with its gradient added up in the model: the inner lines of Algorithm 1.
 
     model: its forward(xt, t, **inputs) makes the prediction, its backward adds up the gradients
     x0, eps (N, ...): data in [-1, 1] and standard normal noise; t (N,) integers 1..T
-    prediction: what the network predicts, "eps" as in the paper, or "x0" or "v"
-    Returns the loss, the mean over all elements of (target - prediction)^2.
+    loss: "simple", "L" or "hybrid"; prediction: "eps" as in the paper, "x0", "mu" (mu_tilde) or "v"
     """
     xt = process.q_sample(s, x0, t, eps)
-    y = model.forward(xt, t, **inputs)
-    target = PREDICTIONS[prediction][0](s, x0, xt, t, eps)
-    loss, cache = ops.mean_squared_error(y, target)                      # Eq. 14
-    model.backward(ops.mean_squared_error_backward(1.0, cache))
-    return loss
+    value, dy = LOSSES[loss](s, x0, xt, t, eps, model.forward(xt, t, **inputs), prediction, variance)
+    model.backward(dy)
+    return value
 
 
-def noise_predictor(model, s, prediction="eps", labels=None):
-    """predict_eps(x, t) of a network in evaluation mode, whatever it predicts; labels (N,) for one with classes."""
+def reverse_process(model, s, prediction="eps", variance="large", clip=True, labels=None):
+    """p(xt, t) of a network in evaluation mode: the mean, the variance and the x_0 of p(x_{t-1} | x_t), for t (N,).
+
+    labels (N,) for a network with classes
+    """
     if model.training:
-        raise ValueError("sampling needs the model in evaluation mode (dropout off): call model.eval() first")
+        raise ValueError("the reverse process needs the model in evaluation mode (dropout off): call model.eval() first")
     inputs = {} if labels is None else {"labels": labels}
-    to_eps = PREDICTIONS[prediction][1]
-    return lambda x, t: to_eps(s, x, t, model.forward(x, t, **inputs))
+
+    def p(xt, t):
+        predicted, v = split(model.forward(xt, t, **inputs), variance)
+        return process.p_mean_variance(s, PREDICTIONS[prediction].to_x0(s, xt, t, predicted), xt, t, clip, variance, v)
+
+    return p
+
+
+def split(y, variance):
+    """A network's output as (prediction, v), v None unless the variance is learned."""
+    if variance != "learned":
+        return y, None
+    half = y.shape[-1] // 2
+    return y[..., :half], y[..., half:]
+
+
+def join(dprediction, dv):
+    """The gradient by the output from those by its parts."""
+    return dprediction if dv is None else array_module(dprediction).concatenate([dprediction, dv], axis=-1)

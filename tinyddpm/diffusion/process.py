@@ -35,16 +35,26 @@ def q_posterior(s, x0, xt, t):
     return mu_from_x0(s, xt, t, x0), per_sample(s.beta_tilde[t], xt)                             # Eq. 6
 
 
-def p_mean_variance(s, eps, xt, t, clip=True, variance="large"):
-    """The reverse step p(x_{t-1} | x_t) for a predicted noise eps (Eq. 1).
+def p_mean_variance(s, x0, xt, t, clip=True, variance="large", v=None):
+    """The reverse step p(x_{t-1} | x_t) for a predicted x_0 (Eq. 1).
 
-    clip: limit the x_0 that eps points to to the data's range [-1, 1] before the mean is formed
-    Returns the mean, the variance ("large" or "small", as in Schedule.variance) and that x_0.
+    clip: limit that x_0 to the data's range [-1, 1] before the mean is formed
+    variance: "large" or "small" as in Schedule.variance, or "learned", for which v is the network's output
+    Returns the mean, the variance and the x_0 that the mean was formed with.
     """
-    x0 = x0_from_eps(s, xt, t, eps)
     if clip:
         x0 = array_module(x0).clip(x0, -1, 1)
-    return mu_from_x0(s, xt, t, x0), per_sample(s.variance(variance)[t], xt), x0
+    if variance == "learned":
+        sigma2 = array_module(xt).exp(learned_log_variance(s, v, t))
+    else:
+        sigma2 = per_sample(s.variance(variance)[t], xt)
+    return mu_from_x0(s, xt, t, x0), sigma2, x0
+
+
+def learned_log_variance(s, v, t):
+    """log sigma_t^2 between that of beta_tilde_t, at v = -1, and that of beta_t, at v = 1 (Nichol and Dhariwal 2021, Eq. 15)."""
+    small, large = np.log(s.variance("small")[t]), np.log(s.beta[t])
+    return per_sample((small + large) / 2, v) + per_sample((large - small) / 2, v) * v
 
 
 def x0_from_eps(s, xt, t, eps):

@@ -1,7 +1,8 @@
 """From noise to data: the paper's Algorithm 2, and DDIM, which takes fewer steps.
 
 Both are generators that yield a Step for each step of the way, so that the caller can watch, draw or
-stop; `last` runs one to its end. predict_eps(x, t) with t (N,) stands for the network.
+stop; `last` runs one to its end. p(xt, t), t (N,), is the reverse process: the mean, the variance and the
+x_0 of p(x_{t-1} | x_t), see objective.reverse_process and process.p_mean_variance.
 """
 
 import math
@@ -10,8 +11,8 @@ from collections import namedtuple
 import numpy as np
 
 from tinyddpm.backend import array_module, generator, to_numpy
-from tinyddpm.diffusion.objective import noise_predictor
-from tinyddpm.diffusion.process import eps_from_x0, p_mean_variance, x0_from_eps
+from tinyddpm.diffusion.objective import reverse_process
+from tinyddpm.diffusion.process import eps_from_x0
 from tinyddpm.diffusion.schedule import per_sample
 
 BATCH = 64          # images that are sampled together
@@ -20,16 +21,14 @@ Step = namedtuple("Step", "t x x0")
 Step.__doc__ = """After a step from time t: x, the new and less noisy image, and x0, the estimate of the data it was made from."""
 
 
-def ddpm(predict_eps, s, xT, rng, clip=True, variance="large"):
-    """Algorithm 2: T steps, from t = T down to 1.
+def ddpm(p, xt, rng, start):
+    """Algorithm 2, from t = start, T for new images, down to 1.
 
-    xT (N, ...): standard normal noise to start from; rng: the generator of the noise of each step
-    clip: limit each estimate of x_0 to [-1, 1]; variance: sigma_t^2, "large" or "small"
+    xt (N, ...): x at that time, for T standard normal noise; rng: the generator of the noise of each step
     """
-    x = xT
-    for t in range(s.T, 0, -1):
-        eps = predict_eps(x, np.full(len(x), t))
-        mean, sigma2, x0 = p_mean_variance(s, eps, x, t, clip, variance)
+    x = xt
+    for t in range(start, 0, -1):
+        mean, sigma2, x0 = p(x, np.full(len(x), t))
         if t > 1:
             x = mean + array_module(x).sqrt(sigma2) * rng.standard_normal(x.shape, dtype=x.dtype)     # Algorithm 2, line 4
         else:
@@ -37,7 +36,7 @@ def ddpm(predict_eps, s, xT, rng, clip=True, variance="large"):
         yield Step(t, x, x0)
 
 
-def ddim(predict_eps, s, xT, rng, steps=50, eta=0.0, clip=True):
+def ddim(p, s, xT, rng, steps=50, eta=0.0):
     """DDIM (Song, Meng, Ermon 2020, their Eq. 12): `steps` times spread evenly over 1..T, T and 1 included.
 
     eta scales the noise of each step: 0 makes the result a function of xT, 1 makes the steps
@@ -47,12 +46,9 @@ def ddim(predict_eps, s, xT, rng, steps=50, eta=0.0, clip=True):
         raise ValueError(f"ddim: eta is {eta}; expected 0 to 1")
     x, times = xT, ddim_times(s.T, steps)
     for t, previous in zip(times, [*times[1:], 0]):
-        eps = predict_eps(x, np.full(len(x), t))
-        x0 = x0_from_eps(s, x, t, eps)
+        _, _, x0 = p(x, np.full(len(x), t))
+        eps = eps_from_x0(s, x, t, x0)
         alpha_bar, alpha_bar_previous = s.alpha_bar[t], s.alpha_bar[previous]
-        if clip:
-            x0 = array_module(x0).clip(x0, -1, 1)
-            eps = eps_from_x0(s, x, t, x0)
         sigma = eta * np.sqrt((1 - alpha_bar_previous) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_previous))
         x = per_sample(np.sqrt(alpha_bar_previous), x) * x0 + per_sample(np.sqrt(1 - alpha_bar_previous - sigma**2), x) * eps
         if sigma > 0:
@@ -91,9 +87,9 @@ def generate(model, diffusion, count, seed=0, sampler="ddpm", steps=50, eta=0.0,
         rng, stop = generator(seed, "sample", start), min(count, start + BATCH)
         shape = (stop - start, config.image_size, config.image_size, config.image_channels)
         xT = rng.standard_normal(shape, dtype=np.float32)
-        predict_eps = noise_predictor(model, s, diffusion.prediction, None if labels is None else labels[start:stop])
-        for step in (ddpm(predict_eps, s, xT, rng, variance=diffusion.variance) if sampler == "ddpm"
-                     else ddim(predict_eps, s, xT, rng, steps, eta)):
+        p = reverse_process(model, s, diffusion.prediction, diffusion.variance,
+                            labels=None if labels is None else labels[start:stop])
+        for step in ddpm(p, xT, rng, s.T) if sampler == "ddpm" else ddim(p, s, xT, rng, steps, eta):
             number += 1
             if watch:
                 watch(step, number, total)

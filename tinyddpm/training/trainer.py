@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from tinyddpm.backend import from_numpy, generator
-from tinyddpm.diffusion.objective import l_simple
+from tinyddpm.diffusion import objective
 from tinyddpm.nn import UNet
 from tinyddpm.training.optimizer import Adam
 
@@ -45,7 +45,7 @@ class Trainer:
         if c.flip:
             mirrored = from_numpy(choices.random(N) < 0.5)
             x0[mirrored] = x0[mirrored][:, :, ::-1]
-        inputs = {"prediction": self.preset.diffusion.prediction, "rng": rng}
+        inputs, diffusion = {"rng": rng}, self.preset.diffusion
         if self.preset.model.num_classes is not None:
             if labels is None:
                 raise ValueError("Trainer.step: the model has classes; expected labels")
@@ -54,7 +54,8 @@ class Trainer:
         eps = rng.standard_normal(x0.shape, dtype=np.float32)
 
         self.model.flat_grads.fill(0)
-        loss = float(l_simple(self.model, self.schedule, x0, t, eps, **inputs))
+        loss = float(objective.evaluate(self.model, self.schedule, x0, t, eps, diffusion.loss, diffusion.prediction,
+                                        diffusion.variance, **inputs))
         if not math.isfinite(loss):
             raise ValueError(f"the loss is not finite ({loss}) at step {number}")
         self.grad_norm = self.optimizer.update(number, self.progress)

@@ -1,0 +1,139 @@
+"""Every prediction, loss and variance: values computed apart, gradients by differences, and what is refused."""
+
+import numpy as np
+import pytest
+
+from tinyddpm.backend import ops
+from tinyddpm.diffusion import objective, process, schedule
+from tinyddpm.diffusion.config import DiffusionConfig
+from tinyddpm.gradcheck import check
+from tinyddpm.nn import MLP
+from tinyddpm.presets import Preset
+
+S = schedule.linear()
+RNG = np.random.default_rng(0)
+TIMES = np.array([1, 2, 10, 500, 999, 1000])
+X0 = RNG.integers(0, 256, (6, 3, 2)) / 127.5 - 1
+X0[0, 0] = -1, 1                                            # both open bins of the decoder, at t = 1
+EPS = RNG.standard_normal(X0.shape)
+XT = process.q_sample(S, X0, TIMES, EPS)
+A = np.sqrt(S.alpha_bar[TIMES])[:, None, None]
+TARGETS = {"eps": EPS, "x0": X0, "mu": process.q_posterior(S, X0, XT, TIMES)[0], "v": A * EPS - np.sqrt(1 - A**2) * X0}
+
+
+def scale(prediction):
+    """How far a prediction must move to move the mean of the reverse step by sigma_t, (6, 1, 1).
+
+    In this unit differences have their digits: at t = 1 sigma is 0.0074, and a step of 1e-5 by itself too large.
+    """
+    slope = process.posterior_coefficients(S, TIMES)[0] * objective.PREDICTIONS[prediction].x0_slope(S, TIMES)
+    return (np.sqrt(S.variance("large")[TIMES]) / np.abs(slope))[:, None, None]
+
+
+@pytest.mark.parametrize("prediction", TARGETS)
+def test_the_targets_and_what_follows_from_them(prediction):
+    target, to_x0, x0_slope = objective.PREDICTIONS[prediction]
+    np.testing.assert_allclose(target(S, X0, XT, TIMES, EPS), TARGETS[prediction], atol=1e-9)
+    np.testing.assert_allclose(to_x0(S, XT, TIMES, TARGETS[prediction]), X0, atol=1e-9)
+    slope = to_x0(S, XT, TIMES, np.ones_like(X0)) - to_x0(S, XT, TIMES, np.zeros_like(X0))
+    np.testing.assert_allclose(x0_slope(S, TIMES), slope[:, 0, 0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("loss, variance", [("simple", "large"), ("L", "large"), ("L", "small"), ("L", "learned"), ("hybrid", "learned")])
+@pytest.mark.parametrize("prediction", TARGETS)
+def test_gradients_of_every_loss(prediction, loss, variance):
+    """By differences of every element of the output; for the hybrid of v alone, since the mean's gradient is stopped."""
+    z, v = RNG.standard_normal(X0.shape), RNG.uniform(-1, 1, X0.shape)
+    unit = {"simple": 1.0, "hybrid": 0.01}.get(loss, scale(prediction))
+
+    def of_output(z, v):
+        y = TARGETS[prediction] + unit * z
+        y = np.concatenate([y, v], -1) if variance == "learned" else y
+        value, dy = objective.LOSSES[loss](S, X0, XT, TIMES, EPS, y, prediction, variance)
+        return value, (dy[..., :2] * unit, dy[..., 2:] if variance == "learned" else np.zeros_like(v))
+
+    scaled = lambda d, gradients: tuple(d * g for g in gradients)
+    if loss == "hybrid":
+        check_hybrid(prediction, TARGETS[prediction] + unit * z, v)
+        of_v = lambda v: (of_output(z, v)[0], of_output(z, v)[1][1:])
+        assert check(of_v, scaled, v) < 1e-7
+    else:
+        assert check(of_output, scaled, z, v) < 1e-7
+        with pytest.raises(AssertionError):
+            check(of_output, lambda d, gradients: scaled(d * (1 + 1e-6), gradients), z, v)
+
+
+def check_hybrid(prediction, y, v):
+    """Its value is the sum of both losses, and its gradient by the mean that of L_simple alone."""
+    both = np.concatenate([y, v], -1)
+    value, dy = objective.l_hybrid(S, X0, XT, TIMES, EPS, both, prediction)
+    simple, dsimple = objective.l_simple(S, X0, XT, TIMES, EPS, y, prediction)
+    assert value == pytest.approx(simple + objective.l_bound(S, X0, XT, TIMES, EPS, both, prediction, "learned")[0])
+    np.testing.assert_allclose(dy[..., :2], dsimple, rtol=1e-12)
+
+
+def test_the_bound_is_the_weighted_noise_error():
+    """Eq. 12: for a fixed variance, a term of L is beta^2 / (2 sigma^2 alpha (1 - alpha_bar)) |eps - eps_theta|^2 + C."""
+    t = np.array([2, 10, 500, 1000])
+    x0, xt, eps = X0[:4], process.q_sample(S, X0[:4], t, EPS[:4]), EPS[:4]
+    other = eps + 0.1 * RNG.standard_normal(eps.shape)
+    value = lambda y: objective.l_bound(S, x0, xt, t, eps, y)[0]
+    weight = S.beta[t]**2 / (2 * S.beta[t] * S.alpha[t] * (1 - S.alpha_bar[t]))
+    expected = np.mean(weight[:, None, None] * (eps - other)**2) / np.log(2)                  # Eq. 12
+    assert value(other) - value(eps) == pytest.approx(expected, rel=1e-6)
+
+
+def test_l_simple_of_a_network():
+    """Algorithm 1 as a whole: Eq. 14 computed apart, and the gradient by differences of every parameter."""
+    model = MLP((3, 2), hidden=4, dtype=np.float64)
+
+    def forward(values):
+        model.flat_values[...] = values
+        y = model.forward(XT, TIMES)
+        model.flat_grads[...] = 0
+        loss = objective.evaluate(model, S, X0, TIMES, EPS)
+        assert loss == pytest.approx(np.mean((EPS - y) ** 2), rel=1e-9)
+        return loss, model.flat_grads.copy()
+
+    assert check(forward, lambda dloss, gradient: dloss * gradient, model.flat_values.copy()) < 1e-7
+
+
+class Oracle:
+    """Knows the data: predicts the target itself, and v for the variance."""
+
+    training = False
+
+    def __init__(self, prediction, v=None):
+        self.y = TARGETS[prediction] if v is None else np.concatenate([TARGETS[prediction], v], -1)
+
+    def forward(self, x, t):
+        return self.y
+
+
+@pytest.mark.parametrize("prediction", TARGETS)
+def test_a_perfect_prediction_of_any_kind_gives_the_true_posterior(prediction):
+    mean, _, x0 = objective.reverse_process(Oracle(prediction), S, prediction)(XT, TIMES)
+    np.testing.assert_allclose(x0, X0, atol=1e-9)
+    np.testing.assert_allclose(mean, TARGETS["mu"], atol=1e-9)
+    _, variance, _ = objective.reverse_process(Oracle(prediction, np.full_like(X0, -1)), S, prediction, "learned")(XT, TIMES)
+    np.testing.assert_allclose(variance[:, 0, 0], S.variance("small")[TIMES])
+
+
+def test_the_reverse_process_in_training_mode_is_refused():
+    with pytest.raises(ValueError, match="model.eval"):
+        objective.reverse_process(MLP((2,)).train(), S)
+
+
+@pytest.mark.parametrize("bad", [dict(prediction="noise"), dict(loss="vlb"), dict(variance="medium"), dict(variance="learned"),
+                                 dict(loss="hybrid"), dict(T=1), dict(schedule="sine")])
+def test_configurations_that_make_no_sense_are_refused(bad):
+    with pytest.raises(ValueError):
+        DiffusionConfig(**bad)
+
+
+def test_the_model_has_outputs_for_a_learned_variance():
+    preset = Preset("a", "digits").override(variance="learned", loss="L")
+    assert preset.model.learned_variance
+    assert not preset.override(variance="large").model.learned_variance
+    with pytest.raises(ValueError, match="learned_variance"):
+        Preset("a", "digits", diffusion=preset.diffusion)
