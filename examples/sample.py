@@ -44,7 +44,7 @@ def main(argv):
     film, progress = plots.Film(), Progress()
 
     def watch(step, number, total):
-        progress.show(f"step {number:,} of {total:,}")
+        progress.count("step", number, total)
         film.add(step)
 
     images = sample.generate(model, preset.diffusion, args.count, args.seed, args.sampler,

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from tinyddpm.backend import ops
 from tinyddpm.diffusion import objective, process, schedule
 from tinyddpm.diffusion.config import DiffusionConfig
 from tinyddpm.gradcheck import check

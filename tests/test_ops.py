@@ -62,8 +62,12 @@ def cases():
                ops.attention_backward, tuple(normal(*shape, seed=s) for s in range(3)))
     for shape in IMAGES[:2]:
         yield f"upsample {shape}", ops.upsample, lambda dy, cache: ops.upsample_backward(dy, cache), (normal(*shape),)
+        yield f"mean_pool {shape}", ops.mean_pool, ops.mean_pool_backward, (normal(*shape),)
     for shape, size in [((2, 4, 6, 3), 2), ((1, 3, 9, 1), 3), ((2, 2, 3, 2), 1)]:
         yield f"patchify {shape} by {size}", lambda x, s=size: ops.patchify(x, s), ops.patchify_backward, (normal(*shape),)
+    for shape in ((4, 3), (1, 2), (5, 7)):
+        yield (f"cross_entropy {shape}", lambda x, labels=np.arange(shape[0]) % shape[1]: ops.cross_entropy(x, labels),
+               ops.cross_entropy_backward, (normal(*shape),))
     yield "embedding", ops.embedding, ops.embedding_backward, (normal(5, 3), np.array([4, 0, 4, 2]))
 
 
@@ -185,6 +189,14 @@ def test_silu_and_softmax_far_from_zero():
     np.testing.assert_allclose(ops.softmax(x)[0], [[0, 0, 0, 0, 1]])
 
 
+def test_cross_entropy():
+    """By its definition, and without overflow."""
+    logits, labels = normal(4, 3), np.array([2, 0, 1, 1])
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert ops.cross_entropy(logits, labels)[0] == pytest.approx(-np.log(p[range(4), labels]).mean(), rel=1e-12)
+    assert ops.cross_entropy(np.array([[1e4, -1e4]]), np.array([1]))[0] == pytest.approx(2e4)
+
+
 def test_time_embedding_is_sines_then_cosines():
     t, width = np.array([1, 2, 1000]), 128
     frequency = np.exp(-np.arange(64) * np.log(10000) / 63)
@@ -224,6 +236,7 @@ def test_adam_ema_equals_the_published_algorithm():
     lambda: ops.patchify(normal(1, 5, 4, 1), 2),
     lambda: ops.time_embedding(np.array([1]), 7),
     lambda: ops.mean_squared_error(normal(3, 1), normal(3)),
+    lambda: ops.cross_entropy(normal(3, 2), np.array([0, 1])),
 ])
 def test_shapes_that_do_not_fit_are_refused(call):
     with pytest.raises(ValueError, match="is|are"):

@@ -8,14 +8,18 @@ from dataclasses import fields
 from pathlib import Path
 
 import tinyddpm
+from tinyddpm import data
 from tinyddpm.backend import BACKENDS, state
 from tinyddpm.diffusion.config import DiffusionConfig
 from tinyddpm.nn import UNetConfig
 from tinyddpm.presets import TrainingConfig
+from tinyddpm.training import Trainer, load_checkpoint
+from tinyddpm.training.fit import run_folder
 
 HELP = {  # of the flags that stand for the fields of a preset; the fields' own comments say more
     "steps": "training steps", "minutes": "train for so long instead of so many steps", "batch_size": "images in a step",
-    "lr": "learning rate", "seed": "of everything random", "attention_resolutions": "such as 16 or 16,8, or none",
+    "lr": "learning rate", "prediction": "eps, x0, mu or v", "loss": "simple, L or hybrid", "variance": "large, small or learned",
+    "schedule": "linear, quadratic, constant or cosine", "seed": "of everything random", "attention_resolutions": "such as 16 or 16,8, or none",
     "channel_multipliers": "such as 1,2,2,2: one for each resolution"}
 MAY_CHANGE = ("steps", "minutes", "save_every", "sample_every")         # in a run that is resumed
 
@@ -46,6 +50,8 @@ def add_run_flags(parser, dataset):
     group = parser.add_argument_group("configuration", "each overrides a field of the preset")
     for config in (TrainingConfig, DiffusionConfig, UNetConfig):
         for field in fields(config):
+            if field.name == "learned_variance":             # follows from --variance
+                continue
             options = {"default": argparse.SUPPRESS, "help": HELP.get(field.name)}
             if field.type is bool:
                 options["action"] = argparse.BooleanOptionalAction
@@ -74,6 +80,42 @@ def overrides(args):
     if "steps" in given:
         given["minutes"] = None
     return given
+
+
+def prepare(args, preset, quick):
+    """The run that the flags describe, new or resumed: its Trainer, data set and folder.
+
+    quick: the fields that --quick changes
+    """
+    given = overrides(args)
+    if args.quick:
+        given = quick | given
+    backend = use_backend(args)
+    preset = preset.override(**given)
+    folder = run_folder(args.out, preset.dataset, args.resume)
+    if args.resume:
+        trainer = load_checkpoint(folder / "checkpoint.safetensors")
+        trainer.preset = preset = resumed(trainer.preset, given)
+    else:
+        trainer = Trainer(preset)
+    dataset = data.load(preset.dataset, preset.model, "train", args.data_dir)
+    print(f"{backend}; {trainer.model.flat_values.size:,} parameters; {len(dataset):,} images of {preset.dataset}; "
+          f"files go to {folder}", flush=True)
+    return trainer, dataset, folder
+
+
+def stopped(trainer, folder):
+    """The last words of a run that Ctrl-C ended, and the status of the program."""
+    print(f"stopped after step {trainer.steps_done:,} and saved; to go on, add: --resume --out {folder}")
+    return 130
+
+
+def finished(folder):
+    """The last words of a run that came to its end, and the status of the program."""
+    print(f"samples: {folder / 'samples.png'}\nthe way from noise to them: {folder / 'denoising.gif'}\n"
+          f"the loss: {folder / 'loss.png'}, {folder / 'metrics.csv'}\n"
+          f"more samples: python examples/sample.py {folder / 'checkpoint.safetensors'}")
+    return 0
 
 
 def resumed(preset, given):
@@ -106,7 +148,7 @@ def program(main):
     """Run main(argv) and exit: what goes wrong is one line on stderr and status 2; Ctrl-C is status 130."""
     try:
         status = main(sys.argv[1:])
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError, EOFError) as error:
         print(f"\n{Path(sys.argv[0]).name}: error: {describe(error)}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:

@@ -63,8 +63,11 @@ def _image(picture, size):
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-def loss_curve(path, steps, losses):
-    """The loss of every step and its running mean over a fiftieth of the run, on logarithmic axes."""
+LOSSES = {"simple": "L_simple (Eq. 14)", "L": "L, a term of the bound (Eq. 5) in bits/dim", "hybrid": "L_simple + L"}
+
+
+def loss_curve(path, steps, losses, kind):
+    """The loss of every step and its running mean over a fiftieth of the run, on logarithmic axes; kind as in LOSSES."""
     from matplotlib.figure import Figure        # no window, whatever the display
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -73,6 +76,30 @@ def loss_curve(path, steps, losses):
     mean = np.convolve(losses, np.full(window, 1 / window), "valid")
     axes.loglog(steps, losses, ".", markersize=1, color="0.75", label="each step")
     axes.loglog(steps[window - 1:], mean, label=f"mean of {window}")
-    axes.set(xlabel="step", ylabel="L_simple (Eq. 14)")
+    axes.set(xlabel="step", ylabel=LOSSES[kind])
     axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def rate_distortion(path, reverse_time, rate, rmse):
+    """Figure 5: distortion and rate over the reverse process, and one against the other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    for axes, x, y, names in zip(figure.subplots(1, 3), (reverse_time, reverse_time, rate), (rmse, rate, rmse),
+                                 (("reverse time T - t + 1", "distortion (RMSE of 255)"), ("reverse time T - t + 1", "rate (bits/dim)"),
+                                  ("rate (bits/dim)", "distortion (RMSE of 255)"))):
+        axes.plot(x, y)
+        axes.set(xlabel=names[0], ylabel=names[1])
+    figure.savefig(path, dpi=110)
+
+
+def schedule(path, s):
+    """The tables of a Schedule over t: beta, alpha_bar and the signal-to-noise ratio."""
+    from matplotlib.figure import Figure
+
+    figure, t = Figure(figsize=(11, 3.4), layout="constrained"), np.arange(1, s.T + 1)
+    for axes, values, name in zip(figure.subplots(1, 3), (s.beta, s.alpha_bar, s.snr), ("beta", "alpha_bar", "signal-to-noise ratio")):
+        axes.plot(t, values[1:])
+        axes.set(xlabel="t", ylabel=name, yscale="log" if values is s.snr else "linear")
     figure.savefig(path, dpi=110)

@@ -11,13 +11,25 @@ class Progress:
 
     def __init__(self):
         self.live = sys.stderr.isatty()
-        self.last = -1e9
+        self.last, self.started, self.counted = -1e9, None, 0
 
     def show(self, text, always=False):
         now = time.monotonic()
         if always or now - self.last >= (0.1 if self.live else QUIET_SECONDS):
             print("\r\x1b[2K" + text if self.live else text, end="" if self.live else "\n", file=sys.stderr, flush=True)
             self.last = now
+
+    def count(self, what, number, total):
+        """Show `what: number of total`, with the time left. The same object counts one thing after the other."""
+        now = time.monotonic()
+        if number <= self.counted:
+            self.started = None
+        if self.started is None:
+            self.started, self.counted = (number, now), 0
+        first, since = self.started
+        left = f"  {duration((now - since) / (number - first) * (total - number))} left" if number > first else ""
+        self.counted = number
+        self.show(f"{what}: {number:,} of {total:,}{left}", always=number == total)
 
     def close(self):
         """End the live line, so that what follows starts on its own."""

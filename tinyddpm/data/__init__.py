@@ -1,5 +1,7 @@
 """Data sets: uint8 images (N, H, W, C), with labels where there are some, and batches of them."""
 
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ NAMES = ("digits", "mnist", "fashion-mnist", "cifar10")
 
 
 class Dataset:
-    """Images (N, H, W, C) in uint8 and labels (N,), or None."""
+    """Images (N, H, W, C) in uint8, an array or folder.Images, and labels (N,), or None."""
 
     def __init__(self, images, labels=None):
         self.images, self.labels = images, labels
@@ -33,18 +35,23 @@ class Dataset:
         chosen = self._order[i * size:(i + 1) * size]
         return self.images[chosen], None if self.labels is None else self.labels[chosen]
 
+    def batches(self, first, size, seed):
+        """Batch `first` and all that follow; while one is in use, a thread makes the next."""
+        with ThreadPoolExecutor(1) as pool:
+            ready = pool.submit(self.batch, first, size, seed)
+            for number in itertools.count(first + 1):
+                batch = ready.result()
+                ready = pool.submit(self.batch, number, size, seed)
+                yield batch
+
 
 def load(name, config, split="train", data_dir=None):
     """The data set of that name, or the folder of images of that path, in the size that a UNetConfig works on.
 
     Raises ValueError for an unknown name, and for images or labels that do not fit the configuration.
     """
-    if name == "digits":
-        dataset = Dataset(*mnist.load_digits())
-    elif name in mnist.CHECKSUMS:
-        dataset = Dataset(*mnist.load(name, split, data_dir))
-    elif name == "cifar10":
-        dataset = Dataset(*cifar10.load(split, data_dir))
+    if name in NAMES:
+        dataset = load_named(name, split, data_dir)
     elif Path(name).is_dir():
         dataset = Dataset(folder.load(name, config.image_size, config.image_channels))
     else:
@@ -58,3 +65,12 @@ def load(name, config, split="train", data_dir=None):
         if dataset.labels.max() >= config.num_classes:
             raise ValueError(f"{name} has labels up to {dataset.labels.max()}; the model has num_classes = {config.num_classes}")
     return dataset
+
+
+def load_named(name, split="train", data_dir=None):
+    """One of NAMES as it is published, "train" or "test"."""
+    if name == "digits":
+        if split != "train":
+            raise ValueError("the embedded digits are training images; MNIST's test images come with --dataset mnist")
+        return Dataset(*mnist.load_digits())
+    return Dataset(*(cifar10.load(split, data_dir) if name == "cifar10" else mnist.load(name, split, data_dir)))

@@ -1,33 +1,55 @@
 """A folder of images of your own."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
+IN_MEMORY = 1 << 30         # bytes of pixels up to which a folder is read at once
 
 
 def load(folder, size, channels):
     """All PNG and JPEG files in the folder and below it, in the order of their names: (N, size, size, channels) uint8.
 
-    Each is cut to its central square and resized. Raises ValueError for a folder without images and
-    for a file that is not the image its name promises.
+    Each is cut to its central square and resized. A large folder is read batch by batch, as Images.
+    Raises ValueError for a folder without images and for a file that is not the image its name promises.
     """
+    images = Images(sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES), size, channels)
+    if not len(images):
+        raise ValueError(f"{folder} holds no PNG or JPEG files")
+    return images[np.arange(len(images))] if math.prod(images.shape) <= IN_MEMORY else images
+
+
+class Images:
+    """Image files that look like an array: shape, len, and images[indices], which reads them."""
+
+    def __init__(self, paths, size, channels):
+        self.paths, self.shape = paths, (len(paths), size, size, channels)
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, indices):
+        """(n,) integers, or a slice -> (n, size, size, channels) uint8"""
+        paths = np.array(self.paths, object)[indices]
+        images = np.empty((len(paths), *self.shape[1:]), np.uint8)
+        for target, path in zip(images, paths):
+            target[...] = read(path, *self.shape[2:])
+        return images
+
+
+def read(path, size, channels):
+    """One image, cut to its central square and resized: (size, size, channels) uint8."""
     from PIL import Image                       # a part of matplotlib's installation
 
-    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise ValueError(f"{folder} holds no PNG or JPEG files")
-    images = np.empty((len(paths), size, size, channels), np.uint8)
-    for target, path in zip(images, paths):
-        try:
-            with Image.open(path) as image:
-                image = image.convert({1: "L", 3: "RGB"}[channels])
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} cannot be read as an image: {error}") from None
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.resize((size, size), Image.Resampling.BOX if side > size else Image.Resampling.BICUBIC,
-                             box=(left, top, left + side, top + side))
-        target[...] = np.asarray(image).reshape(size, size, channels)
-    return images
+    try:
+        with Image.open(path) as image:
+            image = image.convert({1: "L", 3: "RGB"}[channels])
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from None
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.resize((size, size), Image.Resampling.BOX if side > size else Image.Resampling.BICUBIC,
+                         box=(left, top, left + side, top + side))
+    return np.asarray(image).reshape(size, size, channels)

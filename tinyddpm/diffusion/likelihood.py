@@ -134,6 +134,15 @@ class Bound:
         """(N,) the whole bound, an upper limit of the negative log likelihood (Eq. 3)"""
         return self.rate + self.decoder
 
+    def summary(self):
+        """The figures of evaluate.py's JSON file: [mean, standard error] of each part, the terms by t, and Table 4."""
+        reverse_time, rate, rmse = (column.tolist() for column in self.rate_distortion())
+        parts = {"prior": self.prior, "rate": self.rate, "distortion": self.decoder, "total": self.total}
+        terms = [mean_and_error(column) for column in self.kl.T]
+        return {"images": len(self.prior), **{name: mean_and_error(values) for name, values in parts.items()},
+                "terms": {"first_t": self.edges[:-1].tolist(), "mean_and_error": terms},
+                "rate_distortion": {"reverse_time": reverse_time, "rate": rate, "rmse": rmse}}
+
     def rate_distortion(self):
         """Table 4 and Figure 5: the columns reverse time T - t + 1, rate, and distortion, the RMSE of x_0 on 0..255.
 

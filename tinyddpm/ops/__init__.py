@@ -13,17 +13,18 @@ from tinyddpm.ops.conv import conv2d, conv2d_backward
 from tinyddpm.ops.dropout import dropout, dropout_backward
 from tinyddpm.ops.embedding import embedding, embedding_backward, time_embedding
 from tinyddpm.ops.linear import linear, linear_backward
-from tinyddpm.ops.loss import mean_squared_error, mean_squared_error_backward
+from tinyddpm.ops.loss import cross_entropy, cross_entropy_backward, mean_squared_error, mean_squared_error_backward
 from tinyddpm.ops.norm import group_norm, group_norm_backward, group_norm_silu, group_norm_silu_backward
-from tinyddpm.ops.resample import patchify, patchify_backward, upsample, upsample_backward
+from tinyddpm.ops.resample import mean_pool, mean_pool_backward, patchify, patchify_backward, upsample, upsample_backward
 from tinyddpm.ops.update import adam_ema
 
 TABLE = {f.__name__: f for f in (
     linear, linear_backward, silu, silu_backward, conv2d, conv2d_backward, group_norm, group_norm_backward,
     group_norm_silu, group_norm_silu_backward, softmax, softmax_backward, attention, attention_backward,
-    upsample, upsample_backward, patchify, patchify_backward,
+    upsample, upsample_backward, patchify, patchify_backward, mean_pool, mean_pool_backward,
     concatenate, concatenate_backward, time_embedding, embedding, embedding_backward,
-    dropout, dropout_backward, mean_squared_error, mean_squared_error_backward, adam_ema)}
+    dropout, dropout_backward, mean_squared_error, mean_squared_error_backward,
+    cross_entropy, cross_entropy_backward, adam_ema)}
 
 # What a fused operation is built from: when a part is overridden, the readable composition is used.
 COMPOSED_OF = {"group_norm_silu": ("group_norm", "silu"), "attention": ("softmax",)}

@@ -1,4 +1,6 @@
-"""The mean squared error, the loss of Eq. 14."""
+"""Losses: the mean squared error, that of Eq. 14, and cross entropy, that of a classifier."""
+
+from tinyddpm.backend import array_module, ops
 
 
 def mean_squared_error(prediction, target):
@@ -12,3 +14,22 @@ def mean_squared_error(prediction, target):
 def mean_squared_error_backward(dloss, difference):
     """dloss, a number -> dprediction, shaped like the prediction"""
     return difference * (2 / difference.size * dloss)
+
+
+def cross_entropy(logits, labels):
+    """-log softmax(logits)[label], the mean over the batch. logits (N, K), labels (N,) integers 0..K-1 -> a number"""
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(f"cross_entropy: logits are {logits.shape}, labels {labels.shape}; expected (N, K) and (N,)")
+    xp = array_module(logits)
+    logits = logits - logits.max(axis=1, keepdims=True)
+    log_sum = xp.log(xp.exp(logits).sum(axis=1))
+    return (log_sum - logits[xp.arange(len(labels)), labels]).mean(), (logits, labels)
+
+
+def cross_entropy_backward(dloss, cache):
+    """dloss, a number -> dlogits (N, K) = (softmax - one hot) / N"""
+    logits, labels = cache
+    dlogits, _ = ops.softmax(logits)
+    dlogits = dlogits.copy()
+    dlogits[array_module(logits).arange(len(labels)), labels] -= 1
+    return dlogits * (dloss / len(labels))

@@ -1,4 +1,6 @@
-"""Changing the resolution without parameters: nearest-neighbour upsampling, and folding patches into channels."""
+"""Changing the resolution without parameters: upsampling, folding patches into channels, and the mean over all pixels."""
+
+from tinyddpm.backend import array_module
 
 
 def upsample(x):
@@ -26,3 +28,14 @@ def patchify_backward(dy, size):
     N, H, W, C = dy.shape
     dx = dy.reshape(N, H, W, size, size, C // size**2).swapaxes(2, 3)
     return dx.reshape(N, size * H, size * W, C // size**2)
+
+
+def mean_pool(x):
+    """The mean over all pixels. x (N, H, W, C) -> y (N, C)"""
+    return x.mean(axis=(1, 2)), x.shape
+
+
+def mean_pool_backward(dy, shape):
+    """dy (N, C) -> dx (N, H, W, C)"""
+    N, H, W, C = shape
+    return array_module(dy).broadcast_to(dy[:, None, None] / (H * W), shape)

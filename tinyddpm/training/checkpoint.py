@@ -4,11 +4,13 @@ A run draws its random numbers from (seed, step), so these two are the state of 
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 
-from tinyddpm import safetensors
+from tinyddpm import interop, safetensors
 from tinyddpm.backend import from_numpy, to_numpy
+from tinyddpm.diffusion.config import DiffusionConfig
 from tinyddpm.nn import UNet
 from tinyddpm.presets import Preset
 from tinyddpm.training.trainer import Trainer
@@ -30,7 +32,8 @@ def load_checkpoint(path):
 
     Raises ValueError for a file that is damaged, of another kind, or does not fit its own configuration.
     """
-    tensors, metadata = _read(path)
+    tensors, metadata = safetensors.read(path)
+    _require_format(path, metadata)
     trainer = Trainer(Preset.from_json(metadata["preset"]))
     for part, flat in _buffers(trainer).items():
         _fill(path, trainer.model, flat, tensors, part)
@@ -39,12 +42,28 @@ def load_checkpoint(path):
 
 
 def load_model(path):
-    """The model of a checkpoint with its averaged parameters, in evaluation mode, and the preset. Raises as above."""
-    tensors, metadata = _read(path)
+    """The model of a checkpoint with its averaged parameters, in evaluation mode, and the preset.
+
+    path: a checkpoint, or a published model in the layout of diffusers, a .safetensors file or its folder
+    Raises as above.
+    """
+    if Path(path).is_dir():
+        return _published(path)
+    tensors, metadata = safetensors.read(path, checked=False)
+    if not metadata.get("format", "").startswith("tinyddpm"):
+        return _published(path)
+    _require_format(path, metadata)
     preset = Preset.from_json(metadata["preset"])
     model = UNet(preset.model).eval()
     _fill(path, model, model.flat_values, tensors, "ema")
     return model, preset
+
+
+def _published(path):
+    """A published model, with the paper's diffusion around it."""
+    model = interop.load_diffusers(path)
+    learned = {"variance": "learned", "loss": "hybrid"} if model.config.learned_variance else {}
+    return model, Preset("published", "cifar10", model.config, DiffusionConfig(**learned))
 
 
 def _buffers(trainer):
@@ -53,11 +72,9 @@ def _buffers(trainer):
     return {"model": trainer.model.flat_values, "ema": optimizer.ema, "adam_m": optimizer.m, "adam_v": optimizer.v}
 
 
-def _read(path):
-    tensors, metadata = safetensors.read(path)
+def _require_format(path, metadata):
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this version of tinyddpm (its format is {metadata.get('format')!r})")
-    return tensors, metadata
 
 
 def _fill(path, model, flat, tensors, part):

@@ -49,7 +49,7 @@ def fit(trainer, dataset, folder):
     """
     c, path = trainer.preset.training, folder / "checkpoint.safetensors"
     mean, started, progress = None, trainer.steps_done, Progress()
-    clock = deque([time.perf_counter()], maxlen=50)
+    clock, batches = deque([time.perf_counter()], maxlen=50), dataset.batches(started, c.batch_size, c.seed)
     folder.mkdir(parents=True, exist_ok=True)
     if started == 0:
         save_checkpoint(path, trainer)
@@ -57,7 +57,7 @@ def fit(trainer, dataset, folder):
         metrics = csv.writer(file)
         progress.show(f"step {started}: on its first use a kernel is compiled; the first time, that takes a minute", True)
         while trainer.progress < 1 and not interrupt.requested:
-            images, labels = dataset.batch(trainer.steps_done, c.batch_size, c.seed)
+            images, labels = next(batches)
             rate = trainer.optimizer.learning_rate(trainer.steps_done + 1, trainer.progress)
             try:
                 loss = trainer.step(images, labels)
@@ -84,11 +84,29 @@ def fit(trainer, dataset, folder):
             if step % c.save_every == 0:
                 file.flush()
                 save_checkpoint(path, trainer)
+        batches.close()
         file.flush()
         save_checkpoint(path, trainer)
     progress.show(f"step {trainer.steps_done:,}  mean loss {mean or float('nan'):.4f}  after {duration(trainer.seconds)}", True)
     progress.close()
     return not interrupt.requested
+
+
+def draw(trainer, folder, count):
+    """The pictures at the end of a run: samples.png, denoising.gif, loss.png. `count` samples by Algorithm 2."""
+    metrics, preset = read_metrics(folder / "metrics.csv"), trainer.preset
+    plots.loss_curve(folder / "loss.png", metrics["step"], metrics["loss"], preset.diffusion.loss)
+    film, progress = plots.Film(), Progress()
+
+    def watch(step, number, total):
+        progress.count("sampling by Algorithm 2, step", number, total)
+        film.add(step)
+
+    with trainer.averaged() as model:
+        images = sample.generate(model, preset.diffusion, count, preset.training.seed + 1, watch=watch)
+    progress.close()
+    plots.save_png(folder / "samples.png", plots.grid(plots.to_uint8(images)))
+    film.save(folder / "denoising.gif")
 
 
 def open_metrics(path, steps_done):

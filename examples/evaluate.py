@@ -1,0 +1,123 @@
+"""Measure a trained model: its bits/dim, its rates and distortions, its FID or its Inception score.
+
+    python examples/evaluate.py runs/mnist/checkpoint.safetensors nll
+    python examples/evaluate.py runs/mnist/checkpoint.safetensors rate-distortion --count 256 --times 100
+    python examples/evaluate.py runs/mnist/checkpoint.safetensors fid --count 1000 --sampler ddim --steps 100
+
+Each prints a table and writes a JSON file.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tinyddpm import cli, data, metrics, plots
+from tinyddpm.diffusion import likelihood, sample
+from tinyddpm.diffusion.objective import reverse_process
+from tinyddpm.progress import Progress
+from tinyddpm.training import load_model
+
+ROWS = 10           # of the table of rates and distortions
+
+
+def main(argv):
+    parser = cli.Parser(description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the checkpoint.safetensors of a run, or a published model")
+    parser.add_argument("what", choices=("nll", "rate-distortion", "fid", "is"))
+    parser.add_argument("--dataset", metavar="NAME", help="what to compare with (default: what the model was trained on)")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the files of the data set are (default: downloaded)")
+    parser.add_argument("--split", choices=("test", "train"), default="test", help="(default: test)")
+    parser.add_argument("--count", type=int, metavar="N", help="images to measure or to draw (default: 256, for fid and is 1000)")
+    parser.add_argument("--times", type=int, metavar="K", help="times drawn for each image, of the bound's T - 1 (default: 20, 0 for all)")
+    parser.add_argument("--cdf", choices=("exact", "tanh"), default="exact", help="of the decoder; tanh is the authors' approximation")
+    parser.add_argument("--sampler", choices=("ddpm", "ddim"), default="ddpm", help="Algorithm 2, or DDIM (default ddpm)")
+    parser.add_argument("--steps", type=int, default=50, metavar="K", help="of DDIM (default 50)")
+    parser.add_argument("--samples", metavar="FILE.npy", help="measure these uint8 images instead of drawing new ones")
+    parser.add_argument("--inception", metavar="FILE", help="Inception-v3 weights, as safetensors (default: a small classifier)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of noise, times and samples (default 0)")
+    parser.add_argument("--out", metavar="FILE", help="the JSON file (default: beside the checkpoint)")
+    cli.add_backend_flags(parser)
+    args = parser.parse_args(argv)
+    if args.count is not None and args.count < 2 or args.seed < 0:
+        parser.error("expected --count of at least 2 and --seed of at least 0")
+    backend = cli.use_backend(args)
+    model, preset = load_model(args.checkpoint)
+    checkpoint = Path(args.checkpoint)
+    out = Path(args.out) if args.out else (checkpoint if checkpoint.is_dir() else checkpoint.parent) / f"{args.what}.json"
+    measure = {"nll": bound, "rate-distortion": bound, "fid": distance, "is": score}[args.what]
+    results = {"measured": args.what, "checkpoint": args.checkpoint, "backend": backend, "seed": args.seed}
+    results |= measure(args, model, preset)
+    out.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"written to {out}")
+    return 0
+
+
+def bound(args, model, preset):
+    """The terms of Eq. 5 over some images, and Table 4."""
+    images, name = reference(args, preset, args.count or 256)
+    s, progress = preset.diffusion.make_schedule(), Progress()
+    p = reverse_process(model, s, preset.diffusion.prediction, preset.diffusion.variance)
+    times = {None: min(20, s.T - 1), 0: s.T - 1}.get(args.times, args.times)
+    found = likelihood.evaluate(p, s, images, times, args.seed, args.cdf,
+                                lambda number, total: progress.count("batch and time", number, total))
+    progress.close()
+    print(f"{len(images):,} images of {name}, {times} of the {s.T - 1} times t > 1 for each, and t = 1; bits/dim:")
+    results = found.summary()
+    for part in ("prior", "rate", "distortion", "total"):
+        print("  {:10}  {:9.5f} +- {:.5f}".format(part, *results[part]))
+    if args.what == "rate-distortion":
+        print("  reverse time T - t + 1   rate (bits/dim)   distortion (RMSE of 255)")
+        table = found.rate_distortion()
+        for i in np.unique(np.linspace(0, len(table[0]) - 1, ROWS).round().astype(int)):
+            print("  {:22.0f}   {:15.5f}   {:24.5f}".format(*table[:, i]))
+    return {"data": name, "times": times, "T": s.T, "cdf": args.cdf} | results
+
+
+def distance(args, model, preset):
+    """The FID between samples and the images of a data set."""
+    extractor, features = metrics.extractor(model.config, args.inception)
+    images, name = reference(args, preset, None)
+    samples, how = drawn(args, model, preset)
+    statistics = [metrics.measure(extractor, x, what)[0] for x, what in ((images, name), (samples, "samples"))]
+    value = metrics.fid(*statistics)
+    print(f"{features} FID of {how} against {len(images):,} images of {name}: {value:.3f}")
+    return {"features": features, "data": name, "images": len(images), "samples": how, "fid": value}
+
+
+def score(args, model, preset):
+    """The Inception score of samples."""
+    extractor, features = metrics.extractor(model.config, args.inception)
+    samples, how = drawn(args, model, preset)
+    mean, spread = metrics.inception_score(metrics.measure(extractor, samples, "samples")[1])
+    print(f"{features} Inception score of {how}: {mean:.3f} +- {spread:.3f}")
+    return {"features": features, "samples": how, "score": mean, "spread": spread}
+
+
+def reference(args, preset, count):
+    """`count` images of the data set, all of them for None, and what they are."""
+    name = args.dataset or preset.dataset
+    dataset = data.load(name, preset.model, args.split, args.data_dir)
+    chosen = np.random.default_rng(args.seed).permutation(len(dataset))[:count]
+    return dataset.images[chosen], name if Path(name).is_dir() else f"{name} ({args.split})"
+
+
+def drawn(args, model, preset):
+    """New samples, or those of --samples, as uint8, and how they were made."""
+    shape = (preset.model.image_size, preset.model.image_size, preset.model.image_channels)
+    if args.samples:
+        images = np.load(args.samples, allow_pickle=False)
+        images = images[..., None] if images.ndim == 3 else images
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            raise ValueError(f"{args.samples} holds {images.dtype} {images.shape}; expected uint8 (N, *{shape})")
+        return images, f"{len(images):,} images of {args.samples}"
+    progress, count = Progress(), args.count or 1000
+    images = sample.generate(model, preset.diffusion, count, args.seed, args.sampler, args.steps,
+                             watch=lambda step, number, total: progress.count("sampling, step", number, total))
+    progress.close()
+    method = "Algorithm 2" if args.sampler == "ddpm" else f"DDIM with {args.steps} steps"
+    return plots.to_uint8(images), f"{count:,} samples by {method}"
+
+
+if __name__ == "__main__":
+    cli.program(main)

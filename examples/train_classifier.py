@@ -1,0 +1,66 @@
+"""Train the small classifier whose features and probabilities evaluate.py uses on MNIST and CIFAR10.
+
+    python examples/train_classifier.py --dataset mnist --out tinyddpm/nn/weights/mnist.safetensors
+    python examples/train_classifier.py --dataset cifar10 --out tinyddpm/nn/weights/cifar10.safetensors
+"""
+
+import numpy as np
+
+from tinyddpm import cli, data
+from tinyddpm.backend import from_numpy, ops, to_numpy
+from tinyddpm.nn.classifier import Classifier, ClassifierConfig, save_classifier
+from tinyddpm.presets import TrainingConfig
+from tinyddpm.progress import Progress
+from tinyddpm.training.optimizer import Adam
+
+CONFIGS = {"mnist": ClassifierConfig(1, (32, 48)), "cifar10": ClassifierConfig(3, (64, 96))}
+BATCH, SHIFT = 100, 3           # images in a step; pixels by which a batch may be moved
+
+
+def main(argv):
+    parser = cli.Parser(description=__doc__.split("\n")[0])
+    parser.add_argument("--dataset", choices=CONFIGS, default="mnist")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the files of the data set are (default: downloaded)")
+    parser.add_argument("--epochs", type=int, default=6, metavar="N", help="passes over the training images (default 6)")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the .safetensors file to write")
+    cli.add_backend_flags(parser)
+    args = parser.parse_args(argv)
+    if args.epochs < 1:
+        parser.error(f"--epochs {args.epochs}: expected at least 1")
+
+    cli.use_backend(args)
+    train, test = (data.load_named(args.dataset, split, args.data_dir) for split in ("train", "test"))
+    model = Classifier(CONFIGS[args.dataset]).train()
+    steps = args.epochs * (len(train) // BATCH)
+    optimizer = Adam(model, TrainingConfig(lr=3e-3, lr_final=1e-5, warmup=100, ema_decay=0.995))
+    rng, progress, mean = np.random.default_rng(0), Progress(), None
+    for step in range(steps):
+        images, labels = train.batch(step, BATCH, seed=0)
+        if args.dataset == "cifar10" and rng.random() < 0.5:
+            images = images[:, :, ::-1]
+        images = np.roll(images, rng.integers(-SHIFT, SHIFT + 1, 2), axis=(1, 2))
+        model.flat_grads.fill(0)
+        loss, cache = ops.cross_entropy(model.forward(scaled(images)), from_numpy(labels))
+        model.backward(ops.cross_entropy_backward(1.0, cache))
+        optimizer.update(step + 1, step / steps)
+        mean = float(loss) if mean is None else mean + (float(loss) - mean) / 100
+        progress.show(f"step {step + 1:,} of {steps:,}  loss {mean:.4f}")
+    progress.close()
+
+    model.flat_values[...] = optimizer.ema
+    model.eval()
+    right = [to_numpy(model.forward(scaled(images)).argmax(axis=1)) == labels
+             for images, labels in (test.batch(i, BATCH, seed=0) for i in range(len(test) // BATCH))]
+    accuracy = f"{100 * np.mean(right):.2f}% of the test images"
+    save_classifier(model, args.out, dataset=args.dataset, accuracy=accuracy)
+    print(f"{args.out}: {model.flat_values.size:,} parameters, right on {accuracy}")
+    return 0
+
+
+def scaled(images):
+    """uint8 0..255 -> float32 -1..1"""
+    return from_numpy(images).astype(np.float32) / 127.5 - 1
+
+
+if __name__ == "__main__":
+    cli.program(main)

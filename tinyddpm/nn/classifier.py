@@ -1,0 +1,83 @@
+"""A small convolutional classifier: its features and probabilities stand in for Inception's on MNIST and CIFAR10."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tinyddpm import safetensors
+from tinyddpm.backend import from_numpy, ops
+from tinyddpm.nn.layers import Conv2d, GroupNormSiLU, Linear
+from tinyddpm.nn.module import Module
+
+WEIGHTS = Path(__file__).parent / "weights"         # made by examples/train_classifier.py
+GROUPS, PATCH = 8, 2
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """widths: the channels at a half, a quarter, ... of the images' resolution."""
+
+    image_channels: int = 3
+    widths: tuple[int, ...] = (64, 96)
+    classes: int = 10
+
+
+class Classifier(Module):
+    """2x2 patches; convolutions, group norms and SiLU; the mean over all pixels; one linear layer."""
+
+    def __init__(self, config, seed=0, dtype=np.float32):
+        self.config = config
+        rng = np.random.default_rng(seed)
+        self.layers, C = [], PATCH**2 * config.image_channels
+        for level, K in enumerate(config.widths):
+            step = {"stride": 2, "padding": (0, 1)} if level else {}
+            self.layers += [Conv2d(rng, C, K, **step), GroupNormSiLU(K, GROUPS), Conv2d(rng, K, K), GroupNormSiLU(K, GROUPS)]
+            C = K
+        self.out = Linear(rng, C, config.classes)
+        self.flatten(dtype)
+
+    def forward(self, x):
+        """x (N, H, W, C) in [-1, 1] -> logits (N, classes)"""
+        return self.out.forward(self.features(x))
+
+    def features(self, x):
+        """x (N, H, W, C) in [-1, 1] -> (N, widths[-1])"""
+        if x.ndim != 4 or x.shape[-1] != self.config.image_channels:
+            raise ValueError(f"Classifier: x is {x.shape}; expected (N, H, W, {self.config.image_channels})")
+        h, _ = ops.patchify(x, PATCH)
+        for layer in self.layers:
+            h = layer.forward(h)
+        return self.remember(ops.mean_pool(h))
+
+    def backward(self, dy):
+        """dy (N, classes) -> dx like x"""
+        dh = ops.mean_pool_backward(self.out.backward(dy), self.recall())
+        for layer in reversed(self.layers):
+            dh = layer.backward(dh)
+        return ops.patchify_backward(dh, PATCH)
+
+    def measure(self, images):
+        """uint8 images (N, H, W, C) -> features (N, D) and probabilities (N, classes)"""
+        features = self.features(from_numpy(images).astype(np.float32) / 127.5 - 1)
+        return features, ops.softmax(self.out.forward(features))[0]
+
+
+def save_classifier(model, path, **texts):
+    """Write a classifier, its weights rounded to 16 bits, with texts about it."""
+    tensors = {name: np.asarray(p.value).astype(np.float16) for name, p in model.parameters().items()}
+    safetensors.write(path, tensors, {"config": json.dumps(asdict(model.config)), **texts})
+
+
+def load_classifier(path):
+    """The classifier of a file of save_classifier, in evaluation mode. Raises ValueError for any other file."""
+    tensors, metadata = safetensors.read(path)
+    try:
+        config = json.loads(metadata["config"])
+        model = Classifier(ClassifierConfig(**config | {"widths": tuple(config["widths"])})).eval()
+        for name, p in model.parameters().items():
+            p.value[...] = from_numpy(tensors[name].astype(np.float32))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no classifier of this version of tinyddpm: {error!r}") from None
+    return model
