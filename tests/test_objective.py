@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tinyddpm.diffusion import objective, process, schedule
+from tinyddpm.diffusion import likelihood, objective, process, schedule
 from tinyddpm.diffusion.config import DiffusionConfig
 from tinyddpm.gradcheck import check
 from tinyddpm.nn import MLP
@@ -67,7 +67,9 @@ def check_hybrid(prediction, y, v):
     both = np.concatenate([y, v], -1)
     value, dy = objective.l_hybrid(S, X0, XT, TIMES, EPS, both, prediction)
     simple, dsimple = objective.l_simple(S, X0, XT, TIMES, EPS, y, prediction)
-    assert value == pytest.approx(simple + objective.l_bound(S, X0, XT, TIMES, EPS, both, prediction, "learned")[0])
+    terms = np.array([objective.l_bound(S, X0[i:i + 1], XT[i:i + 1], TIMES[i:i + 1], None, both[i:i + 1], prediction, "learned")[0]
+                      for i in range(6)]) * S.T * objective.time_probabilities(S)[TIMES - 1]
+    assert value == pytest.approx(simple + terms.mean())
     np.testing.assert_allclose(dy[..., :2], dsimple, rtol=1e-12)
 
 
@@ -78,8 +80,25 @@ def test_the_bound_is_the_weighted_noise_error():
     other = eps + 0.1 * RNG.standard_normal(eps.shape)
     value = lambda y: objective.l_bound(S, x0, xt, t, eps, y)[0]
     weight = S.beta[t]**2 / (2 * S.beta[t] * S.alpha[t] * (1 - S.alpha_bar[t]))
-    expected = np.mean(weight[:, None, None] * (eps - other)**2) / np.log(2)                  # Eq. 12
-    assert value(other) - value(eps) == pytest.approx(expected, rel=1e-6)
+    probability = objective.time_probabilities(S)[t - 1]
+    each = weight * np.mean((eps - other)**2, axis=(1, 2)) / np.log(2)                        # Eq. 12
+    assert value(other) - value(eps) == pytest.approx(np.mean(each / (1000 * probability)), rel=1e-6)
+
+
+def test_the_times_of_training():
+    """L_simple draws t uniformly; L as Eq. 12 weighs, and divides by that: the mean over the draws is the mean over all t."""
+    rng = np.random.default_rng(0)
+    uniform, weighted = (objective.draw_times(S, loss, 200_000, rng) for loss in ("simple", "L"))
+    for t, p in ((uniform, np.full(1000, 1e-3)), (weighted, objective.time_probabilities(S))):
+        counts = np.bincount(t, minlength=1001)
+        assert counts[0] == 0 and len(counts) == 1001
+        np.testing.assert_allclose(counts[1:], 200_000 * p, atol=5 * np.sqrt(200_000 * p.max()))
+    assert objective.time_probabilities(S)[:100].sum() == pytest.approx(0.4, abs=0.01)        # 10% of the times
+    one = lambda t: objective.l_bound(S, X0[:1], process.q_sample(S, X0[:1], t, EPS[:1]), t, None, EPS[:1] + 0.1)[0]
+    over_all_t = sum(one(np.array([t])) * objective.time_probabilities(S)[t - 1] for t in range(1, 1001))
+    terms = [likelihood.bound_terms(S, X0[:1], xt, t, process.mu_from_eps(S, xt, t, EPS[:1] + 0.1), np.log(S.variance("large")[t])[:, None, None])[0]
+             for t in np.arange(1, 1001)[:, None] for xt in [process.q_sample(S, X0[:1], t, EPS[:1])]]
+    assert over_all_t == pytest.approx(np.mean(terms), rel=1e-9)
 
 
 def test_l_simple_of_a_network():

@@ -165,7 +165,7 @@ def evaluate(p, s, images, times=None, seed=0, cdf="exact", watch=None):
     times = s.T - 1 if times is None else times
     if not 1 <= times <= s.T - 1:
         raise ValueError(f"times is {times}; expected 1 to T - 1 = {s.T - 1}")
-    edges = np.round(np.linspace(2, s.T + 1, times + 1)).astype(int)
+    edges = strata(s.T, times)
     starts, parts = range(0, len(images), BATCH), []
     for number, start in enumerate(starts):
         x0 = from_numpy(images[start:start + BATCH]).astype(np.float32) / 127.5 - 1
@@ -181,6 +181,13 @@ def evaluate(p, s, images, times=None, seed=0, cdf="exact", watch=None):
                 watch(number * times + k + 1, len(starts) * times)
         parts.append([to_numpy(prior_term(s, x0)), decoder_term, np.stack(kl, 1), np.stack(errors, 1)])
     return Bound(*(np.concatenate(part) for part in zip(*parts)), edges)
+
+
+def strata(T, K):
+    """The K + 1 edges of K strata of the times 2..T. Most are thin and at small t, where the terms are large and differ most."""
+    edges = np.round(2 + (T - 1) * np.linspace(0, 1, K + 1)**3).astype(int)
+    k = np.arange(K + 1)
+    return np.maximum.accumulate(edges - k) + k         # at least one time in each
 
 
 def one_term(p, s, x0, t, rng, cdf):

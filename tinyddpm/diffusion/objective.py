@@ -36,31 +36,52 @@ def l_simple(s, x0, xt, t, eps, y, prediction="eps", variance="large"):
     return loss, join(ops.mean_squared_error_backward(1.0, cache), dv)
 
 
-def l_bound(s, x0, xt, t, eps, y, prediction="eps", variance="large", through_mean=True):
-    """L, the variational bound (Eq. 5) in bits per dimension: the mean of its terms L_{t-1}, without the constant L_T.
+def l_bound(s, x0, xt, t, eps, y, prediction="eps", variance="large"):
+    """L, the variational bound (Eq. 5) in bits per dimension, without its constant L_T and divided by T.
 
-    For t uniform on 1..T this is 1 / T of the bound. For a fixed variance its terms t > 1 are Eq. 12: Eq. 14 with
-    weights. through_mean: False stops the gradient at the mean, so that L teaches the variance alone.
+    t comes from draw_times, so each term L_{t-1} is divided by T times its probability: the mean is that over all t.
     Returns the loss and its gradient by y.
     """
+    return _weighted_terms(s, x0, xt, t, y, prediction, variance, 1 / (s.T * time_probabilities(s)[t - 1]))
+
+
+def l_hybrid(s, x0, xt, t, eps, y, prediction="eps", variance="learned"):
+    """L_simple + T / 1000 L / T, where L teaches the variance alone: its gradient stops at the mean (Nichol and Dhariwal 2021, Eq. 16)."""
+    simple, dsimple = l_simple(s, x0, xt, t, eps, y, prediction, variance)
+    bound, dbound = _weighted_terms(s, x0, xt, t, y, prediction, variance, np.ones(len(t)), through_mean=False)
+    return simple + s.T / 1000 * bound, dsimple + s.T / 1000 * dbound
+
+
+def _weighted_terms(s, x0, xt, t, y, prediction, variance, weights, through_mean=True):
+    """The mean of the terms L_{t-1} (Eq. 5), each times its weight, and the gradient by y."""
     predicted, v = split(y, variance)
     chosen = PREDICTIONS[prediction]
     mean, sigma2, _ = process.p_mean_variance(s, chosen.to_x0(s, xt, t, predicted), xt, t, clip=False, variance=variance, v=v)
     terms, cache = bound_terms(s, x0, xt, t, mean, array_module(y).log(sigma2))                             # Eq. 5
-    dmean, dlog_variance = bound_terms_backward(array_module(y).full_like(terms, 1 / len(terms)), cache)
+    weights = per_sample(weights / len(t), terms)
+    dmean, dlog_variance = bound_terms_backward(weights, cache)
     slope = process.posterior_coefficients(s, t)[0] * chosen.x0_slope(s, t) * through_mean    # d mean / d prediction
-    dv = None
-    if v is not None:
-        dv = dlog_variance * per_sample((np.log(s.beta[t]) - np.log(s.variance("small")[t])) / 2, v)
-    return terms.mean(), join(per_sample(slope, y) * dmean, dv)
+    dv = None if v is None else per_sample(process.log_variance_slope(s, t), v) * dlog_variance
+    return (weights * terms).sum(), join(per_sample(slope, y) * dmean, dv)
 
 
-def l_hybrid(s, x0, xt, t, eps, y, prediction="eps", variance="learned"):
-    """L_simple + T / 1000 L, where L teaches the variance alone (Nichol and Dhariwal 2021, Eq. 16)."""
-    simple, dsimple = l_simple(s, x0, xt, t, eps, y, prediction, variance)
-    bound, dbound = l_bound(s, x0, xt, t, eps, y, prediction, variance, through_mean=False)
-    weight = s.T / 1000
-    return simple + weight * bound, dsimple + weight * dbound
+def bound_weights(s, t):
+    """The factors of |eps - eps_theta|^2 in Eq. 12, for sigma_t^2 = beta_t: what L weighs and L_simple does not."""
+    return s.beta[t]**2 / (2 * s.variance("large")[t] * s.alpha[t] * (1 - s.alpha_bar[t]))                 # Eq. 12
+
+
+def time_probabilities(s):
+    """How often L is trained at t = 1..T: in proportion to the weights of Eq. 12.
+
+    With t uniform, the few small t that hold half of the weight would come rarely and with large gradients.
+    """
+    weights = bound_weights(s, np.arange(1, s.T + 1))
+    return weights / weights.sum()
+
+
+def draw_times(s, loss, N, rng):
+    """t (N,) for a training step: uniform on 1..T (Algorithm 1), or for L as in time_probabilities."""
+    return rng.choice(np.arange(1, s.T + 1), N, p=time_probabilities(s)) if loss == "L" else rng.integers(1, s.T + 1, N)
 
 
 LOSSES = {"simple": l_simple, "L": l_bound, "hybrid": l_hybrid}

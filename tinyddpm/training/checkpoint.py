@@ -50,7 +50,7 @@ def load_model(path):
     if Path(path).is_dir():
         return _published(path)
     tensors, metadata = safetensors.read(path, checked=False)
-    if not metadata.get("format", "").startswith("tinyddpm"):
+    if metadata.get("format") in (None, "pt"):              # as PyTorch's libraries write them
         return _published(path)
     _require_format(path, metadata)
     preset = Preset.from_json(metadata["preset"])

@@ -50,7 +50,7 @@ class Trainer:
             if labels is None:
                 raise ValueError("Trainer.step: the model has classes; expected labels")
             inputs["labels"] = np.where(choices.random(N) < c.label_dropout, self.preset.model.num_classes, labels)
-        t = choices.integers(1, self.schedule.T + 1, N)
+        t = objective.draw_times(self.schedule, diffusion.loss, N, choices)
         eps = rng.standard_normal(x0.shape, dtype=np.float32)
 
         self.model.flat_grads.fill(0)
