@@ -25,8 +25,6 @@ def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the checkpoint.safetensors of a run, or a published model")
     parser.add_argument("what", choices=("nll", "rate-distortion", "fid", "is"))
-    parser.add_argument("--dataset", metavar="NAME", help="what to compare with (default: what the model was trained on)")
-    parser.add_argument("--data-dir", metavar="DIR", help="where the files of the data set are (default: downloaded)")
     parser.add_argument("--split", choices=("test", "train"), default="test", help="(default: test)")
     parser.add_argument("--count", type=int, metavar="N", help="images to measure or to draw (default: 256, for fid and is 1000)")
     parser.add_argument("--times", type=int, metavar="K", help="times drawn for each image, of the bound's T - 1 (default: 20, 0 for all)")
@@ -34,17 +32,16 @@ def main(argv):
     parser.add_argument("--sampler", choices=("ddpm", "ddim"), default="ddpm", help="Algorithm 2, or DDIM (default ddpm)")
     parser.add_argument("--steps", type=int, default=50, metavar="K", help="of DDIM (default 50)")
     parser.add_argument("--samples", metavar="FILE.npy", help="measure these uint8 images instead of drawing new ones")
-    parser.add_argument("--inception", metavar="FILE", help="Inception-v3 weights, as safetensors (default: a small classifier)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of noise, times and samples (default 0)")
-    parser.add_argument("--out", metavar="FILE", help="the JSON file (default: beside the checkpoint)")
+    parser.add_argument("--out", metavar="FILE", help="the JSON file (default: nll.json and so on)")
+    cli.add_data_flags(parser)
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)
     if args.count is not None and args.count < 2 or args.seed < 0:
         parser.error("expected --count of at least 2 and --seed of at least 0")
     backend = cli.use_backend(args)
     model, preset = load_model(args.checkpoint)
-    checkpoint = Path(args.checkpoint)
-    out = Path(args.out) if args.out else (checkpoint if checkpoint.is_dir() else checkpoint.parent) / f"{args.what}.json"
+    out = Path(args.out or f"{args.what}.json")
     measure = {"nll": bound, "rate-distortion": bound, "fid": distance, "is": score}[args.what]
     results = {"measured": args.what, "checkpoint": args.checkpoint, "backend": backend, "seed": args.seed}
     results |= measure(args, model, preset)
@@ -68,7 +65,7 @@ def bound(args, model, preset):
         print("  {:10}  {:9.5f} +- {:.5f}".format(part, *results[part]))
     if args.what == "rate-distortion":
         print("  reverse time T - t + 1   rate (bits/dim)   distortion (RMSE of 255)")
-        table = found.rate_distortion()
+        table = np.stack(found.rate_distortion())
         for i in np.unique(np.linspace(0, len(table[0]) - 1, ROWS).round().astype(int)):
             print("  {:22.0f}   {:15.5f}   {:24.5f}".format(*table[:, i]))
     return {"data": name, "times": times, "T": s.T, "cdf": args.cdf} | results

@@ -24,6 +24,9 @@ HELP = {  # of the flags that stand for the fields of a preset; the fields' own 
 MAY_CHANGE = ("steps", "minutes", "save_every", "sample_every")         # in a run that is resumed
 
 
+Lines = argparse.RawDescriptionHelpFormatter         # keeps the lines of an epilog
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with an error of one line, and without guesses at abbreviated flags."""
 
@@ -37,6 +40,13 @@ class Parser(argparse.ArgumentParser):
 def add_backend_flags(parser):
     parser.add_argument("--backend", default="auto", choices=(*BACKENDS, "auto"), help="auto: numba where installed")
     parser.add_argument("--ops", metavar="FILE", help="a Python file whose operations replace those of the same name")
+
+
+def add_data_flags(parser):
+    """What a trained model is compared with."""
+    parser.add_argument("--dataset", metavar="NAME", help="the images to compare with (default: what the model was trained on)")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the files of the data set are (default: downloaded)")
+    parser.add_argument("--inception", metavar="FILE", help="features by these Inception-v3 weights, as safetensors (default: a small classifier's)")
 
 
 def add_run_flags(parser, dataset):

@@ -28,14 +28,31 @@ def extractor(config, inception=None):
 
 def measure(extractor, images, what="images"):
     """The Statistics of the features of uint8 images (N, H, W, C), and their class probabilities (N, classes)."""
-    statistics, probabilities, progress = Statistics(), [], Progress()
-    for start in range(0, len(images), BATCH):
-        features, p = extractor.measure(images[start:start + BATCH])
+    statistics, probabilities = Statistics(), []
+    for features, p in batches(extractor, images, what):
         statistics.add(features)
-        probabilities.append(to_numpy(p))
+        probabilities.append(p)
+    return statistics, np.concatenate(probabilities)
+
+
+def features(extractor, images, what="images"):
+    """The features (N, D) of uint8 images (N, H, W, C)."""
+    return np.concatenate([features for features, _ in batches(extractor, images, what)])
+
+
+def batches(extractor, images, what):
+    """Features and probabilities, batch by batch, with a progress line."""
+    progress = Progress()
+    for start in range(0, len(images), BATCH):
+        yield tuple(map(to_numpy, extractor.measure(images[start:start + BATCH])))
         progress.count(f"features of {what}", min(start + BATCH, len(images)), len(images))
     progress.close()
-    return statistics, np.concatenate(probabilities)
+
+
+def nearest(data, queries, k):
+    """The indices (M, k) of the rows of data (N, D) nearest to each row of queries (M, D), the nearest first."""
+    data = data.astype(np.float32)
+    return np.stack([np.argsort(((data - query)**2).sum(axis=1))[:k] for query in queries.astype(np.float32)])
 
 
 class Statistics:

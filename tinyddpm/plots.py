@@ -59,7 +59,7 @@ def _image(picture, size):
     from PIL import Image                       # a part of matplotlib's installation
 
     image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
-    factor = max(1, size // max(image.size))
+    factor = max(1, round(size / max(image.size)))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 

@@ -1,0 +1,38 @@
+"""Draw the figures of the paper with a trained model.
+
+    python examples/figures.py runs/mnist/checkpoint.safetensors progressive
+    python examples/figures.py runs/mnist/checkpoint.safetensors interpolation --rows 4
+"""
+
+from pathlib import Path
+
+from tinyddpm import cli
+from tinyddpm.figures import FIGURES, Figure
+
+
+def main(argv):
+    parser = cli.Parser(description=__doc__.split("\n")[0], formatter_class=cli.Lines,
+                        epilog="figures:\n" + "\n".join(f"  {name:16} {f.__doc__}" for name, f in FIGURES.items()))
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the checkpoint.safetensors of a run, or a published model")
+    parser.add_argument("figure", metavar="FIGURE", choices=FIGURES, help="one of the list below")
+    parser.add_argument("--rows", type=int, default=6, metavar="N", help="of the figure, where that is free (default 6)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of samples, noise and chosen images (default 0)")
+    parser.add_argument("--out", metavar="FILE", help="the picture (default: FIGURE.png; for the film FIGURE.gif)")
+    cli.add_data_flags(parser)
+    cli.add_backend_flags(parser)
+    args = parser.parse_args(argv)
+    suffix = ".gif" if args.figure == "film" else ".png"
+    out = Path(args.out or args.figure + suffix)
+    if args.rows < 1 or args.seed < 0:
+        parser.error(f"--rows {args.rows} --seed {args.seed}: expected at least 1 and at least 0")
+    if out.suffix != suffix or not out.resolve().parent.is_dir():
+        parser.error(f"--out {out}: expected a name that ends in {suffix}, in a folder that exists")
+
+    cli.use_backend(args)
+    FIGURES[args.figure](Figure(args, out))
+    print(out)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.program(main)
