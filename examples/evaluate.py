@@ -29,19 +29,20 @@ def main(argv):
     parser.add_argument("--count", type=int, metavar="N", help="images to measure or to draw (default: 256, for fid and is 1000)")
     parser.add_argument("--times", type=int, metavar="K", help="times drawn for each image, of the bound's T - 1 (default: 20, 0 for all)")
     parser.add_argument("--cdf", choices=("exact", "tanh"), default="exact", help="of the decoder; tanh is the authors' approximation")
-    parser.add_argument("--sampler", choices=("ddpm", "ddim"), default="ddpm", help="Algorithm 2, or DDIM (default ddpm)")
-    parser.add_argument("--steps", type=int, default=50, metavar="K", help="of DDIM (default 50)")
     parser.add_argument("--samples", metavar="FILE.npy", help="measure these uint8 images instead of drawing new ones")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of noise, times and samples (default 0)")
     parser.add_argument("--out", metavar="FILE", help="the JSON file (default: nll.json and so on)")
+    cli.add_sampler_flags(parser)
     cli.add_data_flags(parser)
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)
     if args.count is not None and args.count < 2 or args.seed < 0:
         parser.error("expected --count of at least 2 and --seed of at least 0")
+    out = Path(args.out or f"{args.what}.json")
+    if not out.resolve().parent.is_dir():
+        parser.error(f"--out {out}: the folder does not exist")
     backend = cli.use_backend(args)
     model, preset = load_model(args.checkpoint)
-    out = Path(args.out or f"{args.what}.json")
     measure = {"nll": bound, "rate-distortion": bound, "fid": distance, "is": score}[args.what]
     results = {"measured": args.what, "checkpoint": args.checkpoint, "backend": backend, "seed": args.seed}
     results |= measure(args, model, preset)
@@ -101,18 +102,13 @@ def reference(args, preset, count):
 
 def drawn(args, model, preset):
     """New samples, or those of --samples, as uint8, and how they were made."""
-    shape = (preset.model.image_size, preset.model.image_size, preset.model.image_channels)
     if args.samples:
-        images = np.load(args.samples, allow_pickle=False)
-        images = images[..., None] if images.ndim == 3 else images
-        if images.dtype != np.uint8 or images.shape[1:] != shape:
-            raise ValueError(f"{args.samples} holds {images.dtype} {images.shape}; expected uint8 (N, *{shape})")
+        images = data.load_npy(args.samples, preset.model)
         return images, f"{len(images):,} images of {args.samples}"
-    progress, count = Progress(), args.count or 1000
-    images = sample.generate(model, preset.diffusion, count, args.seed, args.sampler, args.steps,
+    (sampler, method), progress, count = cli.sampler(args), Progress(), args.count or 1000
+    images = sample.generate(model, preset.diffusion, count, args.seed, **sampler,
                              watch=lambda step, number, total: progress.count("sampling, step", number, total))
     progress.close()
-    method = "Algorithm 2" if args.sampler == "ddpm" else f"DDIM with {args.steps} steps"
     return plots.to_uint8(images), f"{count:,} samples by {method}"
 
 

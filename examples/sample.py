@@ -16,15 +16,13 @@ from tinyddpm.training import load_model
 
 def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the checkpoint.safetensors of a run")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the checkpoint.safetensors of a run, or a published model")
     parser.add_argument("--count", type=int, default=36, metavar="N", help="how many images (default 36)")
-    parser.add_argument("--sampler", choices=("ddpm", "ddim"), default="ddpm", help="Algorithm 2, or DDIM (default ddpm)")
-    parser.add_argument("--steps", type=int, metavar="K", help="of DDIM (default 50)")
-    parser.add_argument("--eta", type=float, metavar="E", help="noise of DDIM, 0 to 1 (default 0)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="other images (default 0)")
     parser.add_argument("--label", type=int, metavar="L", help="only this class, for a model with classes")
     parser.add_argument("--out", default="samples.png", metavar="FILE",
                         help=".png a grid, .gif the film of its making, .npy uint8 (N, H, W[, C]) (default samples.png)")
+    cli.add_sampler_flags(parser)
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)
 
@@ -33,11 +31,10 @@ def main(argv):
         parser.error(f"--out {out}: expected a name that ends in .png, .gif or .npy")
     if args.count < 1 or args.seed < 0:
         parser.error(f"--count {args.count} --seed {args.seed}: expected at least 1 and at least 0")
-    if args.sampler == "ddpm" and (args.steps is not None or args.eta is not None):
-        parser.error("--steps and --eta belong to --sampler ddim; Algorithm 2 always takes all T steps")
     if not out.resolve().parent.is_dir():
         parser.error(f"--out {out}: the folder does not exist")
 
+    sampler, _ = cli.sampler(args)
     cli.use_backend(args)
     model, preset = load_model(args.checkpoint)
     labels = None if args.label is None else np.full(args.count, args.label)
@@ -47,8 +44,7 @@ def main(argv):
         progress.count("step", number, total)
         film.add(step)
 
-    images = sample.generate(model, preset.diffusion, args.count, args.seed, args.sampler,
-                             50 if args.steps is None else args.steps, args.eta or 0.0, labels, watch)
+    images = sample.generate(model, preset.diffusion, args.count, args.seed, labels=labels, watch=watch, **sampler)
     progress.close()
     images = plots.to_uint8(images)
     if out.suffix == ".png":

@@ -2,6 +2,8 @@
 
 import gzip
 import http.server
+import io
+import tarfile
 import threading
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tinyddpm import data
-from tinyddpm.data import download, folder, mnist
+from tinyddpm.data import cifar10, download, folder, mnist
 from tinyddpm.nn import UNetConfig
 
 MNIST = UNetConfig(image_size=28, image_channels=1, channel_multipliers=(1, 2))
@@ -197,6 +199,97 @@ def test_offline_says_what_to_do(monkeypatch, tmp_path):
         mnist.load("mnist")
 
 
+# ---- CIFAR10 ----
+
+@pytest.fixture
+def cifar(monkeypatch):
+    """A stand-in for CIFAR10 with 7 records a file: file name -> bytes."""
+    monkeypatch.setattr(cifar10, "RECORDS", 7)
+    rng, files = np.random.default_rng(0), {}
+    for name in cifar10.FILES["train"] + cifar10.FILES["test"]:
+        records = rng.integers(0, 256, (7, cifar10.RECORD), dtype=np.uint8)
+        records[:, 0] %= 10
+        files[name] = records.tobytes()
+    return files
+
+
+def archive(folder, files, prefix="cifar-10-batches-bin/", extra=()):
+    with tarfile.open(folder / cifar10.ARCHIVE, "w:gz") as tar:
+        for info, raw in [*extra, *((tarfile.TarInfo(prefix + name), raw) for name, raw in files.items())]:
+            info.size = len(raw)
+            tar.addfile(info, io.BytesIO(raw))
+    return folder
+
+
+def test_cifar10_from_the_archive_and_unpacked(cifar, tmp_path):
+    images, labels = cifar10.load("train", archive(tmp_path, cifar))
+    assert images.shape == (35, 32, 32, 3) and images.dtype == np.uint8 and labels.dtype == np.int64
+    third = np.frombuffer(cifar["data_batch_1.bin"], np.uint8).reshape(7, -1)[2]
+    assert labels[2] == third[0]
+    for channel in range(3):                                # planes of red, green and blue, rows from the top
+        np.testing.assert_array_equal(images[2, :, :, channel].ravel(), third[1 + 1024 * channel:1025 + 1024 * channel])
+    assert cifar10.load("test", tmp_path)[0].shape == (7, 32, 32, 3)
+    (tmp_path / cifar10.ARCHIVE).unlink()
+    unpacked = tmp_path / cifar10.FOLDER
+    unpacked.mkdir()
+    for name, raw in cifar.items():
+        (unpacked / name).write_bytes(raw)
+    np.testing.assert_array_equal(cifar10.load("train", tmp_path)[0], images)
+    (unpacked / "data_batch_3.bin").write_bytes(cifar["data_batch_3.bin"][:-1])
+    with pytest.raises(ValueError, match="data_batch_3.bin has"):
+        cifar10.load("train", tmp_path)
+    (unpacked / "data_batch_3.bin").unlink()
+    with pytest.raises(ValueError, match="data_batch_3.bin is missing"):
+        cifar10.load("train", tmp_path)
+
+
+def link(name, target):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, target
+    return info
+
+
+@pytest.mark.parametrize("member", [tarfile.TarInfo("../escaped.bin"), tarfile.TarInfo("/tmp/escaped.bin"),
+                                    tarfile.TarInfo("cifar-10-batches-bin/../../escaped.bin"),
+                                    link("cifar-10-batches-bin/data_batch_1.bin", "/etc/passwd")])
+def test_an_archive_that_leads_outside_is_refused_and_nothing_is_written(cifar, tmp_path, member):
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    archive(inside, cifar, extra=[(member, b"")])
+    with pytest.raises(ValueError, match="leads outside its folder"):
+        cifar10.load("train", inside)
+    assert [p.name for p in tmp_path.rglob("*")] == ["inside", cifar10.ARCHIVE]
+
+
+def test_damaged_archives_are_refused(cifar, tmp_path):
+    archive(tmp_path, cifar, prefix="cifar-10-batches-py/")             # the pickled version, as if
+    with pytest.raises(ValueError, match="has no file cifar-10-batches-bin/data_batch_1.bin"):
+        cifar10.load("train", tmp_path)
+    raw = archive(tmp_path, cifar).joinpath(cifar10.ARCHIVE).read_bytes()
+    for damaged in (b"", raw[:len(raw) // 2], b"<html>404</html>", raw[:3000] + bytes(200) + raw[3200:]):
+        (tmp_path / cifar10.ARCHIVE).write_bytes(damaged)
+        with pytest.raises(ValueError, match="cifar-10-binary.tar.gz"):
+            cifar10.load("train", tmp_path)
+    (tmp_path / cifar10.ARCHIVE).unlink()
+    with pytest.raises(ValueError, match="holds neither"):
+        cifar10.load("train", tmp_path)
+    with pytest.raises(ValueError, match="a label 77"):
+        cifar10.parse([bytes([77]) + bytes(cifar10.RECORD * 7 - 1)], ["test_batch.bin"], "here")
+
+
+def test_cifar10_is_downloaded_once_and_checked(cifar, tmp_path, monkeypatch):
+    raw = archive(tmp_path, cifar).joinpath(cifar10.ARCHIVE).read_bytes()
+    server = Server({cifar10.ARCHIVE: raw})
+    monkeypatch.setattr(cifar10, "MIRRORS", [server.url])
+    monkeypatch.setenv("TINYDDPM_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match="checksum differs"):
+        cifar10.load("test")
+    monkeypatch.setattr(cifar10, "CHECKSUM", download.md5(raw))
+    assert cifar10.load("test")[0].shape == (7, 32, 32, 3)
+    requests = len(server.requests)
+    assert cifar10.load("train")[0].shape == (35, 32, 32, 3) and len(server.requests) == requests
+
+
 # ---- folders of images ----
 
 def test_a_folder_of_images(tmp_path):
@@ -211,6 +304,20 @@ def test_a_folder_of_images(tmp_path):
     assert images.shape == (3, 4, 4, 3) and images.dtype == np.uint8
     assert np.all(images[1] == (200, 100, 50)) and np.all(images[2] == 77) and np.all(abs(images[0].astype(int) - 30) < 4)
     assert folder.load(tmp_path, 4, 1).shape == (3, 4, 4, 1)
+
+
+def test_a_large_folder_is_read_batch_by_batch(tmp_path, monkeypatch):
+    for i in range(6):
+        Image.fromarray(np.full((4, 4), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    whole = folder.load(tmp_path, 4, 1)
+    monkeypatch.setattr(folder, "IN_MEMORY", 50)
+    lazy = folder.load(tmp_path, 4, 1)
+    assert isinstance(lazy, folder.Images) and lazy.shape == whole.shape and len(lazy) == 6
+    a, b = (data.Dataset(images).batch(3, 4, seed=0)[0] for images in (whole, lazy))
+    np.testing.assert_array_equal(a, b)
+    (tmp_path / "2.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="2.png cannot be read"):
+        list(zip(range(2), data.Dataset(lazy).batches(0, 5, seed=0)))
 
 
 def test_bad_folders_are_refused(tmp_path):
@@ -236,6 +343,22 @@ def test_batches_cover_an_epoch_and_depend_on_seed_and_number_alone():
     assert not np.array_equal(dataset.batch(4, 3, seed=2)[1], labels)
     with pytest.raises(ValueError, match="--batch-size"):
         dataset.batch(0, 11, seed=1)
+
+
+def test_batches_from_the_background_are_the_same():
+    dataset = data.Dataset(np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1), np.arange(10))
+    batches = dataset.batches(2, 3, seed=1)
+    for number in range(2, 9):
+        for got, expected in zip(next(batches), dataset.batch(number, 3, seed=1)):
+            np.testing.assert_array_equal(got, expected)
+    batches.close()
+    with pytest.raises(ValueError, match="--batch-size"):
+        next(dataset.batches(0, 11, seed=1))
+
+
+def test_the_embedded_digits_are_no_test_images():
+    with pytest.raises(ValueError, match="--dataset mnist"):
+        data.load("digits", MNIST, "test")
 
 
 @pytest.mark.parametrize("name, config, message", [

@@ -1,14 +1,21 @@
 """The programs as people run them: in a process of their own, from another folder, with right and wrong flags."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+
+import tinyddpm
+from tinyddpm.figures import FIGURES, Figure
+from tinyddpm.interop import save_diffusers
+from tinyddpm.nn import UNet, UNetConfig
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--quick", "--base-channels", "8", "--groups", "4", "--blocks-per-level", "1", "--attention-resolutions", "none", "--backend", "numpy"]
@@ -16,6 +23,8 @@ SMALL = ["--quick", "--base-channels", "8", "--groups", "4", "--blocks-per-level
 
 def run(program, *flags, cwd):
     return subprocess.run([sys.executable, ROOT / "examples" / program, *map(str, flags)], cwd=cwd, capture_output=True, text=True)
+
+CHECKPOINT = "runs/digits/checkpoint.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +65,74 @@ def test_sample(trained, flags, suffix):
         Image.open(out).verify()
 
 
+@pytest.mark.parametrize("what, flags, keys", [
+    ("nll", ["--times", 3, "--cdf", "tanh"], {"prior", "rate", "distortion", "total", "terms", "times"}),
+    ("rate-distortion", ["--times", 0], {"rate_distortion"}), ("fid", ["--sampler", "ddim", "--steps", 2], {"fid", "features"}),
+    ("is", ["--samples", "out.npy"], {"score", "features"})])
+def test_evaluate(trained, what, flags, keys):
+    folder, _ = trained
+    np.save(folder / "out.npy", np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8))
+    done = run("evaluate.py", CHECKPOINT, what, "--split", "train", "--count", 6, "--backend", "numpy", *flags, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((folder / f"{what}.json").read_text())
+    assert keys < results.keys() and results["checkpoint"] == CHECKPOINT
+    if what in ("nll", "rate-distortion"):
+        assert results["T"] == 50 and results["images"] == 6
+        assert results["total"][0] == pytest.approx(sum(results[part][0] for part in ("rate", "distortion")))
+        assert f"{results['total'][0]:.5f}" in done.stdout
+        assert len(results["terms"]["first_t"]) == (3 if what == "nll" else 49)
+    else:
+        assert "not comparable with Inception" in done.stdout and "not comparable with Inception" in results["features"]
+        assert ("30 images of out.npy" if what == "is" else "6 samples by DDIM with 2 steps") in done.stdout
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures(trained, name):
+    """Every figure, in this process; one of them as a program below."""
+    folder, _ = trained
+    out = folder / f"{name}{'.gif' if name == 'film' else '.png'}"
+    args = SimpleNamespace(checkpoint=folder / CHECKPOINT, rows=2, seed=0, dataset=None, data_dir=None, inception=None)
+    tinyddpm.use("numpy")
+    FIGURES[name](Figure(args, out))
+    with Image.open(out) as picture:
+        assert max(picture.size) > 200
+        columns, rows = {"progressive": (9, 2), "shared": (9, 4), "interpolation": (9, 2), "coarse-to-fine": (9, 9), "nearest": (9, 2),
+                         "samples": (2, 2)}.get(name, (0, 0))
+        if rows:
+            assert picture.size[0] / picture.size[1] == pytest.approx((29 * columns + 1) / (29 * rows + 1))
+
+
+def test_the_program_of_the_figures(trained):
+    folder, _ = trained
+    done = run("figures.py", CHECKPOINT, "progressive", "--rows", 1, "--backend", "numpy", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "progressive.png" and (folder / "progressive.png").exists()
+    help = run("figures.py", "--help", cwd=folder).stdout
+    assert all(name in help and f.__doc__ in help for name, f in FIGURES.items())
+
+
+def test_train_cifar10_on_other_rows_of_table_2_and_other_images(tmp_path):
+    """L on mu_tilde with a learned variance; then what it made is evaluated and drawn from."""
+    (tmp_path / "pictures").mkdir()
+    for i in range(9):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (32, 32, 3)).astype(np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
+    done = run("train_cifar10.py", *SMALL, "--preset", "cifar10-small", "--dataset", "pictures", "--loss", "L", "--prediction", "mu",
+               "--variance", "learned", "--steps", 3, "--T", 5, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "runs" / "pictures"
+    assert {p.name for p in out.iterdir()} == {"checkpoint.safetensors", "metrics.csv", "loss.png", "samples.png", "denoising.gif"}
+    done = run("evaluate.py", out / "checkpoint.safetensors", "nll", "--count", 4, "--backend", "numpy", cwd=tmp_path)
+    assert done.returncode == 0 and "4 images of pictures" in done.stdout, done.stderr
+
+
+def test_a_published_model_is_drawn_from(tmp_path):
+    save_diffusers(UNet(UNetConfig(image_size=8, base_channels=8, groups=4, channel_multipliers=(1, 2), blocks_per_level=1,
+                                   attention_resolutions=())), tmp_path / "published")
+    for path in ("published", "published/diffusion_pytorch_model.safetensors"):
+        done = run("sample.py", path, "--count", 2, "--sampler", "ddim", "--steps", 2, "--backend", "numpy", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
 def test_the_same_seed_draws_the_same_images(trained):
     folder, _ = trained
     pictures = []
@@ -66,7 +143,6 @@ def test_the_same_seed_draws_the_same_images(trained):
     assert np.array_equal(pictures[0], pictures[1]) and not np.array_equal(pictures[0], pictures[2])
 
 
-CHECKPOINT = "runs/digits/checkpoint.safetensors"
 WRONG = [
     ("train_mnist.py", ["--colour", "red"], "--colour"), ("train_mnist.py", ["--steps", "many"], "--steps"),
     ("train_mnist.py", ["--steps", "0"], "steps is 0"), ("train_mnist.py", ["--steps", "5", "--minutes", "1"], "exclude each other"),
@@ -81,6 +157,17 @@ WRONG = [
     ("sample.py", [CHECKPOINT, "--steps", "3"], "--sampler ddim"), ("sample.py", [CHECKPOINT, "--sampler", "ddim", "--steps", "9999"], "steps is 9999"),
     ("sample.py", [CHECKPOINT, "--label", "12"], "labels"), ("sample.py", [CHECKPOINT, "--count", "0"], "--count 0"),
     ("sample.py", [CHECKPOINT, "--sampler", "ddim", "--eta", "-2"], "eta is -2"), ("sample.py", ["truncated.safetensors"], "damaged"),
+    ("train_mnist.py", ["--loss", "vlb"], "loss is 'vlb'"), ("train_mnist.py", ["--variance", "learned"], "--loss hybrid or L"),
+    ("train_mnist.py", ["--resume", "--T", "500"], "T would change it"), ("train_mnist.py", ["--resume", "--prediction", "mu"], "prediction would"),
+    ("train_cifar10.py", ["--preset", "imagenet"], "imagenet"), ("train_cifar10.py", ["--data-dir", "."], "cifar-10-binary.tar.gz"),
+    ("train_cifar10.py", ["--preset", "lsun-256"], "a folder of images"), ("train_cifar10.py", ["--dataset", "digits"], "made for (32, 32, 3)"),
+    ("evaluate.py", [CHECKPOINT, "nll"], "--dataset mnist"), ("evaluate.py", [CHECKPOINT, "nll", "--split", "train", "--times", "50"], "times is 50"),
+    ("evaluate.py", [CHECKPOINT, "nll", "--dataset", "cifar10", "--data-dir", "."], "cifar-10-binary.tar.gz"),
+    ("evaluate.py", [CHECKPOINT, "speed"], "speed"), ("evaluate.py", [CHECKPOINT, "fid", "--out", "no/such.json"], "no/such.json"),
+    ("evaluate.py", [CHECKPOINT, "is", "--samples", "file.txt"], "file.txt"), ("evaluate.py", [CHECKPOINT, "is", "--samples", "bad.npy"], "(3, 5, 5, 1)"),
+    ("evaluate.py", [CHECKPOINT, "is", "--count", "4", "--inception", "file.txt"], "file.txt"),
+    ("figures.py", [CHECKPOINT, "4"], "4"), ("figures.py", [CHECKPOINT, "shared", "--out", "x.gif"], ".png"),
+    ("figures.py", [CHECKPOINT, "interpolation", "--dataset", "nothing"], "nothing"),
 ]
 
 
@@ -89,6 +176,7 @@ def test_what_is_wrong_is_one_line_and_status_2(trained, program, flags, expecte
     folder, _ = trained
     (folder / "file.txt").write_text("no checkpoint at all, but long enough to look like one")
     (folder / "broken.py").write_text("def silu(x:\n")
+    np.save(folder / "bad.npy", np.zeros((3, 5, 5, 1), np.uint8))
     (folder / "truncated.safetensors").write_bytes((folder / CHECKPOINT).read_bytes()[:-1000])
     before = {p: p.stat().st_mtime_ns for p in (folder / "runs" / "digits").iterdir()}
     extra = ["--backend", "numpy"] if "--backend" not in flags else []

@@ -49,6 +49,22 @@ def add_data_flags(parser):
     parser.add_argument("--inception", metavar="FILE", help="features by these Inception-v3 weights, as safetensors (default: a small classifier's)")
 
 
+def add_sampler_flags(parser):
+    parser.add_argument("--sampler", choices=("ddpm", "ddim"), default="ddpm", help="Algorithm 2, or DDIM (default ddpm)")
+    parser.add_argument("--steps", type=int, metavar="K", help="of DDIM (default 50)")
+    parser.add_argument("--eta", type=float, metavar="E", help="noise of DDIM, 0 to 1 (default 0)")
+
+
+def sampler(args):
+    """The sampler of the flags: the arguments of sample.generate, and its name for what is printed."""
+    if args.sampler == "ddpm":
+        if args.steps is not None or args.eta is not None:
+            raise ValueError("--steps and --eta belong to --sampler ddim; Algorithm 2 always takes all T steps")
+        return {"sampler": "ddpm"}, "Algorithm 2"
+    steps, eta = 50 if args.steps is None else args.steps, args.eta or 0.0
+    return {"sampler": "ddim", "steps": steps, "eta": eta}, f"DDIM with {steps} steps" + (f" and eta {eta}" if eta else "")
+
+
 def add_run_flags(parser, dataset):
     """The flags of a training program; `dataset` describes the choice."""
     add_backend_flags(parser)
@@ -103,12 +119,12 @@ def prepare(args, preset, quick):
     backend = use_backend(args)
     preset = preset.override(**given)
     folder = run_folder(args.out, preset.dataset, args.resume)
+    trainer = None
     if args.resume:
         trainer = load_checkpoint(folder / "checkpoint.safetensors")
         trainer.preset = preset = resumed(trainer.preset, given)
-    else:
-        trainer = Trainer(preset)
     dataset = data.load(preset.dataset, preset.model, "train", args.data_dir)
+    trainer = trainer or Trainer(preset)
     print(f"{backend}; {trainer.model.flat_values.size:,} parameters; {len(dataset):,} images of {preset.dataset}; "
           f"files go to {folder}", flush=True)
     return trainer, dataset, folder
@@ -158,7 +174,7 @@ def program(main):
     """Run main(argv) and exit: what goes wrong is one line on stderr and status 2; Ctrl-C is status 130."""
     try:
         status = main(sys.argv[1:])
-    except (ValueError, OSError, MemoryError, EOFError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         print(f"\n{Path(sys.argv[0]).name}: error: {describe(error)}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:

@@ -67,6 +67,19 @@ def load(name, config, split="train", data_dir=None):
     return dataset
 
 
+def load_npy(path, config):
+    """The uint8 images (N, H, W[, C]) of a .npy file, such as sample.py writes. Raises ValueError for what does not fit."""
+    try:
+        images = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError):
+        raise ValueError(f"{path} is no .npy file of numbers") from None
+    images = images[..., None] if images.ndim == 3 else images
+    shape = (config.image_size, config.image_size, config.image_channels)
+    if images.dtype != np.uint8 or images.shape[1:] != shape:
+        raise ValueError(f"{path} holds {images.dtype} {images.shape}; the model is made for uint8 (N, *{shape})")
+    return images
+
+
 def load_named(name, split="train", data_dir=None):
     """One of NAMES as it is published, "train" or "test"."""
     if name == "digits":
