@@ -1,8 +1,10 @@
 """What the README says is so: its equation index, its code, its links."""
 
 import importlib
+import importlib.util
 import inspect
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ def resolve(name):
             continue
         for part in parts[i:]:
             found = inspect.getattr_static(found, part)
-        return getattr(found, "func", found)            # of a cached property
+        return getattr(found, "func", getattr(found, "fget", found))            # of a cached or plain property
     raise AttributeError(name)
 
 
@@ -36,6 +38,32 @@ def test_the_index_is_found():
 @pytest.mark.parametrize("equation, name", INDEX)
 def test_every_indexed_function_exists_and_cites_its_equation(equation, name):
     assert re.search(re.escape(equation) + r"(?!\d)", inspect.getsource(resolve(name))), f"{name} does not cite {equation}"
+
+
+COMMANDS = re.findall(r"`examples/(\w+\.py) ([^`]+)`", README[README.index("## Equations"):README.index("## Measured")])
+
+
+def test_the_index_is_complete():
+    """Eq. 1-16, Algorithms 1-4, Tables 1-4, Figures 3-15."""
+    text = README[README.index("## Equations"):README.index("## Measured")]
+    rows = re.findall(r"^\| (Eq\.|Algorithm|Tables?|Figures?) ([^|]+) \|", text, re.MULTILINE)
+    for kind, first, last in (("Eq", 1, 16), ("Algorithm", 1, 4), ("Table", 1, 4), ("Figure", 3, 15)):
+        found = set()
+        for row, numbers in rows:
+            if row.startswith(kind):
+                found |= set(range(*(int(n) + i for i, n in enumerate(numbers.split("-"))))) if "-" in numbers else {int(n) for n in re.findall(r"\d+", numbers)}
+        assert found == set(range(first, last + 1)), kind
+
+
+@pytest.mark.parametrize("program, flags", COMMANDS)
+def test_every_indexed_command_has_its_flags(program, flags):
+    """Every word of it is known to the program: a flag, a choice or a preset."""
+    module = importlib.util.module_from_spec(spec := importlib.util.spec_from_file_location("program", ROOT / "examples" / program))
+    spec.loader.exec_module(module)
+    with pytest.raises(SystemExit) as stopped, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tinyddpm.cli.use_backend", lambda args: sys.exit("the flags are right"))
+        module.main(flags.split())
+    assert stopped.value.code == "the flags are right"
 
 
 def test_a_wrong_entry_would_be_found():

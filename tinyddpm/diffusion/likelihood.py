@@ -37,7 +37,7 @@ def bound_terms(s, x0, xt, t, mean, log_variance, cdf="exact"):
     beta_tilde = s.beta_tilde[np.maximum(t, min(2, s.T))]               # at t = 1 another term stands
     log_ratio = log_variance - per_sample(np.log(beta_tilde), x0)
     error = mean - process.mu_from_x0(s, xt, t, x0)
-    kl = (log_ratio + xp.expm1(-log_ratio) + error**2 * xp.exp(-log_variance)) / 2
+    kl = (log_ratio + xp.expm1(-log_ratio) + error**2 * xp.exp(-log_variance)) / 2          # Eq. 8, with its constant C
     terms = bits_per_dim(kl)
     first, decoder_cache = xp.asarray(np.flatnonzero(t == 1)), None
     if len(first):
@@ -131,7 +131,7 @@ class Bound:
 
     @property
     def total(self):
-        """(N,) the whole bound, an upper limit of the negative log likelihood (Eq. 3)"""
+        """(N,) the whole bound, an upper limit of the negative log likelihood (Eq. 3); Eq. 16 groups the same sum another way"""
         return self.rate + self.decoder
 
     def summary(self):
