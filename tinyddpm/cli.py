@@ -17,9 +17,10 @@ from tinyddpm.training import Trainer, load_checkpoint
 from tinyddpm.training.fit import run_folder
 
 HELP = {  # of the flags that stand for the fields of a preset; the fields' own comments say more
-    "steps": "training steps", "minutes": "train for so long instead of so many steps", "batch_size": "images in a step",
-    "lr": "learning rate", "prediction": "eps, x0, mu or v", "loss": "simple, L or hybrid", "variance": "large, small or learned",
-    "schedule": "linear, quadratic, constant or cosine", "seed": "of everything random", "attention_resolutions": "such as 16 or 16,8, or none",
+    "steps": "training steps", "minutes": "train for so long instead of so many steps",
+    "batch_size": "images in a step", "lr": "learning rate", "seed": "of everything random",
+    "prediction": "eps, x0, mu or v", "loss": "simple, L or hybrid", "variance": "large, small or learned",
+    "schedule": "linear, quadratic, constant or cosine", "attention_resolutions": "such as 16 or 16,8, or none",
     "channel_multipliers": "such as 1,2,2,2: one for each resolution"}
 MAY_CHANGE = ("steps", "minutes", "save_every", "sample_every")         # in a run that is resumed
 
@@ -44,9 +45,10 @@ def add_backend_flags(parser):
 
 def add_data_flags(parser):
     """What a trained model is compared with."""
-    parser.add_argument("--dataset", metavar="NAME", help="the images to compare with (default: what the model was trained on)")
+    parser.add_argument("--dataset", metavar="NAME", help="images to compare with (default: the model's training data)")
     parser.add_argument("--data-dir", metavar="DIR", help="where the files of the data set are (default: downloaded)")
-    parser.add_argument("--inception", metavar="FILE", help="features by these Inception-v3 weights, as safetensors (default: a small classifier's)")
+    parser.add_argument("--inception", metavar="FILE",
+                        help="features by these Inception-v3 weights, as safetensors (default: a small classifier's)")
 
 
 def add_sampler_flags(parser):
@@ -62,7 +64,8 @@ def sampler(args):
             raise ValueError("--steps and --eta belong to --sampler ddim; Algorithm 2 always takes all T steps")
         return {"sampler": "ddpm"}, "Algorithm 2"
     steps, eta = 50 if args.steps is None else args.steps, args.eta or 0.0
-    return {"sampler": "ddim", "steps": steps, "eta": eta}, f"DDIM with {steps} steps" + (f" and eta {eta}" if eta else "")
+    name = f"DDIM with {steps} steps" + (f" and eta {eta}" if eta else "")
+    return {"sampler": "ddim", "steps": steps, "eta": eta}, name
 
 
 def add_run_flags(parser, dataset):
@@ -71,7 +74,8 @@ def add_run_flags(parser, dataset):
     parser.add_argument("--dataset", default=argparse.SUPPRESS, help=dataset)
     parser.add_argument("--data-dir", metavar="DIR", help="where the files of the data set are (default: downloaded)")
     parser.add_argument("--out", metavar="DIR", help="where all files go (default: a new folder in runs/)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out (default: the newest in runs/ on that data set)")
+    parser.add_argument("--resume", action="store_true",
+                        help="go on with the run in --out (default: the newest in runs/ on that data set)")
     parser.add_argument("--quick", action="store_true", help="a few steps only, to see that everything works")
     group = parser.add_argument_group("configuration", "each overrides a field of the preset")
     for config in (TrainingConfig, DiffusionConfig, UNetConfig):

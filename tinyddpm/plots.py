@@ -67,7 +67,7 @@ LOSSES = {"simple": "L_simple (Eq. 14)", "L": "L, a term of the bound (Eq. 5) in
 
 
 def loss_curve(path, steps, losses, kind):
-    """The loss of every step and its running mean over a fiftieth of the run, on logarithmic axes; kind as in LOSSES."""
+    """The loss of every step and its running mean over a fiftieth of the run, on logarithmic axes; kind: see LOSSES."""
     from matplotlib.figure import Figure        # no window, whatever the display
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -86,11 +86,11 @@ def rate_distortion(path, reverse_time, rate, rmse):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.4), layout="constrained")
-    for axes, x, y, names in zip(figure.subplots(1, 3), (reverse_time, reverse_time, rate), (rmse, rate, rmse),
-                                 (("reverse time T - t + 1", "distortion (RMSE of 255)"), ("reverse time T - t + 1", "rate (bits/dim)"),
-                                  ("rate (bits/dim)", "distortion (RMSE of 255)"))):
+    time, bits, distortion = ((reverse_time, "reverse time T - t + 1"), (rate, "rate (bits/dim)"),
+                              (rmse, "distortion (RMSE of 255)"))
+    for axes, (x, across), (y, up) in zip(figure.subplots(1, 3), (time, time, bits), (distortion, bits, distortion)):
         axes.plot(x, y)
-        axes.set(xlabel=names[0], ylabel=names[1])
+        axes.set(xlabel=across, ylabel=up)
     figure.savefig(path, dpi=110)
 
 
@@ -98,8 +98,9 @@ def schedule(path, s):
     """The tables of a Schedule over t: beta, alpha_bar and the signal-to-noise ratio."""
     from matplotlib.figure import Figure
 
-    figure, t = Figure(figsize=(11, 3.4), layout="constrained"), np.arange(1, s.T + 1)
-    for axes, values, name in zip(figure.subplots(1, 3), (s.beta, s.alpha_bar, s.snr), ("beta", "alpha_bar", "signal-to-noise ratio")):
-        axes.plot(t, values[1:])
-        axes.set(xlabel="t", ylabel=name, yscale="log" if values is s.snr else "linear")
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    tables = ("beta", s.beta, "linear"), ("alpha_bar", s.alpha_bar, "linear"), ("signal-to-noise ratio", s.snr, "log")
+    for axes, (name, values, scale) in zip(figure.subplots(1, 3), tables):
+        axes.plot(np.arange(1, s.T + 1), values[1:])
+        axes.set(xlabel="t", ylabel=name, yscale=scale)
     figure.savefig(path, dpi=110)

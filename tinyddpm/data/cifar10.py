@@ -18,6 +18,7 @@ MIRRORS = ["https://www.cs.toronto.edu/~kriz"]
 FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORDS, RECORD = 10_000, 1 + 3 * 32 * 32
+EXPECTED = "expected the binary version of CIFAR10"
 
 
 def load(split="train", data_dir=None):
@@ -37,7 +38,7 @@ def load(split="train", data_dir=None):
         elif folder.is_dir():
             contents = [_read(folder / name) for name in FILES[split]]
         else:
-            raise ValueError(f"{data_dir} holds neither {ARCHIVE} nor the folder {FOLDER}: expected the binary version of CIFAR10")
+            raise ValueError(f"{data_dir} holds neither {ARCHIVE} nor the folder {FOLDER}: {EXPECTED}")
     return parse(contents, FILES[split], data_dir or archive)
 
 
@@ -63,7 +64,7 @@ def _read(path):
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing: expected the binary version of CIFAR10, unpacked") from None
+        raise ValueError(f"{path} is missing: {EXPECTED}") from None
 
 
 def _from_archive(path, names):
@@ -74,7 +75,7 @@ def _from_archive(path, names):
             for member in tar:
                 parts = PurePosixPath(member.name).parts
                 if member.name.startswith("/") or ".." in parts or member.islnk() or member.issym():
-                    raise ValueError(f"{path} holds {member.name!r}, which leads outside its folder: not the archive of CIFAR10")
+                    raise ValueError(f"{path} holds {member.name!r}, which leads outside its folder: {EXPECTED}")
                 if member.name in wanted and member.isfile() and member.size == RECORDS * RECORD:
                     wanted[member.name] = tar.extractfile(member).read()
             while tar.fileobj.read(1 << 20):                 # to the end, where gzip compares its checksum
@@ -83,5 +84,5 @@ def _from_archive(path, names):
         raise ValueError(f"{path} is damaged or no gzipped tar archive: {error}") from None
     for name, raw in wanted.items():
         if raw is None:
-            raise ValueError(f"{path} has no file {name} of {RECORDS * RECORD} bytes: expected the binary version of CIFAR10")
+            raise ValueError(f"{path} has no file {name} of {RECORDS * RECORD} bytes: {EXPECTED}")
     return list(wanted.values())

@@ -5,23 +5,25 @@ from dataclasses import dataclass
 from tinyddpm.diffusion import schedule
 from tinyddpm.diffusion.objective import LOSSES, PREDICTIONS
 
+VARIANCES = ("large", "small", "learned")
+
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The forward process, what the network predicts and is trained by, and the reverse process's variance. The paper's by default."""
+    """The forward process, what the network predicts, the reverse process's variance and the loss. By default the paper's."""
 
     T: int = 1000
     schedule: str = "linear"            # linear, quadratic, constant, cosine
     beta_1: float = 1e-4
     beta_T: float = 0.02
     prediction: str = "eps"             # eps, x0, mu (mu_tilde), v
-    variance: str = "large"             # sigma_t^2 of the reverse process: large (beta_t), small (beta_tilde_t), learned
+    variance: str = "large"             # sigma_t^2 of p: large (beta_t), small (beta_tilde_t), learned
     loss: str = "simple"                # simple (L_simple), L (the variational bound), hybrid (for a learned variance)
 
     def __post_init__(self):
         if self.T < 2:
             raise ValueError(f"T is {self.T}; expected at least 2")
-        for name, choices in (("prediction", PREDICTIONS), ("loss", LOSSES), ("variance", ("large", "small", "learned"))):
+        for name, choices in (("prediction", PREDICTIONS), ("loss", LOSSES), ("variance", VARIANCES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {', '.join(choices)}")
         if self.loss == "simple" and self.variance == "learned":

@@ -28,7 +28,7 @@ def prior_term(s, x0):
 
 
 def bound_terms(s, x0, xt, t, mean, log_variance, cdf="exact"):
-    """L_{t-1} at this x_t (Eq. 5): for t > 1 the KL from q(x_{t-1} | x_t, x_0) to p, for t = 1 the decoder's -log p(x_0 | x_1).
+    """L_{t-1} at this x_t (Eq. 5): the KL of q(x_{t-1} | x_t, x_0) and p, but for t = 1 the decoder's -log p(x_0 | x_1).
 
     x0, xt, mean (N, ...), t (N,); log_variance of p, like mean, or (N, 1, ...) for one a sample; cdf of the decoder
     Returns the terms (N,) and the cache.
@@ -131,7 +131,7 @@ class Bound:
 
     @property
     def total(self):
-        """(N,) the whole bound, an upper limit of the negative log likelihood (Eq. 3); Eq. 16 groups the same sum another way"""
+        """(N,) the whole bound on the negative log likelihood (Eq. 3); Eq. 16 groups the same sum another way"""
         return self.rate + self.decoder
 
     def summary(self):
@@ -184,7 +184,7 @@ def evaluate(p, s, images, times=None, seed=0, cdf="exact", watch=None):
 
 
 def strata(T, K):
-    """The K + 1 edges of K strata of the times 2..T. Most are thin and at small t, where the terms are large and differ most."""
+    """The K + 1 edges of K strata of the times 2..T, thinner at small t, where the terms are large and differ most."""
     edges = np.round(2 + (T - 1) * np.linspace(0, 1, K + 1)**3).astype(int)
     k = np.arange(K + 1)
     return np.maximum.accumulate(edges - k) + k         # at least one time in each

@@ -29,7 +29,7 @@ PREDICTIONS = {
 
 
 def l_simple(s, x0, xt, t, eps, y, prediction="eps", variance="large"):
-    """L_simple (Eq. 14): the mean over all elements of (target - prediction)^2. Returns the loss and its gradient by y."""
+    """L_simple (Eq. 14): the mean over all elements of (target - prediction)^2. Returns it and its gradient by y."""
     predicted, v = split(y, variance)
     loss, cache = ops.mean_squared_error(predicted, PREDICTIONS[prediction].target(s, x0, xt, t, eps))      # Eq. 14
     dv = None if v is None else array_module(v).zeros_like(v)
@@ -46,7 +46,10 @@ def l_bound(s, x0, xt, t, eps, y, prediction="eps", variance="large"):
 
 
 def l_hybrid(s, x0, xt, t, eps, y, prediction="eps", variance="learned"):
-    """L_simple + T / 1000 L / T, where L teaches the variance alone: its gradient stops at the mean (Nichol and Dhariwal 2021, Eq. 16)."""
+    """L_simple + 0.001 L, where L teaches the variance alone: its gradient stops at the mean (Nichol and Dhariwal 2021).
+
+    t is uniform. The mean of the terms is L / T, so its weight here is T / 1000.
+    """
     simple, dsimple = l_simple(s, x0, xt, t, eps, y, prediction, variance)
     bound, dbound = _weighted_terms(s, x0, xt, t, y, prediction, variance, np.ones(len(t)), through_mean=False)
     return simple + s.T / 1000 * bound, dsimple + s.T / 1000 * dbound
@@ -56,8 +59,9 @@ def _weighted_terms(s, x0, xt, t, y, prediction, variance, weights, through_mean
     """The mean of the terms L_{t-1} (Eq. 5), each times its weight, and the gradient by y."""
     predicted, v = split(y, variance)
     chosen = PREDICTIONS[prediction]
-    mean, sigma2, _ = process.p_mean_variance(s, chosen.to_x0(s, xt, t, predicted), xt, t, clip=False, variance=variance, v=v)
-    terms, cache = bound_terms(s, x0, xt, t, mean, array_module(y).log(sigma2))                             # Eq. 5
+    x0_predicted = chosen.to_x0(s, xt, t, predicted)
+    mean, sigma2, _ = process.p_mean_variance(s, x0_predicted, xt, t, clip=False, variance=variance, v=v)
+    terms, cache = bound_terms(s, x0, xt, t, mean, array_module(y).log(sigma2))                        # Eq. 5
     weights = per_sample(weights / len(t), terms)
     dmean, dlog_variance = bound_terms_backward(weights, cache)
     slope = process.posterior_coefficients(s, t)[0] * chosen.x0_slope(s, t) * through_mean    # d mean / d prediction
@@ -106,7 +110,7 @@ def reverse_process(model, s, prediction="eps", variance="large", clip=True, lab
     labels (N,) for a network with classes
     """
     if model.training:
-        raise ValueError("the reverse process needs the model in evaluation mode (dropout off): call model.eval() first")
+        raise ValueError("the reverse process needs a model in evaluation mode (dropout off): call model.eval() first")
     inputs = {} if labels is None else {"labels": labels}
 
     def p(xt, t):
