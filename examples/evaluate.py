@@ -74,22 +74,24 @@ def bound(args, model, preset):
 
 def distance(args, model, preset):
     """The FID between samples and the images of a data set."""
-    extractor, features = metrics.extractor(model.config, args.inception)
+    extractor, naming = metrics.extractor(model.config, args.inception)
     images, name = reference(args, preset, None)
     samples, how = drawn(args, model, preset)
     statistics = [metrics.measure(extractor, x, what)[0] for x, what in ((images, name), (samples, "samples"))]
     value = metrics.fid(*statistics)
-    print(f"{features} FID of {how} against {len(images):,} images of {name}: {value:.3f}")
-    return {"features": features, "data": name, "images": len(images), "samples": how, "fid": value}
+    measure = naming.format("FID")
+    print(f"{measure}: {value:.3f}  ({how} against {len(images):,} images of {name})")
+    return {"measure": measure, "value": value, "samples": how, "data": name, "images": len(images)}
 
 
 def score(args, model, preset):
     """The Inception score of samples."""
-    extractor, features = metrics.extractor(model.config, args.inception)
+    extractor, naming = metrics.extractor(model.config, args.inception)
     samples, how = drawn(args, model, preset)
     mean, spread = metrics.inception_score(metrics.measure(extractor, samples, "samples")[1])
-    print(f"{features} Inception score of {how}: {mean:.3f} +- {spread:.3f}")
-    return {"features": features, "samples": how, "score": mean, "spread": spread}
+    measure = naming.format("score")
+    print(f"{measure}: {mean:.3f} +- {spread:.3f}  ({how})")
+    return {"measure": measure, "value": mean, "spread": spread, "samples": how}
 
 
 def reference(args, preset, count):

@@ -47,7 +47,7 @@ def test_classifier_fid_sees_what_is_wrong_with_images():
     """0 for the same digits; more for others, still more for blurred ones, most for noise."""
     images, _ = mnist.load_digits()
     extractor, name = metrics.extractor(UNetConfig(image_size=28, image_channels=1, channel_multipliers=(1, 2)))
-    assert "not comparable with Inception" in name
+    assert name.format("FID") == "classifier FID, not comparable with Inception FID"
     half, other = images[0::5], images[1::5]
     blurred = ((other.astype(int) + np.roll(other, 2, 1) + np.roll(other, 2, 2)) // 3).astype(np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, other.shape, dtype=np.uint8)

@@ -68,8 +68,8 @@ def test_sample(trained, flags, suffix):
 
 @pytest.mark.parametrize("what, flags, keys", [
     ("nll", ["--times", 3, "--cdf", "tanh"], {"prior", "rate", "distortion", "total", "terms", "times"}),
-    ("rate-distortion", ["--times", 0], {"rate_distortion"}), ("fid", ["--sampler", "ddim", "--steps", 2], {"fid", "features"}),
-    ("is", ["--samples", "out.npy"], {"score", "features"})])
+    ("rate-distortion", ["--times", 0], {"rate_distortion"}), ("fid", ["--sampler", "ddim", "--steps", 2], {"value", "measure"}),
+    ("is", ["--samples", "out.npy"], {"value", "spread", "measure"})])
 def test_evaluate(trained, what, flags, keys):
     folder, _ = trained
     np.save(folder / "out.npy", np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8))
@@ -83,7 +83,7 @@ def test_evaluate(trained, what, flags, keys):
         assert f"{results['total'][0]:.5f}" in done.stdout
         assert len(results["terms"]["first_t"]) == (3 if what == "nll" else 49)
     else:
-        assert "not comparable with Inception" in done.stdout and "not comparable with Inception" in results["features"]
+        assert results["measure"] in done.stdout and "not comparable with Inception" in results["measure"]
         assert ("30 images of out.npy" if what == "is" else "6 samples by DDIM with 2 steps") in done.stdout
 
 

@@ -11,19 +11,19 @@ BATCH = 100         # images that are measured together
 
 
 def extractor(config, inception=None):
-    """What measures the images that a UNetConfig describes, and its name for all that is printed.
+    """What measures the images that a UNetConfig describes, and how to name what it measures: text with {} for "FID".
 
     inception: a file with the weights of Inception-v3; without it, the small classifier for MNIST or CIFAR10
     Raises ValueError for images of another size, for which there is no classifier.
     """
     if inception:
-        return Inception(inception), "Inception"
+        return Inception(inception), "Inception {0}"
     dataset = {(28, 1): "mnist", (32, 3): "cifar10"}.get((config.image_size, config.image_channels))
     if dataset is None:
         raise ValueError(f"there is no classifier for images of {config.image_size} pixels in {config.image_channels} channels: "
                          "give the weights of Inception-v3 with --inception")
     return (classifier.load_classifier(classifier.WEIGHTS / f"{dataset}.safetensors"),
-            f"{dataset} classifier (not comparable with Inception)")
+            "classifier {0}, not comparable with Inception {0}")
 
 
 def measure(extractor, images, what="images"):
