@@ -8,43 +8,51 @@ Each prints a table and writes a JSON file.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from tinyddpm import cli, data, metrics, plots
+from tinyddpm.backend import state
 from tinyddpm.diffusion import likelihood, sample
 from tinyddpm.diffusion.objective import reverse_process
 from tinyddpm.progress import Progress
 from tinyddpm.training import load_model
 
+SPLITS = 10         # of the samples for the Inception score
 ROWS = 10           # of the table of rates and distortions
+OF_SAMPLES, OF_THE_BOUND = ("samples", "sampler", "steps", "eta", "inception"), ("times", "cdf")
 
 
 def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the checkpoint.safetensors of a run, or a published model")
     parser.add_argument("what", choices=("nll", "rate-distortion", "fid", "is"))
-    parser.add_argument("--split", choices=("test", "train"), default="test", help="(default: test)")
+    parser.add_argument("--split", choices=("test", "train"), help="(default: test; a folder has none)")
     parser.add_argument("--count", type=int, metavar="N", help="images to measure or draw (default: 256; fid, is: 1000)")
-    parser.add_argument("--times", type=int, metavar="K", help="times t > 1 drawn for each image (default: 20; 0: all)")
+    parser.add_argument("--times", type=int, metavar="K", 
+                        help="times t > 1 drawn for each image (default: 20, for rate-distortion 100; 0: all)")
     parser.add_argument("--cdf", choices=("exact", "tanh"), default="exact", help="of the decoder; tanh: the authors'")
-    parser.add_argument("--samples", metavar="FILE.npy", help="measure these uint8 images instead of drawing new ones")
+    parser.add_argument("--samples", metavar="FILE.npy", help="measure these uint8 images, such as sample.py draws, not new ones")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of noise, times and samples (default 0)")
     parser.add_argument("--out", metavar="FILE", help="the JSON file (default: nll.json and so on)")
     cli.add_sampler_flags(parser)
     cli.add_data_flags(parser)
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)
-    if args.count is not None and args.count < 2 or args.seed < 0:
-        parser.error("expected --count of at least 2 and --seed of at least 0")
-    out = Path(args.out or f"{args.what}.json")
-    if not out.resolve().parent.is_dir():
-        parser.error(f"--out {out}: the folder does not exist")
-    backend = cli.use_backend(args)
+    if args.seed < 0:
+        parser.error(f"--seed {args.seed}: expected at least 0")
+    if args.samples and args.count:
+        parser.error("--count and --samples exclude each other")
+    for flag in OF_SAMPLES if args.what in ("nll", "rate-distortion") else OF_THE_BOUND:
+        if getattr(args, flag) != parser.get_default(flag):
+            parser.error(f"--{flag} does not belong to {args.what}")
+    out = cli.require_writable(parser, args.out or f"{args.what}.json")
+    cli.use_backend(args)
     model, preset = load_model(args.checkpoint)
     measure = {"nll": bound, "rate-distortion": bound, "fid": distance, "is": score}[args.what]
-    results = {"measured": args.what, "checkpoint": args.checkpoint, "backend": backend, "seed": args.seed}
+    results = {"measured": args.what, "checkpoint": args.checkpoint, "backend": state.backend, "seed": args.seed}
     results |= measure(args, model, preset)
     out.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written to {out}")
@@ -56,7 +64,8 @@ def bound(args, model, preset):
     images, name = reference(args, preset, args.count or 256)
     s, progress = preset.diffusion.make_schedule(), Progress()
     p = reverse_process(model, s, preset.diffusion.prediction, preset.diffusion.variance)
-    times = {None: min(20, s.T - 1), 0: s.T - 1}.get(args.times, args.times)
+    default = min(20 if args.what == "nll" else 100, s.T - 1)
+    times = {None: default, 0: s.T - 1}.get(args.times, args.times)
     found = likelihood.evaluate(p, s, images, times, args.seed, args.cdf,
                                 lambda number, total: progress.count("batch and time", number, total))
     progress.close()
@@ -76,7 +85,7 @@ def distance(args, model, preset):
     """The FID between samples and the images of a data set."""
     extractor, naming = metrics.extractor(model.config, args.inception)
     images, name = reference(args, preset, None)
-    samples, how = drawn(args, model, preset)
+    samples, how = drawn(args, model, preset, 2)
     statistics = [metrics.measure(extractor, x, what)[0] for x, what in ((images, name), (samples, "samples"))]
     value = metrics.fid(*statistics)
     measure = naming.format("FID")
@@ -87,8 +96,8 @@ def distance(args, model, preset):
 def score(args, model, preset):
     """The Inception score of samples."""
     extractor, naming = metrics.extractor(model.config, args.inception)
-    samples, how = drawn(args, model, preset)
-    mean, spread = metrics.inception_score(metrics.measure(extractor, samples, "samples")[1])
+    samples, how = drawn(args, model, preset, SPLITS)
+    mean, spread = metrics.inception_score(metrics.measure(extractor, samples, "samples")[1], SPLITS)
     measure = naming.format("score")
     print(f"{measure}: {mean:.3f} +- {spread:.3f}  ({how})")
     return {"measure": measure, "value": mean, "spread": spread, "samples": how}
@@ -96,18 +105,27 @@ def score(args, model, preset):
 
 def reference(args, preset, count):
     """`count` images of the data set, all of them for None, and what they are."""
-    name = args.dataset or preset.dataset
-    dataset = data.load(name, preset.model, args.split, args.data_dir)
-    chosen = np.random.default_rng(args.seed).permutation(len(dataset))[:count]
-    return dataset.images[chosen], name if Path(name).is_dir() else f"{name} ({args.split})"
+    name, split = args.dataset or preset.dataset, args.split or "test"
+    folder = Path(name).is_dir() and name not in data.NAMES
+    if folder and args.split:
+        raise ValueError(f"--split {args.split}: a folder of images has no splits")
+    images = data.load(name, replace(preset.model, num_classes=None), split, args.data_dir).images
+    if len(images) < 2:
+        raise ValueError(f"{name} holds {len(images)} images; expected at least two")
+    if count is not None:
+        images = images[np.random.default_rng(args.seed).permutation(len(images))[:count]]
+    return images, name if folder else f"{name} ({split})"
 
 
-def drawn(args, model, preset):
-    """New samples, or those of --samples, as uint8, and how they were made."""
+def drawn(args, model, preset, least):
+    """New samples, or those of --samples, as uint8, and how they were made. ValueError for fewer than `least`."""
+    images = data.load_npy(args.samples, preset.model) if args.samples else None
+    count = (args.count or 1000) if images is None else len(images)
+    if count < least:
+        raise ValueError(f"{count} samples are too few to measure: expected at least {least}")
     if args.samples:
-        images = data.load_npy(args.samples, preset.model)
         return images, f"{len(images):,} images of {args.samples}"
-    (sampler, method), progress, count = cli.sampler(args), Progress(), args.count or 1000
+    (sampler, method), progress = cli.sampler(args), Progress()
     images = sample.generate(model, preset.diffusion, count, args.seed, **sampler,
                              watch=lambda step, number, total: progress.count("sampling, step", number, total))
     progress.close()

@@ -4,8 +4,6 @@
     python examples/figures.py runs/mnist/checkpoint.safetensors interpolation --rows 4
 """
 
-from pathlib import Path
-
 from tinyddpm import cli
 from tinyddpm.figures import FIGURES, Figure
 
@@ -22,11 +20,9 @@ def main(argv):
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)
     suffix = ".gif" if args.figure == "film" else ".png"
-    out = Path(args.out or args.figure + suffix)
+    out = cli.require_writable(parser, args.out or args.figure + suffix, (suffix,))
     if args.rows < 1 or args.seed < 0:
         parser.error(f"--rows {args.rows} --seed {args.seed}: expected at least 1 and at least 0")
-    if out.suffix != suffix or not out.resolve().parent.is_dir():
-        parser.error(f"--out {out}: expected a name that ends in {suffix}, in a folder that exists")
 
     cli.use_backend(args)
     FIGURES[args.figure](Figure(args, out))

@@ -4,8 +4,6 @@
     python examples/sample.py runs/digits/checkpoint.safetensors --sampler ddim --steps 50 --out film.gif
 """
 
-from pathlib import Path
-
 import numpy as np
 
 from tinyddpm import cli, plots
@@ -26,13 +24,9 @@ def main(argv):
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)
 
-    out = Path(args.out)
-    if out.suffix not in (".png", ".gif", ".npy"):
-        parser.error(f"--out {out}: expected a name that ends in .png, .gif or .npy")
+    out = cli.require_writable(parser, args.out, (".png", ".gif", ".npy"))
     if args.count < 1 or args.seed < 0:
         parser.error(f"--count {args.count} --seed {args.seed}: expected at least 1 and at least 0")
-    if not out.resolve().parent.is_dir():
-        parser.error(f"--out {out}: the folder does not exist")
 
     sampler, _ = cli.sampler(args)
     cli.use_backend(args)

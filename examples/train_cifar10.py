@@ -17,10 +17,12 @@ SAMPLES = 16
 
 def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", choices=PRESETS, default="cifar10", help="the configuration to start from (default: cifar10)")
+    parser.add_argument("--preset", choices=PRESETS, help="the configuration to start from (default: cifar10)")
     cli.add_run_flags(parser, "cifar10, or a folder of images (default: the preset's)")
     args = parser.parse_args(argv)
-    trainer, dataset, folder = cli.prepare(args, presets.get(args.preset), QUICK)
+    trainer, dataset, folder = cli.prepare(args, presets.get(args.preset or "cifar10"), QUICK)
+    if args.preset and args.preset != trainer.preset.name:
+        parser.error(f"--preset {args.preset}: the run to resume has the preset {trainer.preset.name}")
     if not fit(trainer, dataset, folder):
         return cli.stopped(trainer, folder)
     draw(trainer, folder, SAMPLES)

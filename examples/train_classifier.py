@@ -27,6 +27,7 @@ def main(argv):
     args = parser.parse_args(argv)
     if args.epochs < 1:
         parser.error(f"--epochs {args.epochs}: expected at least 1")
+    cli.require_writable(parser, args.out)
 
     cli.use_backend(args)
     train, test = (data.load_named(args.dataset, split, args.data_dir) for split in ("train", "test"))

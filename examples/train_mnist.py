@@ -8,7 +8,7 @@
 from tinyddpm import cli, data, presets
 from tinyddpm.training.fit import draw, fit
 
-QUICK = dict(steps=30, batch_size=16, sample_every=20, save_every=20, T=50, beta_1=0.002, beta_T=0.4)
+QUICK = dict(steps=30, batch_size=16, sample_every=20, save_every=20, T=50)
 SAMPLES = 64
 
 

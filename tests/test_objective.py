@@ -38,6 +38,18 @@ def test_the_targets_and_what_follows_from_them(prediction):
     np.testing.assert_allclose(x0_slope(S, TIMES), slope[:, 0, 0], rtol=1e-9)
 
 
+@pytest.mark.parametrize("prediction", TARGETS)
+@pytest.mark.parametrize("s", [S, schedule.cosine(), schedule.linear(4000)])
+def test_targets_keep_their_digits_in_float32(prediction, s):
+    """Also at T, where alpha_bar is 1e-9 or less."""
+    t = np.array([1, s.T // 2, s.T - 1, s.T])
+    exact = objective.PREDICTIONS[prediction].target(s, X0[:4], process.q_sample(s, X0[:4], t, EPS[:4]), t, EPS[:4])
+    x0, eps = X0[:4].astype(np.float32), EPS[:4].astype(np.float32)
+    rounded = objective.PREDICTIONS[prediction].target(s, x0, process.q_sample(s, x0, t, eps), t, eps)
+    assert rounded.dtype == np.float32
+    np.testing.assert_allclose(rounded, exact, atol=2e-6)
+
+
 @pytest.mark.parametrize("loss, variance", [("simple", "large"), ("L", "large"), ("L", "small"), ("L", "learned"), ("hybrid", "learned")])
 @pytest.mark.parametrize("prediction", TARGETS)
 def test_gradients_of_every_loss(prediction, loss, variance):
@@ -93,6 +105,8 @@ def test_the_times_of_training():
         counts = np.bincount(t, minlength=1001)
         assert counts[0] == 0 and len(counts) == 1001
         np.testing.assert_allclose(counts[1:], 200_000 * p, atol=5 * np.sqrt(200_000 * p.max()))
+    for s in (S, schedule.cosine(), schedule.quadratic(), schedule.constant(), schedule.cosine(50), schedule.linear(4000)):
+        assert objective.time_probabilities(s).max() < 0.35         # no time alone takes most of a batch
     assert objective.time_probabilities(S)[:100].sum() == pytest.approx(0.4, abs=0.01)        # 10% of the times
     one = lambda t: objective.l_bound(S, X0[:1], process.q_sample(S, X0[:1], t, EPS[:1]), t, None, EPS[:1] + 0.1)[0]
     over_all_t = sum(one(np.array([t])) * objective.time_probabilities(S)[t - 1] for t in range(1, 1001))

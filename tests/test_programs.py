@@ -73,7 +73,9 @@ def test_sample(trained, flags, suffix):
 def test_evaluate(trained, what, flags, keys):
     folder, _ = trained
     np.save(folder / "out.npy", np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8))
-    done = run("evaluate.py", CHECKPOINT, what, "--split", "train", "--count", 6, "--backend", "numpy", *flags, cwd=folder)
+    count = [] if "--samples" in flags else ["--count", 6]
+    split = [] if what == "is" else ["--split", "train"]
+    done = run("evaluate.py", CHECKPOINT, what, *split, *count, "--backend", "numpy", *flags, cwd=folder)
     assert done.returncode == 0, done.stderr
     results = json.loads((folder / f"{what}.json").read_text())
     assert keys < results.keys() and results["checkpoint"] == CHECKPOINT
@@ -164,9 +166,13 @@ WRONG = [
     ("train_cifar10.py", ["--preset", "lsun-256"], "a folder of images"), ("train_cifar10.py", ["--dataset", "digits"], "made for (32, 32, 3)"),
     ("evaluate.py", [CHECKPOINT, "nll"], "--dataset mnist"), ("evaluate.py", [CHECKPOINT, "nll", "--split", "train", "--times", "50"], "times is 50"),
     ("evaluate.py", [CHECKPOINT, "nll", "--dataset", "cifar10", "--data-dir", "."], "cifar-10-binary.tar.gz"),
+    ("evaluate.py", [CHECKPOINT, "nll", "--sampler", "ddim"], "--sampler does not belong to nll"),
+    ("evaluate.py", [CHECKPOINT, "fid", "--times", "3"], "--times does not belong to fid"), ("evaluate.py", [CHECKPOINT, "is", "--count", "5"], "too few"),
+    ("evaluate.py", [CHECKPOINT, "nll", "--dataset", "runs", "--split", "train"], "no splits"),
+    ("train_mnist.py", ["--ops", "file.txt"], ".py file"), ("evaluate.py", [CHECKPOINT, "is", "--samples", "many.npz"], "one array"),
     ("evaluate.py", [CHECKPOINT, "speed"], "speed"), ("evaluate.py", [CHECKPOINT, "fid", "--out", "no/such.json"], "no/such.json"),
     ("evaluate.py", [CHECKPOINT, "is", "--samples", "file.txt"], "file.txt"), ("evaluate.py", [CHECKPOINT, "is", "--samples", "bad.npy"], "(3, 5, 5, 1)"),
-    ("evaluate.py", [CHECKPOINT, "is", "--count", "4", "--inception", "file.txt"], "file.txt"),
+    ("evaluate.py", [CHECKPOINT, "is", "--inception", "file.txt"], "file.txt"),
     ("figures.py", [CHECKPOINT, "4"], "4"), ("figures.py", [CHECKPOINT, "shared", "--out", "x.gif"], ".png"),
     ("figures.py", [CHECKPOINT, "interpolation", "--dataset", "nothing"], "nothing"),
 ]
@@ -178,6 +184,7 @@ def test_what_is_wrong_is_one_line_and_status_2(trained, program, flags, expecte
     folder, _ = trained
     (folder / "file.txt").write_text("no checkpoint at all, but long enough to look like one")
     (folder / "broken.py").write_text("def silu(x:\n")
+    np.savez(folder / "many.npz", np.zeros(3))
     np.save(folder / "bad.npy", np.zeros((3, 5, 5, 1), np.uint8))
     (folder / "truncated.safetensors").write_bytes((folder / CHECKPOINT).read_bytes()[:-1000])
     before = {p: p.stat().st_mtime_ns for p in (folder / "runs" / "digits").iterdir()}

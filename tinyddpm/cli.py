@@ -38,6 +38,16 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
 
+def require_writable(parser, out, suffixes=None):
+    """Refuse a --out that could not be written after all the work, or that does not end in one of the suffixes."""
+    path = Path(out)
+    if path.is_dir() or not path.resolve().parent.is_dir():
+        parser.error(f"--out {out}: expected a file in a folder that exists")
+    if suffixes and path.suffix not in suffixes:
+        parser.error(f"--out {out}: expected a name that ends in {' or '.join(suffixes)}")
+    return path
+
+
 def add_backend_flags(parser):
     parser.add_argument("--backend", default="auto", choices=(*BACKENDS, "auto"), help="auto: numba where installed")
     parser.add_argument("--ops", metavar="FILE", help="a Python file whose operations replace those of the same name")
@@ -129,6 +139,9 @@ def prepare(args, preset, quick):
         trainer.preset = preset = resumed(trainer.preset, given)
     dataset = data.load(preset.dataset, preset.model, "train", args.data_dir)
     trainer = trainer or Trainer(preset)
+    if (left := trainer.schedule.alpha_bar[-1]) > 0.01:
+        print(f"note: x_T keeps {left:.0%} of the data's variance, but sampling starts from noise alone: for "
+              f"T = {preset.diffusion.T} choose a larger --beta-T, or --schedule cosine", file=sys.stderr)
     print(f"{backend}; {trainer.model.flat_values.size:,} parameters; {len(dataset):,} images of {preset.dataset}; "
           f"files go to {folder}", flush=True)
     return trainer, dataset, folder
@@ -162,8 +175,8 @@ def use_backend(args):
     module = None
     if args.ops:
         path = Path(args.ops)
-        if not path.is_file():
-            raise ValueError(f"--ops {path}: no such file")
+        if not path.is_file() or path.suffix != ".py":
+            raise ValueError(f"--ops {path}: expected a .py file that exists")
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
         try:
@@ -192,5 +205,5 @@ def describe(error):
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if isinstance(error, MemoryError):
-        return f"not enough memory ({error}): choose a smaller --batch-size or model"
+        return f"not enough memory ({error}): choose a smaller batch, count or model"
     return " ".join(str(error).split())

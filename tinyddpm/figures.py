@@ -10,6 +10,7 @@ from tinyddpm.progress import Progress
 from tinyddpm.training import load_model
 
 COLUMNS = 9
+RATE_IMAGES = 32        # of which Figure 5 shows the mean
 
 
 class Figure:
@@ -41,7 +42,7 @@ class Figure:
 
     def shared(self):
         """Figure 7: a row for t = T, 3T/4, T/2, T/4: x_t, then samples that share it"""
-        times = [self.s.T * i // 4 for i in (4, 3, 2, 1)]
+        times = [max(1, self.s.T * i // 4) for i in (4, 3, 2, 1)]
         self._save(latents.shared(self._watched(self.s.T + sum(times)), self.s, self._noise(1), self.rng, times, COLUMNS))
 
     def interpolation(self):
@@ -58,12 +59,12 @@ class Figure:
 
     def nearest(self):
         """Figures 12 and 15: a sample (left), the training images nearest to it in pixels, and those nearest in features"""
-        images, samples = self._images(None), self._generate(self.args.rows)
         extractor, _ = metrics.extractor(self.model.config, self.args.inception)
-        features = metrics.features(extractor, images), metrics.features(extractor, samples)
-        pixels = images.reshape(len(images), -1), samples.reshape(len(samples), -1)
-        found = [metrics.nearest(*pair, COLUMNS // 2) for pair in (pixels, features)]
-        self._save(np.concatenate([samples[:, None], *(images[indices] for indices in found)], axis=1))
+        images, samples = self._images(None), self._generate(self.args.rows)
+        found = [metrics.nearest(measure, images, samples, COLUMNS // 2) for measure in
+                 (metrics.pixels, lambda images: extractor.measure(images)[0])]
+        self._save([np.concatenate([sample[None], *(images[indices[row]] for indices in found)])
+                    for row, sample in enumerate(samples)])
 
     def schedule(self):
         """beta, alpha_bar and the signal-to-noise ratio over t"""
@@ -71,7 +72,7 @@ class Figure:
 
     def rate_distortion(self):
         """Figure 5: rate and distortion over the reverse process"""
-        bound = likelihood.evaluate(self.p, self.s, self._images(64), min(100, self.s.T - 1), self.args.seed,
+        bound = likelihood.evaluate(self.p, self.s, self._images(RATE_IMAGES), min(100, self.s.T - 1), self.args.seed,
                                     watch=lambda number, total: self.progress.count("batch and time", number, total))
         plots.rate_distortion(self.out, *bound.rate_distortion())
 
@@ -98,10 +99,13 @@ class Figure:
         return self.rng.standard_normal((count, config.image_size, config.image_size, config.image_channels), dtype=np.float32)
 
     def _images(self, count):
-        """`count` training images, all of them for None: uint8."""
+        """`count` training images, uint8; for None all of them, as they lie in the data set."""
         dataset = data.load(self.args.dataset or self.preset.dataset, self.preset.model, "train", self.args.data_dir)
-        chosen = np.random.default_rng(self.args.seed).permutation(len(dataset))[:count]
-        return dataset.images[chosen]
+        if count is None:
+            return dataset.images
+        if len(dataset) < count:
+            raise ValueError(f"the figure needs {count} images; the data set has {len(dataset)}")
+        return dataset.images[np.random.default_rng(self.args.seed).permutation(len(dataset))[:count]]
 
     def _save(self, rows):
         """Write images (rows, columns, H, W, C), in [-1, 1] or uint8, as a grid."""

@@ -75,7 +75,8 @@ def load_diffusers(path):
 def save_diffusers(model, path):
     """Write a UNet so that load_diffusers reads it, and UNet2DModel.from_pretrained of diffusers a folder.
 
-    path: a folder, or a .safetensors file; config.json comes to lie beside the weights.
+    path: a folder, or a .safetensors file; config.json comes to lie beside the weights. The layout knows neither
+        schedule nor prediction: whoever reads it takes them for the paper's, a linear schedule and eps.
     Raises ValueError for a model that the layout cannot express.
     """
     if model.flat_values.dtype != np.float32:

@@ -29,30 +29,35 @@ def extractor(config, inception=None):
 def measure(extractor, images, what="images"):
     """The Statistics of the features of uint8 images (N, H, W, C), and their class probabilities (N, classes)."""
     statistics, probabilities = Statistics(), []
-    for features, p in batches(extractor, images, what):
+    for features, p in batches(extractor.measure, images, what):
         statistics.add(features)
-        probabilities.append(p)
+        probabilities.append(to_numpy(p))
     return statistics, np.concatenate(probabilities)
 
 
-def features(extractor, images, what="images"):
-    """The features (N, D) of uint8 images (N, H, W, C)."""
-    return np.concatenate([features for features, _ in batches(extractor, images, what)])
+def nearest(measure, images, queries, k):
+    """The indices (M, k) of those of uint8 images (N, ...) nearest to each query (M, ...), the nearest first.
+
+    measure(images): what the distance is taken of, arrays (N, D), such as pixels
+    """
+    points = np.asarray(to_numpy(measure(queries)), np.float32)
+    distances = [[((x - point)**2).sum(axis=1) for point in points]
+                 for x in (to_numpy(x) for x in batches(measure, images, "images to find the nearest"))]
+    return np.argsort(np.concatenate(distances, axis=1), axis=1)[:, :k]
 
 
-def batches(extractor, images, what):
-    """Features and probabilities, batch by batch, with a progress line."""
+def pixels(images):
+    """uint8 images (N, H, W, C) -> float32 (N, H W C)"""
+    return images.reshape(len(images), -1).astype(np.float32)
+
+
+def batches(measure, images, what):
+    """measure(images) batch by batch, with a progress line. images: an array, or data.folder.Images"""
     progress = Progress()
     for start in range(0, len(images), BATCH):
-        yield tuple(map(to_numpy, extractor.measure(images[start:start + BATCH])))
-        progress.count(f"features of {what}", min(start + BATCH, len(images)), len(images))
+        yield measure(images[start:start + BATCH])
+        progress.count(f"measuring {what}", min(start + BATCH, len(images)), len(images))
     progress.close()
-
-
-def nearest(data, queries, k):
-    """The indices (M, k) of the rows of data (N, D) nearest to each row of queries (M, D), the nearest first."""
-    data = data.astype(np.float32)
-    return np.stack([np.argsort(((data - query)**2).sum(axis=1))[:k] for query in queries.astype(np.float32)])
 
 
 class Statistics:

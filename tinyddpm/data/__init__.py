@@ -73,6 +73,8 @@ def load_npy(path, config):
         images = np.load(path, allow_pickle=False)
     except (ValueError, EOFError):
         raise ValueError(f"{path} is no .npy file of numbers") from None
+    if not isinstance(images, np.ndarray):              # an archive of several arrays, .npz
+        raise ValueError(f"{path} is no .npy file of one array")
     images = images[..., None] if images.ndim == 3 else images
     shape = (config.image_size, config.image_size, config.image_channels)
     if images.dtype != np.uint8 or images.shape[1:] != shape:

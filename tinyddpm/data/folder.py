@@ -25,14 +25,16 @@ class Images:
     """Image files that look like an array: shape, len, and images[indices], which reads them."""
 
     def __init__(self, paths, size, channels):
-        self.paths, self.shape = paths, (len(paths), size, size, channels)
+        if channels not in (1, 3):
+            raise ValueError(f"images have 1 channel (grey) or 3 (red, green, blue); the model is made for {channels}")
+        self.paths, self.shape = np.array(paths, object), (len(paths), size, size, channels)
 
     def __len__(self):
         return len(self.paths)
 
     def __getitem__(self, indices):
         """(n,) integers, or a slice -> (n, size, size, channels) uint8"""
-        paths = np.array(self.paths, object)[indices]
+        paths = self.paths[indices]
         images = np.empty((len(paths), *self.shape[1:]), np.uint8)
         for target, path in zip(images, paths):
             target[...] = read(path, *self.shape[2:])

@@ -146,7 +146,8 @@ class Bound:
     def rate_distortion(self):
         """Table 4 and Figure 5: the columns reverse time T - t + 1, rate, and distortion, the RMSE of x_0 on 0..255.
 
-        At x_t the receiver has the bits of L_T and of all later terms. For a stratum, its mean time stands.
+        At x_t the receiver has the bits of L_T and of all later terms. For a stratum its mean time stands, and half of
+        its bits count as later: with 100 strata or more, the rates are right within a few percent.
         """
         kl, sizes = self.kl.mean(axis=0), self.sizes
         later = np.append(np.cumsum((kl * sizes)[::-1])[::-1], 0)       # bits of the strata k, k + 1, ...

@@ -23,7 +23,7 @@ PREDICTIONS = {
     "x0": Prediction(lambda s, x0, xt, t, eps: x0, lambda s, xt, t, y: y, lambda s, t: np.ones(np.shape(t))),
     "mu": Prediction(lambda s, x0, xt, t, eps: process.mu_from_x0(s, xt, t, x0), process.x0_from_mu,
                      lambda s, t: 1 / process.posterior_coefficients(s, t)[0]),
-    "v": Prediction(lambda s, x0, xt, t, eps: process.v_from_eps(s, xt, t, eps), process.x0_from_v,
+    "v": Prediction(lambda s, x0, xt, t, eps: process.v(s, x0, t, eps), process.x0_from_v,
                     lambda s, t: -np.sqrt(1 - s.alpha_bar[t])),
 }
 
@@ -70,16 +70,18 @@ def _weighted_terms(s, x0, xt, t, y, prediction, variance, weights, through_mean
 
 
 def bound_weights(s, t):
-    """The factors of |eps - eps_theta|^2 in Eq. 12, for sigma_t^2 = beta_t: what L weighs and L_simple does not."""
+    """The factors of |eps - eps_theta|^2 in Eq. 12, for the large variance: what L weighs and L_simple does not."""
     return s.beta[t]**2 / (2 * s.variance("large")[t] * s.alpha[t] * (1 - s.alpha_bar[t]))                 # Eq. 12
 
 
 def time_probabilities(s):
-    """How often L is trained at t = 1..T: in proportion to the weights of Eq. 12.
+    """How often L is trained at t = 1..T: in proportion to the weights of Eq. 12, without their 1 / alpha_t.
 
-    With t uniform, the few small t that hold half of the weight would come rarely and with large gradients.
+    With t uniform, the few small t that hold half of the weight would come rarely and with large gradients. 1 / alpha_t
+    is large only where a schedule ends in almost pure noise (at T of the cosine), where eps is easy to predict.
     """
-    weights = bound_weights(s, np.arange(1, s.T + 1))
+    t = np.arange(1, s.T + 1)
+    weights = bound_weights(s, t) * s.alpha[t]
     return weights / weights.sum()
 
 

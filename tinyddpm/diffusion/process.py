@@ -98,14 +98,14 @@ def eps_from_mu(s, xt, t, mu):
     return (xt - per_sample(np.sqrt(s.alpha[t]), xt) * mu) / per_sample(factor, xt)
 
 
-def v_from_eps(s, xt, t, eps):
-    """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans and Ho 2022), for the x_0 that eps leads from."""
+def v(s, x0, t, eps):
+    """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans and Ho 2022)."""
     alpha_bar = s.alpha_bar[t]
-    return (eps - per_sample(np.sqrt(1 - alpha_bar), xt) * xt) / per_sample(np.sqrt(alpha_bar), xt)
+    return per_sample(np.sqrt(alpha_bar), x0) * eps - per_sample(np.sqrt(1 - alpha_bar), x0) * x0
 
 
 def eps_from_v(s, xt, t, v):
-    """eps = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) x_t: v_from_eps solved for eps."""
+    """eps = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) x_t"""
     alpha_bar = s.alpha_bar[t]
     return per_sample(np.sqrt(alpha_bar), xt) * v + per_sample(np.sqrt(1 - alpha_bar), xt) * xt
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyddpm import safetensors
-from tinyddpm.backend import from_numpy, ops
+from tinyddpm.backend import from_numpy, ops, to_numpy
 from tinyddpm.nn.layers import Conv2d, GroupNormSiLU, Linear
 from tinyddpm.nn.module import Module
 
@@ -66,7 +66,7 @@ class Classifier(Module):
 
 def save_classifier(model, path, **texts):
     """Write a classifier, its weights rounded to 16 bits, with texts about it."""
-    tensors = {name: np.asarray(p.value).astype(np.float16) for name, p in model.parameters().items()}
+    tensors = {name: to_numpy(p.value).astype(np.float16) for name, p in model.parameters().items()}
     safetensors.write(path, tensors, {"config": json.dumps(asdict(model.config)), **texts})
 
 

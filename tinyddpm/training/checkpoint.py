@@ -63,7 +63,8 @@ def _published(path):
     """A published model, with the paper's diffusion around it."""
     model = interop.load_diffusers(path)
     learned = {"variance": "learned", "loss": "hybrid"} if model.config.learned_variance else {}
-    return model, Preset("published", "cifar10", model.config, DiffusionConfig(**learned))
+    dataset = "cifar10" if (model.config.image_size, model.config.image_channels) == (32, 3) else "unknown"
+    return model, Preset("published", dataset, model.config, DiffusionConfig(**learned))
 
 
 def _buffers(trainer):

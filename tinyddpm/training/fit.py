@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyddpm import plots
+from tinyddpm.backend import state
 from tinyddpm.diffusion import sample
 from tinyddpm.progress import Progress, duration
 from tinyddpm.training.checkpoint import save_checkpoint
@@ -25,7 +26,7 @@ def run_folder(out, dataset, resume):
     ValueError where there is already, or not yet, something to go on with.
     """
     if out is None:
-        base, n = Path("runs") / Path(dataset).name, 1
+        base, n = Path("runs") / Path(dataset).resolve().name, 1
         numbered = lambda n: base.with_name(f"{base.name}-{n}") if n > 1 else base
         while numbered(n).exists():
             n += 1
@@ -55,9 +56,14 @@ def fit(trainer, dataset, folder):
         save_checkpoint(path, trainer)
     with Interrupt() as interrupt, open_metrics(folder / "metrics.csv", started) as file:
         metrics = csv.writer(file)
-        progress.show(f"step {started}: on its first use a kernel is compiled; the first time, that takes a minute", True)
+        if state.backend == "numba":
+            progress.show("on its first use a kernel is compiled; the first time, that takes a minute", True)
         while trainer.progress < 1 and not interrupt.requested:
-            images, labels = next(batches)
+            try:
+                images, labels = next(batches)
+            except ValueError:                      # an image that cannot be read costs no step
+                save_checkpoint(path, trainer)
+                raise
             rate = trainer.optimizer.learning_rate(trainer.steps_done + 1, trainer.progress)
             try:
                 loss = trainer.step(images, labels)
@@ -95,7 +101,8 @@ def fit(trainer, dataset, folder):
 def draw(trainer, folder, count):
     """The pictures at the end of a run: samples.png, denoising.gif, loss.png. `count` samples by Algorithm 2."""
     metrics, preset = read_metrics(folder / "metrics.csv"), trainer.preset
-    plots.loss_curve(folder / "loss.png", metrics["step"], metrics["loss"], preset.diffusion.loss)
+    if len(metrics["step"]):
+        plots.loss_curve(folder / "loss.png", metrics["step"], metrics["loss"], preset.diffusion.loss)
     film, progress = plots.Film(), Progress()
 
     def watch(step, number, total):
