@@ -8,8 +8,6 @@ Each prints a table and writes a JSON file.
 """
 
 import json
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -45,15 +43,12 @@ def main(argv):
         parser.error(f"--seed {args.seed}: expected at least 0")
     if args.samples and args.count:
         parser.error("--count and --samples exclude each other")
-    for flag in OF_SAMPLES if args.what in ("nll", "rate-distortion") else OF_THE_BOUND:
-        if getattr(args, flag) != parser.get_default(flag):
-            parser.error(f"--{flag} does not belong to {args.what}")
+    cli.refuse(parser, args, OF_SAMPLES if args.what in ("nll", "rate-distortion") else OF_THE_BOUND, args.what)
     out = cli.require_writable(parser, args.out or f"{args.what}.json")
     cli.use_backend(args)
     model, preset = load_model(args.checkpoint)
-    measure = {"nll": bound, "rate-distortion": bound, "fid": distance, "is": score}[args.what]
     results = {"measured": args.what, "checkpoint": args.checkpoint, "backend": state.backend, "seed": args.seed}
-    results |= measure(args, model, preset)
+    results |= {"nll": bound, "rate-distortion": bound, "fid": distance, "is": score}[args.what](args, model, preset)
     out.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written to {out}")
     return 0
@@ -61,11 +56,13 @@ def main(argv):
 
 def bound(args, model, preset):
     """The terms of Eq. 5 over some images, and Table 4."""
-    images, name = reference(args, preset, args.count or 256)
+    dataset, name = data.compare_with(args.dataset or preset.dataset, preset.model, args.split, args.data_dir)
+    images = dataset.some(args.count or min(256, len(dataset)), args.seed)
+    if len(images) < 2:
+        raise ValueError("a standard error needs at least two images")
     s, progress = preset.diffusion.make_schedule(), Progress()
     p = reverse_process(model, s, preset.diffusion.prediction, preset.diffusion.variance)
-    default = min(20 if args.what == "nll" else 100, s.T - 1)
-    times = {None: default, 0: s.T - 1}.get(args.times, args.times)
+    times = {None: min(20 if args.what == "nll" else 100, s.T - 1), 0: s.T - 1}.get(args.times, args.times)
     found = likelihood.evaluate(p, s, images, times, args.seed, args.cdf,
                                 lambda number, total: progress.count("batch and time", number, total))
     progress.close()
@@ -84,13 +81,13 @@ def bound(args, model, preset):
 def distance(args, model, preset):
     """The FID between samples and the images of a data set."""
     extractor, naming = metrics.extractor(model.config, args.inception)
-    images, name = reference(args, preset, None)
+    dataset, name = data.compare_with(args.dataset or preset.dataset, preset.model, args.split, args.data_dir)
     samples, how = drawn(args, model, preset, 2)
-    statistics = [metrics.measure(extractor, x, what)[0] for x, what in ((images, name), (samples, "samples"))]
+    statistics = [metrics.measure(extractor, x, what)[0] for x, what in ((dataset.images, name), (samples, "samples"))]
     value = metrics.fid(*statistics)
     measure = naming.format("FID")
-    print(f"{measure}: {value:.3f}  ({how} against {len(images):,} images of {name})")
-    return {"measure": measure, "value": value, "samples": how, "data": name, "images": len(images)}
+    print(f"{measure}: {value:.3f}  ({how} against {len(dataset):,} images of {name})")
+    return {"measure": measure, "value": value, "samples": how, "data": name, "images": len(dataset)}
 
 
 def score(args, model, preset):
@@ -101,20 +98,6 @@ def score(args, model, preset):
     measure = naming.format("score")
     print(f"{measure}: {mean:.3f} +- {spread:.3f}  ({how})")
     return {"measure": measure, "value": mean, "spread": spread, "samples": how}
-
-
-def reference(args, preset, count):
-    """`count` images of the data set, all of them for None, and what they are."""
-    name, split = args.dataset or preset.dataset, args.split or "test"
-    folder = Path(name).is_dir() and name not in data.NAMES
-    if folder and args.split:
-        raise ValueError(f"--split {args.split}: a folder of images has no splits")
-    images = data.load(name, replace(preset.model, num_classes=None), split, args.data_dir).images
-    if len(images) < 2:
-        raise ValueError(f"{name} holds {len(images)} images; expected at least two")
-    if count is not None:
-        images = images[np.random.default_rng(args.seed).permutation(len(images))[:count]]
-    return images, name if folder else f"{name} ({split})"
 
 
 def drawn(args, model, preset, least):

@@ -170,6 +170,8 @@ WRONG = [
     ("evaluate.py", [CHECKPOINT, "fid", "--times", "3"], "--times does not belong to fid"), ("evaluate.py", [CHECKPOINT, "is", "--count", "5"], "too few"),
     ("evaluate.py", [CHECKPOINT, "nll", "--dataset", "runs", "--split", "train"], "no splits"),
     ("train_mnist.py", ["--ops", "file.txt"], ".py file"), ("evaluate.py", [CHECKPOINT, "is", "--samples", "many.npz"], "one array"),
+    ("evaluate.py", [CHECKPOINT, "nll", "--split", "train", "--count", "1"], "at least two"),
+    ("evaluate.py", [CHECKPOINT, "nll", "--split", "train", "--count", "9999"], "has 5000"),
     ("evaluate.py", [CHECKPOINT, "speed"], "speed"), ("evaluate.py", [CHECKPOINT, "fid", "--out", "no/such.json"], "no/such.json"),
     ("evaluate.py", [CHECKPOINT, "is", "--samples", "file.txt"], "file.txt"), ("evaluate.py", [CHECKPOINT, "is", "--samples", "bad.npy"], "(3, 5, 5, 1)"),
     ("evaluate.py", [CHECKPOINT, "is", "--inception", "file.txt"], "file.txt"),

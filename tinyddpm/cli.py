@@ -48,6 +48,13 @@ def require_writable(parser, out, suffixes=None):
     return path
 
 
+def refuse(parser, args, flags, what):
+    """An error for any of the flags that is given and does not belong to `what`."""
+    for flag in flags:
+        if getattr(args, flag) != parser.get_default(flag):
+            parser.error(f"--{flag} does not belong to {what}")
+
+
 def add_backend_flags(parser):
     parser.add_argument("--backend", default="auto", choices=(*BACKENDS, "auto"), help="auto: numba where installed")
     parser.add_argument("--ops", metavar="FILE", help="a Python file whose operations replace those of the same name")

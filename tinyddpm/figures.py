@@ -101,11 +101,7 @@ class Figure:
     def _images(self, count):
         """`count` training images, uint8; for None all of them, as they lie in the data set."""
         dataset = data.load(self.args.dataset or self.preset.dataset, self.preset.model, "train", self.args.data_dir)
-        if count is None:
-            return dataset.images
-        if len(dataset) < count:
-            raise ValueError(f"the figure needs {count} images; the data set has {len(dataset)}")
-        return dataset.images[np.random.default_rng(self.args.seed).permutation(len(dataset))[:count]]
+        return dataset.some(count, self.args.seed)
 
     def _save(self, rows):
         """Write images (rows, columns, H, W, C), in [-1, 1] or uint8, as a grid."""

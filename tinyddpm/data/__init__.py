@@ -2,6 +2,7 @@
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,14 @@ class Dataset:
 
     def __len__(self):
         return len(self.images)
+
+    def some(self, count, seed):
+        """`count` images chosen at random; all, as they lie, for None. ValueError where there are fewer."""
+        if count is None:
+            return self.images
+        if len(self) < count:
+            raise ValueError(f"{count} images are needed; the data set has {len(self)}")
+        return self.images[np.random.default_rng(seed).permutation(len(self))[:count]]
 
     def batch(self, number, size, seed):
         """Batch 0, 1, 2, ... of the endless sequence that seed stands for: images and labels (or None).
@@ -43,6 +52,18 @@ class Dataset:
                 batch = ready.result()
                 ready = pool.submit(self.batch, number, size, seed)
                 yield batch
+
+
+def compare_with(name, config, split, data_dir):
+    """The Dataset that a model is compared with, labels or not, and its name with the split: "test" for None.
+
+    A folder of images has no splits: ValueError for asking for one.
+    """
+    folder = name not in NAMES and Path(name).is_dir()
+    if folder and split:
+        raise ValueError(f"--split {split}: a folder of images has no splits")
+    dataset = load(name, replace(config, num_classes=None), split or "test", data_dir)
+    return dataset, name if folder else f"{name} ({split or 'test'})"
 
 
 def load(name, config, split="train", data_dir=None):
