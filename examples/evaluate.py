@@ -19,7 +19,7 @@ from tinyddpm.progress import Progress
 from tinyddpm.training import load_model
 
 SPLITS = 10         # of the samples for the Inception score
-ROWS = 10           # of the table of rates and distortions
+ROWS = 10           # of Table 4
 OF_SAMPLES, OF_THE_BOUND = ("samples", "sampler", "steps", "eta", "inception"), ("times", "cdf")
 
 
@@ -62,20 +62,20 @@ def bound(args, model, preset):
         raise ValueError("a standard error needs at least two images")
     s, progress = preset.diffusion.make_schedule(), Progress()
     p = reverse_process(model, s, preset.diffusion.prediction, preset.diffusion.variance)
-    times = {None: min(20 if args.what == "nll" else 100, s.T - 1), 0: s.T - 1}.get(args.times, args.times)
-    found = likelihood.evaluate(p, s, images, times, args.seed, args.cdf,
+    strata = {None: min(20 if args.what == "nll" else 100, s.T - 1), 0: s.T - 1}.get(args.times, args.times)
+    found = likelihood.evaluate(p, s, images, strata, args.seed, args.cdf,
                                 lambda number, total: progress.count("batch and time", number, total))
     progress.close()
-    print(f"{len(images):,} images of {name}, {times} of the {s.T - 1} times t > 1 for each, and t = 1; bits/dim:")
+    print(f"{len(images):,} images of {name}, {strata} of the {s.T - 1} times t > 1 for each, and t = 1; bits/dim:")
     results = found.summary()
     for part in ("prior", "rate", "distortion", "total"):
         print("  {:10}  {:9.5f} +- {:.5f}".format(part, *results[part]))
     if args.what == "rate-distortion":
         print("  reverse time T - t + 1   rate (bits/dim)   distortion (RMSE of 255)")
-        table = np.stack(found.rate_distortion())
-        for i in np.unique(np.linspace(0, len(table[0]) - 1, ROWS).round().astype(int)):
-            print("  {:22.0f}   {:15.5f}   {:24.5f}".format(*table[:, i]))
-    return {"data": name, "times": times, "T": s.T, "cdf": args.cdf} | results
+        times, *columns = (column[::-1] for column in found.rate_distortion())
+        for time in s.T * np.arange(ROWS, 0, -1) / ROWS:
+            print("  {:22.0f}   {:15.5f}   {:24.5f}".format(time, *(np.interp(time, times, column) for column in columns)))
+    return {"data": name, "times": strata, "T": s.T, "cdf": args.cdf} | results
 
 
 def distance(args, model, preset):
