@@ -23,7 +23,7 @@ PREDICTIONS = {
     "x0": Prediction(lambda s, x0, xt, t, eps: x0, lambda s, xt, t, y: y, lambda s, t: np.ones(np.shape(t))),
     "mu": Prediction(lambda s, x0, xt, t, eps: process.mu_from_x0(s, xt, t, x0), process.x0_from_mu,
                      lambda s, t: 1 / process.posterior_coefficients(s, t)[0]),
-    "v": Prediction(lambda s, x0, xt, t, eps: process.v(s, x0, t, eps), process.x0_from_v,
+    "v": Prediction(lambda s, x0, xt, t, eps: process.v_from_x0(s, x0, t, eps), process.x0_from_v,
                     lambda s, t: -np.sqrt(1 - s.alpha_bar[t])),
 }
 

@@ -98,7 +98,7 @@ def eps_from_mu(s, xt, t, mu):
     return (xt - per_sample(np.sqrt(s.alpha[t]), xt) * mu) / per_sample(factor, xt)
 
 
-def v(s, x0, t, eps):
+def v_from_x0(s, x0, t, eps):
     """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans and Ho 2022)."""
     alpha_bar = s.alpha_bar[t]
     return per_sample(np.sqrt(alpha_bar), x0) * eps - per_sample(np.sqrt(1 - alpha_bar), x0) * x0
