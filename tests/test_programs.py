@@ -247,6 +247,12 @@ def test_a_learners_operations_run_the_real_training(tmp_path):
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
+def test_a_schedule_that_leaves_too_much_of_the_data_is_noted(tmp_path):
+    flags = [*SMALL, "--steps", 1, "--T", 20, "--sample-every", 0]
+    assert "choose a larger --beta-T" in run("train_mnist.py", *flags, "--schedule", "linear", "--out", "a", cwd=tmp_path).stderr
+    assert "note" not in run("train_mnist.py", *flags, "--out", "b", cwd=tmp_path).stderr
+
+
 def test_minutes_and_folders_of_images(tmp_path):
     (tmp_path / "pictures").mkdir()
     for i in range(20):

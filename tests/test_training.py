@@ -291,6 +291,27 @@ def test_a_loss_that_is_not_finite_names_step_and_checkpoint(tmp_path, monkeypat
     assert load_checkpoint(tmp_path / "checkpoint.safetensors").steps_done == 5
 
 
+def test_an_image_that_cannot_be_read_costs_no_step(tmp_path):
+    class Broken(data.Dataset):
+        def batch(self, number, size, seed):
+            if number == 7:
+                raise ValueError("7.png cannot be read")
+            return super().batch(number, size, seed)
+
+    with pytest.raises(ValueError, match="7.png"):
+        fit(Trainer(TINY), Broken(DATA.images, DATA.labels), tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoint.safetensors").steps_done == 7
+
+
+@pytest.mark.parametrize("changes", [dict(loss="L"), dict(loss="L", variance="small", prediction="x0"),
+                                     dict(loss="L", variance="learned", prediction="mu"), dict(loss="hybrid", variance="learned", prediction="v")])
+def test_every_row_of_table_2_learns(changes):
+    """From images of one grey, whose noise is easy to see, the loss falls within a few steps."""
+    trainer = Trainer(TINY.override(lr=1e-2, lr_final=1e-2, T=1000, dropout=0.0, **changes))
+    losses = [trainer.step(np.full((8, 8, 8, 1), 200, np.uint8), np.zeros(8, int)) for _ in range(80)]
+    assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
+
+
 def test_minutes_end_a_run(tmp_path):
     trainer = Trainer(TINY.override(minutes=0.01))
     assert fit(trainer, DATA, tmp_path)
