@@ -160,7 +160,7 @@ def evaluate(p, s, images, times=None, seed=0, cdf="exact", watch=None):
     """The Bound of uint8 images (N, H, W, C) (Eq. 5).
 
     p: the reverse process, p(xt, t) -> mean, variance, x_0 of p(x_{t-1} | x_t)
-    times: None for all t, or how many of 2..T to draw for each image: a quick estimate without bias
+    times: None for all t, or how many of 2..T to draw for each image: a quick estimate, its rate and total without bias
     cdf: of the decoder; watch(number, total) after each evaluation of a batch
     """
     times = s.T - 1 if times is None else times

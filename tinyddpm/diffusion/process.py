@@ -92,22 +92,10 @@ def mu_from_eps(s, xt, t, eps):
     return (xt - per_sample(factor, xt) * eps) / per_sample(np.sqrt(s.alpha[t]), xt)             # Eq. 11
 
 
-def eps_from_mu(s, xt, t, mu):
-    """Eq. 11 solved for eps."""
-    factor = s.beta[t] / np.sqrt(1 - s.alpha_bar[t])
-    return (xt - per_sample(np.sqrt(s.alpha[t]), xt) * mu) / per_sample(factor, xt)
-
-
 def v_from_x0(s, x0, t, eps):
     """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans and Ho 2022)."""
     alpha_bar = s.alpha_bar[t]
     return per_sample(np.sqrt(alpha_bar), x0) * eps - per_sample(np.sqrt(1 - alpha_bar), x0) * x0
-
-
-def eps_from_v(s, xt, t, v):
-    """eps = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) x_t"""
-    alpha_bar = s.alpha_bar[t]
-    return per_sample(np.sqrt(alpha_bar), xt) * v + per_sample(np.sqrt(1 - alpha_bar), xt) * xt
 
 
 def x0_from_v(s, xt, t, v):
