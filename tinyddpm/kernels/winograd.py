@@ -16,6 +16,9 @@ of the largest output, five times that of the direct sum.
           [0 -2 -1  2  1  0]           [0  1 -1  8 -8  1]        [1/24  1/12   1/6 ]
           [0  2 -1 -2  1  0]                                     [1/24 -1/12   1/6 ]
           [0  4  0 -5  0  1]                                     [  0     0     1  ]
+
+Each transform multiplies a small square of vectors (sixteen channels each) by such a matrix from the left,
+down its columns, and then by the transpose from the right, along its rows.
 """
 
 import numba
@@ -24,167 +27,280 @@ from numba import njit, prange
 
 from tinyddpm.kernels import FUSED
 from tinyddpm.kernels.blas import gemm
+from tinyddpm.kernels.simd import LANES, fill, gather, load, store
 
-G = np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
-              [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]])
-GG = np.kron(G, G)          # G w G^T, with w and the result as vectors
-TILES = 32
-TWO, FOUR, FIVE, EIGHT = np.float32(2), np.float32(4), np.float32(5), np.float32(8)
+TILES = 32                      # at a time, for each thread
+MANY = 512                      # at a time, for all threads together
+BLOCKS = (64, 48, 32, 16)       # columns of the matrix products: OpenBLAS is fastest on small and contiguous ones
+SMALL = 2**18                   # elements of a transformed filter that one thread can hold in its cache
 
 
 def pays(w, stride, padding):
-    """Whether the convolution can be done this way, with channels enough to fill the vectors.
+    """Whether the convolution can be done this way, its channels filling whole vectors.
 
     More than 512 would take the float32 error, which grows with them, past 2e-5 of the largest output.
     """
     channels = w.shape[2:]
-    return w.shape[:2] == (3, 3) and stride == 1 and padding in (None, (1, 1)) and 16 <= min(channels) and max(channels) <= 512
+    return (w.shape[:2] == (3, 3) and stride == 1 and padding in (None, (1, 1))
+            and not (channels[0] % LANES or channels[1] % LANES) and 0 < max(channels) <= 512)
 
 
-def convolve(x, w, b):
-    """conv2d of stride 1 and "same" padding. x (N, H, W, C), w (3, 3, C, K), b (K,) -> y (N, H, W, K)"""
-    U = (GG.astype(w.dtype) @ w.reshape(9, -1)).reshape(36, *w.shape[2:])
-    y = np.empty((*x.shape[:3], w.shape[3]), x.dtype)
-    _convolve(np.ascontiguousarray(x), U, b, y, numba.get_num_threads())
+def convolve(x, w, b, other=None, rotated=False):
+    """conv2d of stride 1 and "same" padding. x (N, H, W, C), w (3, 3, C, K), b (K,) -> y (N, H, W, K)
+
+    other: what is added to it on the way, shaped like y or (N, 1, 1, K)
+    rotated: by w turned by 180 degrees, its two channel axes swapped; that takes dy to dx.
+    """
+    C, K = w.shape[2:] if not rotated else w.shape[:1:-1]
+    block = next(size for size in BLOCKS if K % size == 0)
+    U = np.empty((36, K // block, C, block), x.dtype)
+    _transform_filter(w, rotated, U)
+    y = np.empty((*x.shape[:3], K), x.dtype)
+    biases, residual = np.broadcast_to(b, (len(x), K)), np.empty((0, 0, 0, 0), x.dtype)
+    if other is not None and other.shape == y.shape:
+        residual = other
+    elif other is not None:
+        biases = b + other.reshape(-1, K)
+    _convolve(x, U, np.ascontiguousarray(biases), residual, y, numba.get_num_threads())
     return y
 
 
-def weight_gradient(x, dy):
-    """x (N, H, W, C), dy (N, H, W, K) -> dw (3, 3, C, K), db (K,): in the transformed domain dU = V^T dM."""
-    workers, C, K = numba.get_num_threads(), x.shape[3], dy.shape[3]
-    dU, db = np.zeros((workers, 36, C, K), x.dtype), np.zeros((workers, K), x.dtype)
-    _weight_gradient(np.ascontiguousarray(x), dy, dU, db)
-    dw = GG.T.astype(x.dtype) @ dU.sum(axis=0).reshape(36, -1)
-    return dw.reshape(3, 3, C, K), db.sum(axis=0)
+def weight_gradient(x, dy, dw):
+    """Adds to dw (3, 3, C, K); x (N, H, W, C), dy (N, H, W, K). In the transformed domain dU = V^T dM.
+
+    Returns the sums (N, K) of dy over each image, which the bias and a time embedding need.
+    """
+    (N, H, W, C), K, workers = x.shape, dy.shape[3], numba.get_num_threads()
+    sums = np.zeros((workers, N, K), x.dtype)
+    if 36 * C * K <= SMALL:
+        dU = np.zeros((workers, 36, C, K), x.dtype)
+        _weight_gradient(x, dy, dU, sums)
+    else:
+        dU = np.zeros((1, 36, C, K), x.dtype)
+        _weight_gradient_by_points(x, dy, dU[0], sums)
+    _transform_filter_gradient(dU, dw)
+    return sums.sum(axis=0)
 
 
 @njit(parallel=True, fastmath=FUSED, cache=True)
-def _convolve(x, U, b, y, workers):
+def _convolve(x, U, biases, residual, y, workers):
     (N, H, W, C), K = x.shape, y.shape[3]
+    blocks, block = U.shape[1], U.shape[3]
     tiles = N * ((H + 3) // 4) * ((W + 3) // 4)
     for worker in prange(workers):
         V, M = np.empty((36, TILES + 1, C), x.dtype), np.empty((36, TILES + 1, K), x.dtype)
-        tile, half, out = np.empty((6, 6 * C), x.dtype), np.empty((6, 6 * C), x.dtype), np.empty((4, 6, K), x.dtype)
+        square = np.empty((36, 1, LANES), x.dtype)
         stop = tiles * (worker + 1) // workers
         for first in range(tiles * worker // workers, stop, TILES):
             count = min(TILES, stop - first)
-            _transform_input(x, first, count, tile, half, V)
+            _transform_input(x, first, count, square, V, 0)
             for p in range(36):
-                gemm(V[p, :count], U[p], M[p, :count], False, False, False)
-            _transform_output(M, first, count, b, out, y)
+                for k in range(blocks):
+                    gemm(V[p, :count], U[p, k], M[p, :count, k * block:(k + 1) * block], False, False, False)
+            _transform_output(M, first, count, square, biases, residual, y)
 
 
 @njit(parallel=True, fastmath=FUSED, cache=True)
-def _weight_gradient(x, dy, dU, db):
+def _weight_gradient(x, dy, dU, sums):
     (N, H, W, C), K, workers = x.shape, dy.shape[3], len(dU)
     tiles = N * ((H + 3) // 4) * ((W + 3) // 4)
     for worker in prange(workers):
         V, dM = np.empty((36, TILES + 1, C), x.dtype), np.empty((36, TILES + 1, K), x.dtype)
-        tile, half = np.empty((6, 6 * C), x.dtype), np.empty((6, 6 * C), x.dtype)
-        dtile, dhalf = np.empty((4, 4 * K), x.dtype), np.empty((6, 4 * K), x.dtype)
+        square = np.empty((36, 1, LANES), x.dtype)
         stop = tiles * (worker + 1) // workers
         for first in range(tiles * worker // workers, stop, TILES):
             count = min(TILES, stop - first)
-            _transform_input(x, first, count, tile, half, V)
-            _transform_gradient(dy, first, count, dtile, dhalf, dM, db[worker])
+            _transform_input(x, first, count, square, V, 0)
+            _transform_gradient(dy, first, count, square, dM, 0, sums[worker])
             for p in range(36):
                 gemm(V[p, :count], dM[p, :count], dU[worker, p], True, False, True)
 
 
+@njit(parallel=True, fastmath=FUSED, cache=True)
+def _weight_gradient_by_points(x, dy, dU, sums):
+    """The same for a filter too large for a thread's cache: the threads share out many tiles, then the 36 products."""
+    (N, H, W, C), K, workers = x.shape, dy.shape[3], len(sums)
+    tiles = N * ((H + 3) // 4) * ((W + 3) // 4)
+    V, dM = np.empty((36, min(tiles, MANY) + 1, C), x.dtype), np.empty((36, min(tiles, MANY) + 1, K), x.dtype)
+    for start in range(0, tiles, MANY):
+        many = min(MANY, tiles - start)
+        for worker in prange(workers):
+            square = np.empty((36, 1, LANES), x.dtype)
+            first, stop = many * worker // workers, many * (worker + 1) // workers
+            _transform_input(x, start + first, stop - first, square, V, first)
+            _transform_gradient(dy, start + first, stop - first, square, dM, first, sums[worker])
+        for p in prange(36):
+            gemm(V[p, :many], dM[p, :many], dU[p], True, False, True)
+
+
+@njit(parallel=True, fastmath=FUSED, cache=True)
+def _transform_filter(w, rotated, U):
+    """U = G w G^T in blocks of output channels; rotated: of w turned by 180 degrees with its channel axes swapped."""
+    blocks, C, block = U.shape[1:]
+    for c in prange(C):
+        square = np.empty((18, 1, LANES), U.dtype)
+        for k in range(0, blocks * block, LANES):
+            for q in range(3):
+                if rotated:
+                    column = gather(w, (2, 2 - q, k, c), 2), gather(w, (1, 2 - q, k, c), 2), gather(w, (0, 2 - q, k, c), 2)
+                else:
+                    column = load(w, (0, q, c, k)), load(w, (1, q, c, k)), load(w, (2, q, c, k))
+                _store6(square, q, 3, 0, 0, _times_G(column))
+            for i in range(6):
+                row = _times_G((load(square, (3 * i, 0, 0)), load(square, (3 * i + 1, 0, 0)), load(square, (3 * i + 2, 0, 0))))
+                _store6(U[:, k // block], 6 * i, 1, c, k % block, row)
+
+
+@njit(parallel=True, fastmath=FUSED, cache=True)
+def _transform_filter_gradient(dU, dw):
+    """dw += G^T dU G, dU summed over the threads."""
+    workers, _, C, K = dU.shape
+    for c in prange(C):
+        square, dm = np.empty((18, 1, LANES), dU.dtype), np.empty((36, 1, LANES), dU.dtype)
+        for k in range(0, K, LANES):
+            for p in range(36):
+                total = load(dU, (0, p, c, k))
+                for worker in range(1, workers):
+                    total = total + load(dU, (worker, p, c, k))
+                store(dm, (p, 0, 0), total)
+            for j in range(6):
+                column = _times_G_transposed(_load6(dm, j, 6, 0, 0))
+                for i in range(3):
+                    store(square, (6 * i + j, 0, 0), column[i])
+            for i in range(3):
+                row = _times_G_transposed(_load6(square, 6 * i, 1, 0, 0))
+                for j in range(3):
+                    store(dw, (i, j, c, k), load(dw, (i, j, c, k)) + row[j])
+
+
 @njit(fastmath=FUSED, cache=True)
-def _load(x, index, margin, tile):
-    """The tile of that index with a margin of pixels around it, zero outside of the image."""
-    N, H, W, C = x.shape
+def _place(tile, H, W):
+    """The image and the top left pixel of the tile of that number."""
     across = (W + 3) // 4
-    n, place = divmod(index, ((H + 3) // 4) * across)
-    top, left, size = place // across * 4 - margin, place % across * 4 - margin, len(tile)
-    begin, end = max(0, -left), min(size, W - left)
-    for i in range(size):
-        if 0 <= top + i < H:
-            source, target = x[n, top + i, left + begin:left + end].reshape(-1), tile[i, begin * C:end * C]
-            for k in range(len(source)):
-                target[k] = source[k]
-            tile[i, :begin * C] = 0
-            tile[i, end * C:] = 0
-        else:
-            tile[i] = 0
+    n, place = divmod(tile, (H + 3) // 4 * across)
+    return n, place // across * 4, place % across * 4
 
 
 @njit(fastmath=FUSED, cache=True)
-def _transform_input(x, first, count, tile, half, V):
-    """V[:, t] = B^T d B for each tile d."""
-    C = x.shape[3]
-    columns = half.reshape(6, 6, C)
+def _pixel(x, n, i, j, c):
+    """Sixteen channels of a pixel, zeros outside of the image."""
+    if 0 <= i < x.shape[1] and 0 <= j < x.shape[2]:
+        return load(x, (n, i, j, c))
+    return fill(x.dtype.type(0))
+
+
+@njit(fastmath=FUSED, cache=True)
+def _transform_input(x, first, count, square, V, at):
+    """V[:, at + t] = B^T d B for the tiles d from the first on, each with a margin of one pixel."""
     for t in range(count):
-        _load(x, first + t, 1, tile)
-        for i in range(6 * C):
-            half[0, i], half[1, i], half[2, i], half[3, i], half[4, i], half[5, i] = _times_B(
-                tile[0, i], tile[1, i], tile[2, i], tile[3, i], tile[4, i], tile[5, i])
-        for i in range(6):
-            rows = V[6 * i:6 * i + 6]
-            for c in range(C):
-                rows[0, t, c], rows[1, t, c], rows[2, t, c], rows[3, t, c], rows[4, t, c], rows[5, t, c] = _times_B(
-                    columns[i, 0, c], columns[i, 1, c], columns[i, 2, c], columns[i, 3, c], columns[i, 4, c], columns[i, 5, c])
+        n, top, left = _place(first + t, x.shape[1], x.shape[2])
+        for c in range(0, x.shape[3], LANES):
+            for q in range(6):
+                j = left + q - 1
+                _store6(square, q, 6, 0, 0, _times_B(
+                    (_pixel(x, n, top - 1, j, c), _pixel(x, n, top, j, c), _pixel(x, n, top + 1, j, c),
+                     _pixel(x, n, top + 2, j, c), _pixel(x, n, top + 3, j, c), _pixel(x, n, top + 4, j, c))))
+            for i in range(6):
+                _store6(V, 6 * i, 1, at + t, c, _times_B(_load6(square, 6 * i, 1, 0, 0)))
 
 
 @njit(fastmath=FUSED, cache=True)
-def _transform_output(M, first, count, b, out, y):
-    """y = A^T m A + b for each tile; what hangs over the image's edge is left out."""
-    N, H, W, K = y.shape
-    across = (W + 3) // 4
+def _transform_output(M, first, count, square, biases, residual, y):
+    """y = A^T m A + bias + residual (if there is one) for each tile; what hangs over the image's edge is left out."""
+    (H, W, K), adds = y.shape[1:], len(residual) > 0
     for t in range(count):
-        n, place = divmod(first + t, ((H + 3) // 4) * across)
-        top, left = place // across * 4, place % across * 4
-        for j in range(6):
-            for k in range(K):
-                out[0, j, k], out[1, j, k], out[2, j, k], out[3, j, k] = _times_A(
-                    M[j, t, k], M[6 + j, t, k], M[12 + j, t, k], M[18 + j, t, k], M[24 + j, t, k], M[30 + j, t, k])
-        for i in range(min(4, H - top)):
-            for k in range(K):
-                out[i, 0, k], out[i, 1, k], out[i, 2, k], out[i, 3, k] = _times_A(
-                    out[i, 0, k], out[i, 1, k], out[i, 2, k], out[i, 3, k], out[i, 4, k], out[i, 5, k])
-            for j in range(min(4, W - left)):
-                for k in range(K):
-                    y[n, top + i, left + j, k] = out[i, j, k] + b[k]
+        n, top, left = _place(first + t, H, W)
+        for k in range(0, K, LANES):
+            bias = load(biases, (n, k))
+            for j in range(6):
+                _store4(square, j, 6, 0, 0, _times_A(_load6(M, j, 6, t, k)))
+            for i in range(min(4, H - top)):
+                row = _times_A(_load6(square, 6 * i, 1, 0, 0))
+                for j in range(min(4, W - left)):
+                    at = n, top + i, left + j, k
+                    store(y, at, row[j] + bias + load(residual, at) if adds else row[j] + bias)
 
 
 @njit(fastmath=FUSED, cache=True)
-def _transform_gradient(dy, first, count, tile, half, dM, db):
-    """dM[:, t] = A dy A^T for each tile, the transpose of _transform_output; db collects the sum of dy."""
-    K = dy.shape[3]
-    pixels, columns = tile.reshape(16, K), half.reshape(6, 4, K)
+def _transform_gradient(dy, first, count, square, dM, at, sums):
+    """dM[:, at + t] = A dy A^T for each tile, the transpose of _transform_output; sums[n] collects an image's dy."""
     for t in range(count):
-        _load(dy, first + t, 0, tile)
-        for i in range(16):
-            for k in range(K):
-                db[k] += pixels[i, k]
-        for i in range(4 * K):
-            half[0, i], half[1, i], half[2, i], half[3, i], half[4, i], half[5, i] = _times_A_transposed(
-                tile[0, i], tile[1, i], tile[2, i], tile[3, i])
-        for i in range(6):
-            rows = dM[6 * i:6 * i + 6]
-            for k in range(K):
-                rows[0, t, k], rows[1, t, k], rows[2, t, k], rows[3, t, k], rows[4, t, k], rows[5, t, k] = (
-                    _times_A_transposed(columns[i, 0, k], columns[i, 1, k], columns[i, 2, k], columns[i, 3, k]))
+        n, top, left = _place(first + t, dy.shape[1], dy.shape[2])
+        for k in range(0, dy.shape[3], LANES):
+            total = load(sums, (n, k))
+            for q in range(4):
+                j = left + q
+                column = (_pixel(dy, n, top, j, k), _pixel(dy, n, top + 1, j, k), _pixel(dy, n, top + 2, j, k), _pixel(dy, n, top + 3, j, k))
+                total = total + ((column[0] + column[1]) + (column[2] + column[3]))
+                _store6(square, q, 4, 0, 0, _times_A_transposed(column))
+            store(sums, (n, k), total)
+            for i in range(6):
+                row = _times_A_transposed(_load4(square, 4 * i, 1, 0, 0))
+                _store6(dM, 6 * i, 1, at + t, k, row)
 
 
 @njit(fastmath=FUSED, cache=True)
-def _times_B(a, b, c, d, e, f):
-    """B^T [a b c d e f]"""
-    even, odd = e - FOUR * c, d - FOUR * b
-    even2, odd2 = e - c, TWO * (d - b)
-    return FOUR * a - FIVE * c + e, even + odd, even - odd, even2 + odd2, even2 - odd2, FOUR * b - FIVE * d + f
+def _load4(a, first, step, t, c):
+    return load(a, (first, t, c)), load(a, (first + step, t, c)), load(a, (first + 2 * step, t, c)), load(a, (first + 3 * step, t, c))
 
 
 @njit(fastmath=FUSED, cache=True)
-def _times_A(a, b, c, d, e, f):
-    """A^T [a b c d e f]"""
+def _load6(a, first, step, t, c):
+    v = _load4(a, first, step, t, c)
+    return v[0], v[1], v[2], v[3], load(a, (first + 4 * step, t, c)), load(a, (first + 5 * step, t, c))
+
+
+@njit(fastmath=FUSED, cache=True)
+def _store4(a, first, step, t, c, v):
+    store(a, (first, t, c), v[0])
+    store(a, (first + step, t, c), v[1])
+    store(a, (first + 2 * step, t, c), v[2])
+    store(a, (first + 3 * step, t, c), v[3])
+
+
+@njit(fastmath=FUSED, cache=True)
+def _store6(a, first, step, t, c, v):
+    _store4(a, first, step, t, c, v)
+    store(a, (first + 4 * step, t, c), v[4])
+    store(a, (first + 5 * step, t, c), v[5])
+
+
+@njit(fastmath=FUSED, cache=True)
+def _times_B(v):
+    """B^T v"""
+    a, b, c, d, e, f = v
+    even, odd = e - 4 * c, d - 4 * b
+    even2, odd2 = e - c, 2 * (d - b)
+    return 4 * a - 5 * c + e, even + odd, even - odd, even2 + odd2, even2 - odd2, 4 * b - 5 * d + f
+
+
+@njit(fastmath=FUSED, cache=True)
+def _times_A(v):
+    """A^T v"""
+    a, b, c, d, e, f = v
     sum1, difference1, sum2, difference2 = b + c, b - c, d + e, d - e
-    return (a + sum1 + sum2, difference1 + TWO * difference2, sum1 + FOUR * sum2, difference1 + EIGHT * difference2 + f)
+    return a + sum1 + sum2, difference1 + 2 * difference2, sum1 + 4 * sum2, difference1 + 8 * difference2 + f
 
 
 @njit(fastmath=FUSED, cache=True)
-def _times_A_transposed(a, b, c, d):
-    """A [a b c d]"""
-    even1, odd1, even2, odd2 = a + c, b + d, a + FOUR * c, TWO * b + EIGHT * d
+def _times_A_transposed(v):
+    """A v"""
+    a, b, c, d = v
+    even1, odd1, even2, odd2 = a + c, b + d, a + 4 * c, 2 * b + 8 * d
     return a, even1 + odd1, even1 - odd1, even2 + odd2, even2 - odd2, d
+
+
+@njit(fastmath=FUSED, cache=True)
+def _times_G(v):
+    """G v"""
+    a, b, c = v
+    even1, odd1, even2, odd2 = (a + c) / 6, b / 6, a / 24 + c / 6, b / 12
+    return a / 4, -1 * (even1 + odd1), odd1 - even1, even2 + odd2, even2 - odd2, c
+
+
+@njit(fastmath=FUSED, cache=True)
+def _times_G_transposed(v):
+    """G^T v"""
+    a, b, c, d, e, f = v
+    sum1, sum2 = (b + c) / 6, d + e
+    return a / 4 - sum1 + sum2 / 24, (c - b) / 6 + (d - e) / 12, sum2 / 6 - sum1 + f

@@ -32,7 +32,7 @@ class Linear(Module):
         return self.remember(ops.linear(x, self.weight.value, self.bias.value))
 
     def backward(self, dy):
-        return self.accumulate(ops.linear_backward(dy, self.recall()))
+        return self.accumulate(ops.linear_backward, dy)
 
 
 class Conv2d(Module):
@@ -47,7 +47,18 @@ class Conv2d(Module):
         return self.remember(ops.conv2d(x, self.weight.value, self.bias.value, self.stride, self.padding))
 
     def backward(self, dy):
-        return self.accumulate(ops.conv2d_backward(dy, self.recall()))
+        return self.accumulate(ops.conv2d_backward, dy)
+
+
+class Conv2dAdd(Conv2d):
+    """Convolution and a sum: conv(x) + other. x (N, H, W, C), other (N, H, W, K) or (N, 1, 1, K) -> (N, H, W, K)"""
+
+    def forward(self, x, other):
+        return self.remember(ops.conv2d_add(x, self.weight.value, self.bias.value, other))
+
+    def backward(self, dy):
+        """Returns dx and dother."""
+        return self.accumulate(ops.conv2d_add_backward, dy)
 
 
 class GroupNorm(Module):
@@ -61,7 +72,7 @@ class GroupNorm(Module):
         return self.remember(ops.group_norm(x, self.gamma.value, self.beta.value, self.groups))
 
     def backward(self, dy):
-        return self.accumulate(ops.group_norm_backward(dy, self.recall()))
+        return self.accumulate(ops.group_norm_backward, dy)
 
 
 class GroupNormSiLU(GroupNorm):
@@ -71,7 +82,7 @@ class GroupNormSiLU(GroupNorm):
         return self.remember(ops.group_norm_silu(x, self.gamma.value, self.beta.value, self.groups))
 
     def backward(self, dy):
-        return self.accumulate(ops.group_norm_silu_backward(dy, self.recall()))
+        return self.accumulate(ops.group_norm_silu_backward, dy)
 
 
 class SiLU(Module):
@@ -126,13 +137,13 @@ class Attention(Module):
         h = self.norm.forward(x).reshape(len(x), -1, x.shape[-1])            # (N, L, C)
         q, k, v = self.query.forward(h), self.key.forward(h), self.value.forward(h)
         h = self.remember(ops.attention(q, k, v, self.heads))
-        return x + self.out.forward(h).reshape(x.shape)
+        return ops.add(x, self.out.forward(h).reshape(x.shape))
 
     def backward(self, dy):
         dh = self.out.backward(dy.reshape(len(dy), -1, dy.shape[-1]))
         dq, dk, dv = ops.attention_backward(dh, self.recall())
-        dh = self.query.backward(dq) + self.key.backward(dk) + self.value.backward(dv)
-        return dy + self.norm.backward(dh.reshape(dy.shape))
+        dh = ops.add(ops.add(self.query.backward(dq), self.key.backward(dk)), self.value.backward(dv))
+        return ops.add(dy, self.norm.backward(dh.reshape(dy.shape)))
 
 
 class ResBlock(Module):
@@ -142,24 +153,23 @@ class ResBlock(Module):
     """
 
     def __init__(self, rng, C, K, D, dropout, groups):
-        self.norm1, self.conv1 = GroupNormSiLU(C, groups), Conv2d(rng, C, K)
+        self.norm1, self.conv1 = GroupNormSiLU(C, groups), Conv2dAdd(rng, C, K)
         self.time = Linear(rng, D, K)
         self.norm2, self.dropout = GroupNormSiLU(K, groups), Dropout(dropout)
-        self.conv2 = Conv2d(rng, K, K, scale=NEAR_ZERO)
+        self.conv2 = Conv2dAdd(rng, K, K, scale=NEAR_ZERO)
         self.shortcut = Linear(rng, C, K) if C != K else None
 
     def forward(self, x, temb, rng=None):
-        h = self.conv1.forward(self.norm1.forward(x))
-        h = h + self.time.forward(temb)[:, None, None]
-        h = self.conv2.forward(self.dropout.forward(self.norm2.forward(h), rng))
-        return h + (self.shortcut.forward(x) if self.shortcut else x)
+        h = self.conv1.forward(self.norm1.forward(x), self.time.forward(temb)[:, None, None])
+        h = self.dropout.forward(self.norm2.forward(h), rng)
+        return self.conv2.forward(h, self.shortcut.forward(x) if self.shortcut else x)
 
     def backward(self, dy):
         """Returns dx (N, H, W, C) and dtemb (N, D)."""
-        dh = self.norm2.backward(self.dropout.backward(self.conv2.backward(dy)))
-        dtemb = self.time.backward(dh.sum(axis=(1, 2)))
-        dx = self.norm1.backward(self.conv1.backward(dh))
-        return dx + (self.shortcut.backward(dy) if self.shortcut else dy), dtemb
+        dh, dshortcut = self.conv2.backward(dy)
+        dh, dtime = self.conv1.backward(self.norm2.backward(self.dropout.backward(dh)))
+        dx = self.shortcut.backward(dshortcut) if self.shortcut else dshortcut
+        return ops.add(dx, self.norm1.backward(dh)), self.time.backward(dtime[:, 0, 0])
 
 
 class Downsample(Conv2d):

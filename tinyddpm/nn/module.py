@@ -68,12 +68,20 @@ class Module:
                                "(each forward allows one backward)")
         return memory
 
-    def accumulate(self, gradients):
-        """Take an operation's (dx, dw, ...); add what belongs to the own parameters and return dx."""
-        dx, *own = gradients
-        for parameter, gradient in zip(self.own_parameters().values(), own, strict=True):
-            parameter.grad += gradient
-        return dx
+    def accumulate(self, backward, dy):
+        """Run an operation's backward; add what belongs to the own parameters to their gradients, and return the rest.
+
+        The operation takes (x, *own parameters) or (x, *own parameters, other): the rest is dx, or dx and dother. A
+        twin that adds to the gradients itself, without arrays in between, offers that as backward.accumulate.
+        """
+        grads = [parameter.grad for parameter in self.own_parameters().values()]
+        if hasattr(backward, "accumulate"):
+            return backward.accumulate(dy, self.recall(), *grads)
+        dx, *gradients = backward(dy, self.recall())
+        for grad, gradient in zip(grads, gradients):
+            grad += gradient
+        others = gradients[len(grads):]
+        return (dx, *others) if others else dx
 
     def flatten(self, dtype):
         """Move all values into one flat buffer and all gradients into another; parameters become views of them.

@@ -176,13 +176,13 @@ class UNet(Module):
             dtemb = dtemb + share
         for level in reversed(self.down):
             for module in reversed(level):
-                dh = dh + dskips.pop()
+                dh = ops.add(dh, dskips.pop())
                 if isinstance(module, Downsample):
                     dh = module.backward(dh)
                 else:
                     dh, share = module.backward(dh)
                     dtemb = dtemb + share
-        dx = self.conv_in.backward(dh + dskips.pop())
+        dx = self.conv_in.backward(ops.add(dh, dskips.pop()))
 
         dtemb = self.temb_silu.backward(dtemb)
         if self.config.num_classes is not None:

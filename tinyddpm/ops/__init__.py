@@ -8,8 +8,8 @@ channels, K output channels, G groups, L = H W positions.
 
 from tinyddpm.ops.activation import silu, silu_backward
 from tinyddpm.ops.attention import attention, attention_backward, softmax, softmax_backward
-from tinyddpm.ops.concatenate import concatenate, concatenate_backward
-from tinyddpm.ops.conv import conv2d, conv2d_backward
+from tinyddpm.ops.concatenate import add, concatenate, concatenate_backward
+from tinyddpm.ops.conv import conv2d, conv2d_add, conv2d_add_backward, conv2d_backward
 from tinyddpm.ops.dropout import dropout, dropout_backward
 from tinyddpm.ops.embedding import embedding, embedding_backward, time_embedding
 from tinyddpm.ops.linear import linear, linear_backward
@@ -19,12 +19,12 @@ from tinyddpm.ops.resample import mean_pool, mean_pool_backward, patchify, patch
 from tinyddpm.ops.update import adam_ema
 
 TABLE = {f.__name__: f for f in (
-    linear, linear_backward, silu, silu_backward, conv2d, conv2d_backward, group_norm, group_norm_backward,
+    linear, linear_backward, silu, silu_backward, conv2d, conv2d_backward, conv2d_add, conv2d_add_backward, group_norm, group_norm_backward,
     group_norm_silu, group_norm_silu_backward, softmax, softmax_backward, attention, attention_backward,
     upsample, upsample_backward, patchify, patchify_backward, mean_pool, mean_pool_backward,
-    concatenate, concatenate_backward, time_embedding, embedding, embedding_backward,
+    add, concatenate, concatenate_backward, time_embedding, embedding, embedding_backward,
     dropout, dropout_backward, mean_squared_error, mean_squared_error_backward,
     cross_entropy, cross_entropy_backward, adam_ema)}
 
 # What a fused operation is built from: when a part is overridden, the readable composition is used.
-COMPOSED_OF = {"group_norm_silu": ("group_norm", "silu"), "attention": ("softmax",)}
+COMPOSED_OF = {"group_norm_silu": ("group_norm", "silu"), "attention": ("softmax",), "conv2d_add": ("conv2d",)}

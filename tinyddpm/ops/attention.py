@@ -22,9 +22,7 @@ def attention(q, k, v, heads=1):
 
     q, k, v (N, L, C) -> y (N, L, C)
     """
-    if not q.shape == k.shape == v.shape or q.shape[-1] % heads:
-        raise ValueError(f"attention: q is {q.shape}, k {k.shape}, v {v.shape}, heads {heads}; "
-                         "expected three equal shapes (N, L, C) and a number of heads that divides C")
+    check_attention(q, k, v, heads)
     q, k, v = (split_heads(z, heads) for z in (q, k, v))
     scale = 1 / math.sqrt(q.shape[-1])
     p, _ = ops.softmax(q @ k.swapaxes(-1, -2) * scale)                   # (N, heads, L, L)
@@ -38,6 +36,13 @@ def attention_backward(dy, cache):
     dv = p.swapaxes(-1, -2) @ dy
     dlogits = ops.softmax_backward(dy @ v.swapaxes(-1, -2), p) * scale
     return join_heads(dlogits @ k), join_heads(dlogits.swapaxes(-1, -2) @ q), join_heads(dv)
+
+
+def check_attention(q, k, v, heads):
+    """Raise ValueError for shapes that do not fit."""
+    if not q.shape == k.shape == v.shape or q.shape[-1] % heads:
+        raise ValueError(f"attention: q is {q.shape}, k {k.shape}, v {v.shape}, heads {heads}; "
+                         "expected three equal shapes (N, L, C) and a number of heads that divides C")
 
 
 def split_heads(z, heads):

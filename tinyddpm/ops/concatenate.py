@@ -1,13 +1,32 @@
-"""Joining two feature maps, as every skip connection of the U-Net does."""
+"""Bringing two feature maps together: as a sum, or side by side in the channels, as every skip connection of the U-Net does."""
 
 from tinyddpm.backend import array_module
 
 
+def add(a, b):
+    """a + b, of one shape. It has no backward: both terms receive the gradient of the sum as it is."""
+    check_add(a, b)
+    return a + b
+
+
 def concatenate(a, b):
     """Side by side in the channels. a (..., C1), b (..., C2) -> y (..., C1 + C2)"""
+    check_concatenate(a, b)
     return array_module(a).concatenate([a, b], axis=-1), a.shape[-1]
 
 
 def concatenate_backward(dy, channels):
     """dy (..., C1 + C2) -> da (..., C1), db (..., C2)"""
     return dy[..., :channels], dy[..., channels:]
+
+
+def check_add(a, b):
+    """Raise ValueError for two shapes."""
+    if a.shape != b.shape:
+        raise ValueError(f"add: a is {a.shape}, b {b.shape}; expected one shape")
+
+
+def check_concatenate(a, b):
+    """Raise ValueError for shapes that differ before the last axis."""
+    if a.shape[:-1] != b.shape[:-1]:
+        raise ValueError(f"concatenate: a is {a.shape}, b {b.shape}; expected them to differ in the last axis only")

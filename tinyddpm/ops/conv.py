@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tinyddpm.backend import array_module
+from tinyddpm.backend import array_module, ops
 
 
 def conv2d(x, w, b, stride=1, padding=None):
@@ -38,6 +38,23 @@ def conv2d_backward(dy, cache):
     return dx, dw, drows.sum(axis=0)
 
 
+def conv2d_add(x, w, b, other):
+    """conv2d(x, w, b) + other: how a residual block adds its shortcut and its time embedding. Its fused twin is faster.
+
+    x (N, H, W, C), w (kh, kw, C, K), b (K,), other (N, H, W, K) or (N, 1, 1, K) -> y (N, H, W, K)
+    """
+    check_conv2d_add(x, w, other)
+    y, cache = ops.conv2d(x, w, b)
+    return y + other, (cache, other.shape)
+
+
+def conv2d_add_backward(dy, cache):
+    """dy (N, H, W, K) -> dx, dw, db as conv2d_backward, dother (N, H, W, K) or (N, 1, 1, K)"""
+    conv_cache, shape = cache
+    dother = dy if shape == dy.shape else dy.sum(axis=(1, 2), keepdims=True)
+    return *ops.conv2d_backward(dy, conv_cache), dother
+
+
 def windows(padded, w, stride):
     """For each kernel position (p, q): the view of the padded input that it meets, (N, H', W', C)."""
     kh, kw = w.shape[:2]
@@ -59,6 +76,12 @@ def check_conv2d(x, w, b, padding):
     if x.shape[1] + sum(pads[0]) < kh or x.shape[2] + sum(pads[1]) < kw:
         raise ValueError(f"conv2d: x is {x.shape}, smaller than the {kh}x{kw} kernel even when padded")
     return pads
+
+
+def check_conv2d_add(x, w, other):
+    """Raise ValueError unless other has the shape of the convolution, or one number for each image and channel."""
+    if other.shape not in ((*x.shape[:3], w.shape[3]), (len(x), 1, 1, w.shape[3])):
+        raise ValueError(f"conv2d_add: x is {x.shape}, w {w.shape}, other {other.shape}; expected other (N, H, W, K) or (N, 1, 1, K)")
 
 
 def conv2d_loops(x, w, b, stride=1, padding=None):
