@@ -1,12 +1,14 @@
-"""How fast a training step and sampling are, beside PyTorch where it is installed.
+"""How fast a training step, sampling and each layer are, beside PyTorch where it is installed.
 
     python examples/benchmark.py                               the mnist preset, on numba and PyTorch in turn
     python examples/benchmark.py --models mnist small cifar10 --sides numpy numba torch --rounds 5
+    python examples/benchmark.py --tasks layers                where the time of a training step goes
+    python examples/benchmark.py --tasks growth                time and memory by batch size, image size and width
 
 Each side runs in a process of its own, in turn, with the same number of threads and without OPENBLAS_* settings.
 """
 
-import ctypes
+import argparse
 import importlib.util
 import json
 import math
@@ -16,37 +18,41 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 
 import tinyddpm
 from tinyddpm import cli, presets
-from tinyddpm.backend import ops
+from tinyddpm.backend import from_numpy, ops
 from tinyddpm.diffusion.objective import reverse_process
 from tinyddpm.nn import UNet, UNetConfig
 from tinyddpm.training import Trainer
 
-# The model of 1.14M parameters that small U-Nets are compared with: one channel, 32x32, attention at 16x16.
+# A small U-Net, of 1.1M parameters: one channel, 32x32, attention at 16x16.
 SMALL = UNetConfig(image_channels=1, base_channels=32, channel_multipliers=(1, 2, 2), blocks_per_level=1,
                    attention_resolutions=(16,), dropout=0.0)
 MODELS = {"mnist": presets.get("mnist"),
           "small": replace(presets.get("cifar10"), name="small", model=SMALL).override(batch_size=64),
           "cifar10": presets.get("cifar10").override(batch_size=8)}
-SIDES = ("numpy", "numba", "cupy", "torch")
+SIDES, TASKS = ("numpy", "numba", "cupy", "torch"), ("train", "sample", "layers", "growth")
+GROWTH = {"batch_size": (1 / 4, 1 / 2, 1, 2), "image_size": (1, 2), "base_channels": (1, 2)}       # times the model's own
+LAYERS = ("conv2d", "conv2d_add", "group_norm", "group_norm_silu", "linear", "attention", "concatenate", "upsample")
 WARMUP = 2
 
 
 def main(argv):
-    parser = cli.Parser(description=__doc__.split("\n")[0])
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["mnist"], metavar="MODEL", help=", ".join(MODELS))
     parser.add_argument("--sides", nargs="+", choices=SIDES, metavar="SIDE", help=f"of {', '.join(SIDES)} (default: numba, torch)")
-    parser.add_argument("--tasks", nargs="+", choices=("train", "sample"), default=["train", "sample"], help="(default: both)")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["train", "sample"], metavar="TASK",
+                        help=f"of {', '.join(TASKS)} (default: train, sample)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often each side has its turn (default 3)")
     parser.add_argument("--seconds", type=float, default=6.0, metavar="S", help="of each turn (default 6)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N", help="(default: all cores)")
     parser.add_argument("--compile", action="store_true", help="PyTorch's compiled form instead of its eager code")
-    parser.add_argument("--turn", help="what a process of the benchmark runs; for its own use")
+    parser.add_argument("--turn", help=argparse.SUPPRESS)              # what a process of the benchmark runs
     args = parser.parse_args(argv)
     if args.turn:
         print(json.dumps(turn(**json.loads(args.turn))))
@@ -56,38 +62,74 @@ def main(argv):
     installed = importlib.util.find_spec("torch") is not None
     if args.sides and "torch" in args.sides and not installed:
         parser.error("PyTorch is not installed here: pip install torch, or choose other --sides")
-    sides = args.sides or (["numba", "torch"] if installed else ["numba"])
+    args.sides = args.sides or (["numba", "torch"] if installed else ["numba"])
 
-    ceiling = run({"task": "sgemm", "model": None, "side": "numpy", "seconds": 2.0}, args)
+    ceiling = run(args, task="sgemm", side="numpy", seconds=2.0)
+    args.ceiling = ceiling["gflops"]
     print(f"{platform.processor() or platform.machine()}, {args.threads} threads, OpenBLAS core {ceiling['core']}; "
-          f"sgemm {ceiling['gflops']:.0f} GFLOP/s" + ("" if installed else "; PyTorch is not installed, so nothing beside it"))
+          f"sgemm {args.ceiling:.0f} GFLOP/s" + ("" if installed else "; PyTorch is not installed, so nothing beside it"))
     for model in args.models:
         for task in args.tasks:
-            compare(model, task, sides, args, ceiling["gflops"])
+            {"layers": layers, "growth": growth}.get(task, lambda model, args: compare(model, args, task))(model, args)
     return 0
 
 
-def compare(model, task, sides, args, ceiling):
-    """The turns of all sides, and their table."""
-    batch, work = MODELS[model].training.batch_size, flops(MODELS[model].model) * (3 if task == "train" else 1)
-    layouts = {side: [side] if side != "torch" else ["torch", "torch channels_last"] for side in sides}
-    names = [name for side in sides for name in layouts[side]]
+def compare(model, args, task, **changes):
+    """The turns of all sides at a training step or at sampling, and their table. changes: fields of the preset."""
+    preset = MODELS[model].override(**changes)
+    batch, work = preset.training.batch_size, flops(preset.model) * (3 if task == "train" else 1)
+    turns = in_turn(args, layouts(args), task=task, model=model, changes=changes)
+    first = next(iter(turns))
+    what = "".join(f", {name} {value}" for name, value in changes.items() if name != "batch_size")
+    print(f"\n{model}, {task}, batch {batch}{what}, {work / 1e9:.2f} GFLOP an image:")
+    print(f"  {'':22}{'ms':>8}{'images/s':>10}{'GFLOP/s':>9}{'of sgemm':>9}{'peak MiB':>10}  {first}'s images/s to this, by round")
+    for name, results in turns.items():
+        ms = statistics.median(t["seconds"] for t in results) * 1e3
+        rate = work * batch / ms / 1e6
+        ratios = " ".join(f"{theirs['seconds'] / ours['seconds']:.2f}" for ours, theirs in zip(turns[first], results))
+        print(f"  {name:22}{ms:8.1f}{batch / ms * 1e3:10.1f}{rate:9.1f}{rate / args.ceiling:9.0%}"
+              f"{max(t['peak'] for t in results) / 2**20:10.0f}  {ratios}", flush=True)
+
+
+def growth(model, args):
+    """How a training step's time and memory grow."""
+    for field, factors in GROWTH.items():
+        config = MODELS[model].training if field == "batch_size" else MODELS[model].model
+        for factor in factors:
+            compare(model, args, "train", **{field: max(1, round(getattr(config, field) * factor))})
+
+
+def layers(model, args):
+    """Forward and backward of every layer of the network by itself: its share of them all, and the sides beside each other."""
+    turns = in_turn(args, layouts(args), task="layers", model=model)
+    ms = {name: {layer: statistics.median(t[layer]["ms"] for t in results) for layer in results[0]} for name, results in turns.items()}
+    first, batch = next(iter(turns)), MODELS[model].training.batch_size
+    of_first = turns[first][0]
+    whole = sum(ms[first][layer] * of_first[layer]["count"] for layer in of_first)
+    print(f"\n{model}, layers, batch {batch}: ms of one forward and backward; all of {first}'s together {whole:.1f} ms")
+    print(f"  {'':58}{'times':>6}{'share':>7}{'GFLOP/s':>9}" + "".join(f"{name:>22}" for name in turns))
+    for layer in sorted(of_first, key=lambda layer: -ms[first][layer] * of_first[layer]["count"]):
+        count, rate = of_first[layer]["count"], of_first[layer]["flops"] / ms[first][layer] / 1e6
+        print(f"  {layer:58}{count:6}{ms[first][layer] * count / whole:7.1%}{rate:9.0f}"
+              + "".join(f"{ms[name][layer]:14.2f}" + (f" ({ms[name][layer] / ms[first][layer]:4.2f}x)" if name != first else " " * 8)
+                        for name in turns), flush=True)
+
+
+def layouts(args):
+    """The sides, PyTorch in both of its memory layouts."""
+    return [name for side in args.sides for name in ([side] if side != "torch" else ["torch", "torch channels_last"])]
+
+
+def in_turn(args, names, **what):
+    """The results of each side, one for each round: name -> list."""
     turns = {name: [] for name in names}
     for _ in range(args.rounds):
         for name in names:
-            turns[name].append(run({"task": task, "model": model, "side": name, "seconds": args.seconds,
-                                    "compiled": args.compile}, args))
-    print(f"\n{model}, {task}, batch {batch}, {work / 1e9:.2f} GFLOP an image:")
-    print(f"  {'':22}{'ms':>8}{'images/s':>10}{'GFLOP/s':>9}{'of sgemm':>9}{'peak MiB':>10}  {names[0]}'s images/s to this, by round")
-    for name in names:
-        ms = statistics.median(t["seconds"] for t in turns[name]) * 1e3
-        rate = work * batch / ms / 1e6
-        ratios = " ".join(f"{theirs['seconds'] / ours['seconds']:.2f}" for ours, theirs in zip(turns[names[0]], turns[name]))
-        print(f"  {name:22}{ms:8.1f}{batch / ms * 1e3:10.1f}{rate:9.1f}{rate / ceiling:9.0%}"
-              f"{max(t['peak'] for t in turns[name]) / 2**20:10.0f}  {ratios}")
+            turns[name].append(run(args, side=name, seconds=args.seconds, compiled=args.compile, **what))
+    return turns
 
 
-def run(what, args):
+def run(args, **what):
     """The result of one turn, in a process with a clean environment."""
     threads = {name: str(args.threads) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS")}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")} | threads
@@ -97,25 +139,36 @@ def run(what, args):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def turn(task, model, side, seconds, compiled=False):
-    """One turn: the median seconds of a step (or of one evaluation, for sampling), and the peak memory in bytes."""
+def turn(task, side, seconds, model=None, compiled=False, changes=None):
+    """One turn: the median seconds of a step (or of one evaluation, for sampling) and the peak memory; or those of its layers."""
     if task == "sgemm":
         return sgemm(seconds)
-    preset = MODELS[model]
-    if side.startswith("torch"):
+    preset, of_torch, channels_last = MODELS[model].override(**changes or {}), side.startswith("torch"), side.endswith("channels_last")
+    if task == "layers":
+        found = calls(preset.model, preset.training.batch_size)
+        tinyddpm.use("numpy" if of_torch else side)
+        make = torch_layer if of_torch else our_layer
+        return {title(*layer): {"ms": median(make(*layer, channels_last), seconds / len(found)) * 1e3, "count": count, "flops": 3 * products(*layer)}
+                for layer, count in found.items()}
+    if of_torch:
         from benchmark_torch import steps
-        step = steps(preset, task, side.endswith("channels_last"), compiled)
+        step = steps(preset, task, channels_last, compiled)
     else:
         tinyddpm.use(side)
         step = our_step(preset, task)
+    return {"seconds": median(step, seconds), "peak": peak_memory()}
+
+
+def median(step, seconds):
+    """The median time of a step over so many seconds, at least three steps; the first ones compile and fill caches."""
     times, end = [], None
     while end is None or time.perf_counter() < end or len(times) < WARMUP + 3:
         start = time.perf_counter()
         step()
         times.append(time.perf_counter() - start)
-        if len(times) == WARMUP:                                # the first steps compile and fill caches
+        if len(times) == WARMUP:
             end = time.perf_counter() + seconds
-    return {"seconds": statistics.median(times[WARMUP:]), "peak": peak_memory()}
+    return statistics.median(times[WARMUP:])
 
 
 def our_step(preset, task):
@@ -135,45 +188,103 @@ def our_step(preset, task):
     return step
 
 
-def flops(config):
-    """Of one evaluation for one image, two for each product of a direct algorithm (no Winograd)."""
-    count = 0
+# ---- layers: an operation, the shapes of its arrays, and its settings ----
 
-    def counted(f, products):
+def calls(config, batch):
+    """The layers of one evaluation: (name, shapes, settings) -> how often."""
+    found = Counter()
+
+    def noted(name, f):
         def wrapped(*arguments):
-            nonlocal count
-            y, cache = f(*arguments)
-            count += 2 * products(y, *arguments)
-            return y, cache
+            shapes = tuple(a.shape for a in arguments if hasattr(a, "shape"))
+            found[name, shapes, arguments[len(shapes):]] += 1
+            return f(*arguments)
         return wrapped
 
-    tinyddpm.use("numpy")
-    ops.conv2d = counted(ops.conv2d, lambda y, x, w, *_: y.size * w[..., 0].size)
-    ops.linear = counted(ops.linear, lambda y, x, w, b: y.size * len(w))
-    ops.attention = counted(ops.attention, lambda y, q, *_: 2 * q.size * q.shape[1])
-    UNet(config).eval().forward(np.zeros((1, config.image_size, config.image_size, config.image_channels), np.float32), np.array([1]))
-    return count
+    tinyddpm.use("numba")
+    for name in LAYERS:
+        setattr(ops, name, noted(name, getattr(ops, name)))
+    shape = batch, config.image_size, config.image_size, config.image_channels
+    UNet(config).eval().forward(np.zeros(shape, np.float32), np.ones(batch, int))
+    return found
+
+
+def flops(config):
+    """Of one evaluation for one image."""
+    return sum(count * products(*layer) for layer, count in calls(config, 1).items())
+
+
+def title(name, shapes, settings):
+    return f"{name} {' '.join('x'.join(map(str, shape)) for shape in shapes[:2])} {' '.join(map(str, settings))}".strip()
+
+
+def products(name, shapes, settings):
+    """The floating-point operations of a forward, two for each product of a direct algorithm (no Winograd)."""
+    x, w = shapes[0], shapes[1] if len(shapes) > 1 else ()
+    if name.startswith("conv2d"):
+        stride = settings[0] if settings else 1
+        return 2 * x[0] * (x[1] // stride) * (x[2] // stride) * math.prod(w)
+    return {"linear": lambda: 2 * math.prod(x) * w[1], "attention": lambda: 4 * math.prod(x) * x[1]}.get(name, lambda: 0)()
+
+
+def our_layer(name, shapes, settings, channels_last):
+    rng = np.random.default_rng(0)
+    arrays = [from_numpy(rng.standard_normal(shape, dtype=np.float32)) for shape in shapes]
+    forward, backward = getattr(ops, name), getattr(ops, name + "_backward")
+    dy = forward(*arrays, *settings)[0] * 1
+
+    def step():
+        _, cache = forward(*arrays, *settings)
+        backward(dy, cache)
+
+    return step
+
+
+def torch_layer(name, shapes, settings, channels_last):
+    """The same layer in PyTorch's own layout and words."""
+    import torch
+    import torch.nn.functional as F
+
+    def convolution(x, w, b, stride=1, padding=None):
+        return F.conv2d(F.pad(x, padding * 2), w, b, stride) if padding else F.conv2d(x, w, b, stride, w.shape[2] // 2)
+
+    def heads(z, n):
+        return z.unflatten(2, (n, -1)).transpose(1, 2)
+
+    def linear(x, w, b):
+        return F.conv2d(x, w[..., None, None], b) if x.ndim == 4 else F.linear(x, w, b)
+
+    layer = {"conv2d": convolution, "conv2d_add": lambda x, w, b, other: convolution(x, w, b) + other, "linear": linear,
+             "group_norm": lambda x, gamma, beta, groups: F.group_norm(x, groups, gamma, beta),
+             "group_norm_silu": lambda x, gamma, beta, groups: F.silu(F.group_norm(x, groups, gamma, beta)),
+             "attention": lambda q, k, v, n: F.scaled_dot_product_attention(heads(q, n), heads(k, n), heads(v, n)),
+             "concatenate": lambda a, b: torch.cat([a, b], 1), "upsample": lambda x: F.interpolate(x, scale_factor=2)}[name]
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    arrays = []
+    for i, shape in enumerate(shapes):
+        array = torch.randn(shape)
+        if array.ndim == 4:                                     # (N, H, W, C) -> (N, C, H, W), or (kh, kw, C, K) -> (K, C, kh, kw)
+            array = array.permute((3, 2, 0, 1) if name.startswith("conv2d") and i == 1 else (0, 3, 1, 2))
+            array = array.contiguous(memory_format=layout)
+        elif name == "linear" and i == 1:
+            array = array.T.contiguous()
+        arrays.append(array.requires_grad_())
+    dy = torch.randn_like(layer(*arrays, *settings))
+
+    def step():
+        for array in arrays:
+            array.grad = None
+        layer(*arrays, *settings).backward(dy)
+
+    return step
 
 
 def sgemm(seconds):
     """The rate of a large matrix product in float32, and the name of the kernels that OpenBLAS chose."""
+    from tinyddpm.kernels import threads
+
     a = np.random.default_rng(0).standard_normal((2048, 2048), dtype=np.float32)
-    times, end = [], time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - start)
-    return {"gflops": 2 * 2048**3 / statistics.median(times) / 1e9, "core": core_name()}
-
-
-def core_name():
-    from tinyddpm.kernels import blas
-
-    if not blas.library:
-        return "unknown (NumPy has another BLAS)"
-    function = blas.library.scipy_openblas_get_corename64_
-    function.restype = ctypes.c_char_p
-    return function().decode()
+    return {"gflops": 2 * 2048**3 / median(lambda: a @ a, seconds) / 1e9, "core": threads.core_name()}
 
 
 def peak_memory():

@@ -115,7 +115,7 @@ def test_arrays_and_generators():
 
 
 def test_blas_gets_its_threads_back():
-    from tinyddpm.kernels import blas
+    from tinyddpm.kernels import blas, threads as kernel_threads
 
     if not blas.library:
         pytest.skip("NumPy's BLAS here is not OpenBLAS")
@@ -123,7 +123,19 @@ def test_blas_gets_its_threads_back():
     tinyddpm.use("numba")
     assert threads() == 1
     tinyddpm.use("numpy")
-    assert threads() == blas.default_threads
+    assert threads() == kernel_threads.default
+
+
+def test_the_description_names_the_threads(monkeypatch):
+    """--verbose says who does the work, and what is slower where NumPy's BLAS is not OpenBLAS."""
+    from tinyddpm import backend
+    from tinyddpm.kernels import blas
+
+    tinyddpm.use("numpy")
+    assert backend.describe() == f"numpy {np.__version__}"
+    monkeypatch.setattr(blas, "library", None)
+    tinyddpm.use("numba")
+    assert "another BLAS than OpenBLAS" in backend.describe()
 
 
 def test_import_brings_in_none_of_the_large_libraries():

@@ -54,8 +54,8 @@ def use(backend="auto", overrides=None):
 def _load(backend):
     """The faster twins of a backend and its array library; the threads are shared out here."""
     if backend == "numpy":
-        if "tinyddpm.kernels.blas" in sys.modules:
-            sys.modules["tinyddpm.kernels.blas"].restore_threads()
+        if "tinyddpm.kernels.threads" in sys.modules:
+            sys.modules["tinyddpm.kernels.threads"].restore()
         return {}, np
     try:
         if backend == "cupy":
@@ -67,6 +67,13 @@ def _load(backend):
         raise ValueError(f"the {backend} backend needs {backend}: {INSTALL[backend]}  ({error})") from None
     except RuntimeError as error:      # CuPy without a device
         raise ValueError(f"the {backend} backend finds no device: {error}") from None
+
+
+def describe():
+    """The backend in force, its version and its threads, in one line."""
+    if state.backend == "numba":
+        return importlib.import_module("tinyddpm.kernels.threads").describe()
+    return f"{state.xp.__name__} {state.xp.__version__}"
 
 
 def _forward_name(name):

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import tinyddpm
-from tinyddpm import data
+from tinyddpm import backend, data
 from tinyddpm.backend import BACKENDS, state
 from tinyddpm.diffusion.config import DiffusionConfig
 from tinyddpm.nn import UNetConfig
@@ -58,6 +58,7 @@ def refuse(parser, args, flags, what):
 def add_backend_flags(parser):
     parser.add_argument("--backend", default="auto", choices=(*BACKENDS, "auto"), help="auto: numba where installed")
     parser.add_argument("--ops", metavar="FILE", help="a Python file whose operations replace those of the same name")
+    parser.add_argument("--verbose", action="store_true", help="say which libraries and threads do the work")
 
 
 def add_data_flags(parser):
@@ -137,7 +138,7 @@ def prepare(args, preset, quick):
     given = overrides(args)
     if args.quick:
         given = quick | given
-    backend = use_backend(args)
+    in_force = use_backend(args)
     preset = preset.override(**given)
     folder = run_folder(args.out, preset.dataset, args.resume)
     trainer = None
@@ -149,7 +150,7 @@ def prepare(args, preset, quick):
     if (left := trainer.schedule.alpha_bar[-1]) > 0.01:
         print(f"note: x_T keeps {left:.0%} of the data's variance, but sampling starts from noise alone: for "
               f"T = {preset.diffusion.T} choose a larger --beta-T, or --schedule cosine", file=sys.stderr)
-    print(f"{backend}; {trainer.model.flat_values.size:,} parameters; {len(dataset):,} images of {preset.dataset}; "
+    print(f"{in_force}; {trainer.model.flat_values.size:,} parameters; {len(dataset):,} images of {preset.dataset}; "
           f"files go to {folder}", flush=True)
     return trainer, dataset, folder
 
@@ -191,6 +192,8 @@ def use_backend(args):
         except Exception as error:              # whatever is wrong with it is its author's to mend
             raise ValueError(f"--ops {path} cannot be loaded: {type(error).__name__}: {error}") from None
     tinyddpm.use(args.backend, overrides=module)
+    if args.verbose:
+        print(backend.describe(), file=sys.stderr)
     return f"backend {state.backend}" + (f", with the operations of {args.ops}" if args.ops else "")
 
 

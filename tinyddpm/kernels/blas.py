@@ -1,8 +1,5 @@
-"""Matrix products inside numba's parallel loops, by the OpenBLAS that NumPy's wheel carries.
-
-Two thread pools on the same cores fight: one product after one parallel kernel costs 8 ms instead
-of 1.1. So numba's threads are the only ones, and each calls BLAS for a block that fits its cache.
-"""
+"""Matrix products inside numba's parallel loops, by the OpenBLAS that NumPy's wheel carries: each thread of a loop
+calls it for a block that fits its cache."""
 
 import ctypes
 from pathlib import Path
@@ -27,16 +24,6 @@ def _openblas():
 
 
 library = _openblas()
-default_threads = library.scipy_openblas_get_num_threads64_() if library else None
-
-
-def use_one_thread():
-    library.scipy_openblas_set_num_threads64_(1)
-
-
-def restore_threads():
-    if library:
-        library.scipy_openblas_set_num_threads64_(default_threads)
 
 
 def _external(symbol, real):

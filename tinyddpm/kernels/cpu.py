@@ -1,78 +1,31 @@
-"""Faster twins of the hot operations, for the CPU: numba, and BLAS inside its parallel loops.
+"""The twins for the CPU: numba, and BLAS inside its parallel loops. What is no more than memory traffic is here itself.
 
-Each loop over `worker` splits the work into one fixed part a thread, so that sums are added in the
-same order in every run. Constants are float32, which a float64 array promotes: an integer constant
-would turn float32 arithmetic into float64.
+In every kernel a loop over `worker` gives each thread one fixed part of the work, so that sums are added in the same
+order in every run.
 """
 
 import math
 
-import numba
 import numpy as np
 from numba import njit, prange
 
-from tinyddpm.kernels import FUSED, blas
+from tinyddpm.kernels import FUSED, blas, memory, threads
 from tinyddpm.kernels.attention import attention, attention_backward
 from tinyddpm.kernels.convolution import conv2d, conv2d_add, conv2d_add_backward, conv2d_backward
+from tinyddpm.kernels.linear import linear, linear_backward
 from tinyddpm.kernels.norm import group_norm, group_norm_backward, group_norm_silu, group_norm_silu_backward
-from tinyddpm.kernels.blas import gemm
 from tinyddpm.ops.concatenate import check_add, check_concatenate
-
-ROWS = 128          # in a block: the rows of one matrix product
 
 
 def activate():
     """Give the cores to numba's threads, and return the twins: name -> function."""
+    memory.keep()
+    threads.share()
     twins = [group_norm, group_norm_backward, group_norm_silu, group_norm_silu_backward, adam_ema,
              add, concatenate, concatenate_backward, upsample, upsample_backward]
     if blas.library:
-        blas.use_one_thread()
         twins += [linear, linear_backward, conv2d, conv2d_backward, conv2d_add, conv2d_add_backward, attention, attention_backward]
     return {f.__name__: f for f in twins}
-
-
-# ---- linear: a block of rows stays in cache from product to product ----
-
-def linear(x, w, b):
-    y = np.empty((*x.shape[:-1], w.shape[1]), x.dtype)
-    _linear(np.ascontiguousarray(x).reshape(-1, len(w)), w, b, y.reshape(-1, len(b)), numba.get_num_threads())
-    return y, (x, w)
-
-
-def linear_backward(dy, cache):
-    x, w = cache
-    rows, drows = np.ascontiguousarray(x).reshape(-1, len(w)), np.ascontiguousarray(dy).reshape(-1, w.shape[1])
-    dx = np.empty_like(rows)
-    workers = numba.get_num_threads()
-    dw, db = np.zeros((workers, *w.shape), w.dtype), np.zeros((workers, w.shape[1]), w.dtype)
-    _linear_backward(rows, np.ascontiguousarray(w.T), drows, dx, dw, db)
-    return dx.reshape(x.shape), dw.sum(axis=0), db.sum(axis=0)
-
-
-@njit(parallel=True, fastmath=FUSED, cache=True)
-def _linear(x, w, b, y, workers):
-    for worker in prange(workers):
-        end = len(x) * (worker + 1) // workers
-        for start in range(len(x) * worker // workers, end, ROWS):
-            stop = min(start + ROWS, end)
-            for i in range(start, stop):
-                for k in range(len(b)):
-                    y[i, k] = b[k]
-            gemm(x[start:stop], w, y[start:stop], False, False, True)
-
-
-@njit(parallel=True, fastmath=FUSED, cache=True)
-def _linear_backward(x, w_transposed, dy, dx, dw, db):
-    workers = len(dw)
-    for worker in prange(workers):
-        end = len(x) * (worker + 1) // workers
-        for start in range(len(x) * worker // workers, end, ROWS):
-            stop = min(start + ROWS, end)
-            gemm(dy[start:stop], w_transposed, dx[start:stop], False, False, False)
-            gemm(x[start:stop], dy[start:stop], dw[worker], True, False, True)
-            for i in range(start, stop):
-                for k in range(dy.shape[1]):
-                    db[worker, k] += dy[i, k]
 
 
 # ---- sums, concatenation and upsampling: memory traffic alone, shared by the threads ----

@@ -32,13 +32,13 @@ from tinyddpm.kernels.simd import LANES, fill, gather, load, store
 TILES = 32                      # at a time, for each thread
 MANY = 512                      # at a time, for all threads together
 BLOCKS = (64, 48, 32, 16)       # columns of the matrix products: OpenBLAS is fastest on small and contiguous ones
-SMALL = 2**18                   # elements of a transformed filter that one thread can hold in its cache
+SMALL = 2**20                   # elements of a transformed filter that one thread can hold in its cache
 
 
 def pays(w, stride, padding):
     """Whether the convolution can be done this way, its channels filling whole vectors.
 
-    More than 512 would take the float32 error, which grows with them, past 2e-5 of the largest output.
+    More than 512 would take the float32 error past 2e-5 of the largest output.
     """
     channels = w.shape[2:]
     return (w.shape[:2] == (3, 3) and stride == 1 and padding in (None, (1, 1))
@@ -70,13 +70,13 @@ def weight_gradient(x, dy, dw):
 
     Returns the sums (N, K) of dy over each image, which the bias and a time embedding need.
     """
-    (N, H, W, C), K, workers = x.shape, dy.shape[3], numba.get_num_threads()
+    N, C, K, workers = len(x), x.shape[3], dy.shape[3], numba.get_num_threads()
     sums = np.zeros((workers, N, K), x.dtype)
     if 36 * C * K <= SMALL:
         dU = np.zeros((workers, 36, C, K), x.dtype)
         _weight_gradient(x, dy, dU, sums)
     else:
-        dU = np.zeros((1, 36, C, K), x.dtype)
+        dU = np.empty((1, 36, C, K), x.dtype)
         _weight_gradient_by_points(x, dy, dU[0], sums)
     _transform_filter_gradient(dU, dw)
     return sums.sum(axis=0)
@@ -130,25 +130,31 @@ def _weight_gradient_by_points(x, dy, dU, sums):
             _transform_input(x, start + first, stop - first, square, V, first)
             _transform_gradient(dy, start + first, stop - first, square, dM, first, sums[worker])
         for p in prange(36):
-            gemm(V[p, :many], dM[p, :many], dU[p], True, False, True)
+            gemm(V[p, :many], dM[p, :many], dU[p], True, False, start > 0)
 
 
 @njit(parallel=True, fastmath=FUSED, cache=True)
 def _transform_filter(w, rotated, U):
     """U = G w G^T in blocks of output channels; rotated: of w turned by 180 degrees with its channel axes swapped."""
     blocks, C, block = U.shape[1:]
-    for c in prange(C):
-        square = np.empty((18, 1, LANES), U.dtype)
+    for group in prange(C // LANES):
+        taps, square = np.empty((3, 3, LANES, LANES), U.dtype), np.empty((18, 1, LANES), U.dtype)
+        first = group * LANES
         for k in range(0, blocks * block, LANES):
-            for q in range(3):
-                if rotated:
-                    column = gather(w, (2, 2 - q, k, c), 2), gather(w, (1, 2 - q, k, c), 2), gather(w, (0, 2 - q, k, c), 2)
-                else:
-                    column = load(w, (0, q, c, k)), load(w, (1, q, c, k)), load(w, (2, q, c, k))
-                _store6(square, q, 3, 0, 0, _times_G(column))
-            for i in range(6):
-                row = _times_G((load(square, (3 * i, 0, 0)), load(square, (3 * i + 1, 0, 0)), load(square, (3 * i + 2, 0, 0))))
-                _store6(U[:, k // block], 6 * i, 1, c, k % block, row)
+            for p in range(3):                          # a small copy: far apart in w, its lines would evict each other
+                for q in range(3):
+                    for i in range(LANES):
+                        store(taps, (p, q, i, 0), load(w, (2 - p, 2 - q, k + i, first)) if rotated else load(w, (p, q, first + i, k)))
+            for i in range(LANES):
+                for q in range(3):
+                    if rotated:
+                        column = gather(taps, (0, q, 0, i), 2), gather(taps, (1, q, 0, i), 2), gather(taps, (2, q, 0, i), 2)
+                    else:
+                        column = load(taps, (0, q, i, 0)), load(taps, (1, q, i, 0)), load(taps, (2, q, i, 0))
+                    _store6(square, q, 3, 0, 0, _times_G(column))
+                for j in range(6):
+                    row = _times_G((load(square, (3 * j, 0, 0)), load(square, (3 * j + 1, 0, 0)), load(square, (3 * j + 2, 0, 0))))
+                    _store6(U[:, k // block], 6 * j, 1, first + i, k % block, row)
 
 
 @njit(parallel=True, fastmath=FUSED, cache=True)

@@ -1,0 +1,47 @@
+"""Who has the cores: numba's threads and BLAS's are two pools, and two pools on the same cores fight.
+
+One matrix product after one parallel loop then takes 8 ms instead of 1.1. So numba's threads are the only ones, and each
+calls BLAS with one thread. Where NumPy brings another BLAS than OpenBLAS (macOS Accelerate, MKL), both pools stay, and
+numba's threads sleep instead of spinning while they have nothing to do: 1.3 ms.
+"""
+
+import ctypes
+import os
+
+import numba
+
+from tinyddpm.kernels import blas
+
+default = blas.library.scipy_openblas_get_num_threads64_() if blas.library else None
+
+
+def share():
+    """Give the cores to numba; what the environment says of BLAS's threads no longer counts."""
+    if blas.library:
+        blas.library.scipy_openblas_set_num_threads64_(1)
+    else:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def restore():
+    """Give BLAS its threads back, for the backend that has nothing else."""
+    if blas.library:
+        blas.library.scipy_openblas_set_num_threads64_(default)
+
+
+def describe():
+    """One line for --verbose."""
+    threads = f"numba {numba.__version__} with {numba.get_num_threads()} threads"
+    if blas.library:
+        return f"{threads}, each calling OpenBLAS (its kernels for {core_name()}) by itself"
+    return (f"{threads}; NumPy brings another BLAS than OpenBLAS, which compiled code cannot call: "
+            "convolution, linear map and attention stay NumPy's, and slower")
+
+
+def core_name():
+    """The processor whose kernels OpenBLAS chose."""
+    if not blas.library:
+        return "unknown (NumPy has another BLAS)"
+    function = blas.library.scipy_openblas_get_corename64_
+    function.restype = ctypes.c_char_p
+    return function().decode()
