@@ -6,6 +6,7 @@ from numba import njit, prange
 
 from tinyddpm.kernels import FUSED, winograd
 from tinyddpm.kernels.blas import gemm
+from tinyddpm.kernels.simd import LANES
 from tinyddpm.ops.conv import check_conv2d, check_conv2d_add
 
 PIXELS = 128        # in a block: the rows of one matrix product
@@ -15,7 +16,8 @@ def conv2d(x, w, b, stride=1, padding=None):
     pads = check_conv2d(x, w, b, padding)
     x = np.ascontiguousarray(x)
     if winograd.pays(w, stride, padding):
-        return winograd.convolve(x, w, b), (x, w, None)
+        y = winograd.convolve(_whole(x), _whole(w, 2), _whole(b))
+        return np.ascontiguousarray(y[..., :len(b)]), (x, w, None)
     (top, bottom), (left, right) = pads
     (N, H, W, _), (kh, kw, _, K) = x.shape, w.shape
     y = np.empty((N, (H + top + bottom - kh) // stride + 1, (W + left + right - kw) // stride + 1, K), x.dtype)
@@ -25,7 +27,7 @@ def conv2d(x, w, b, stride=1, padding=None):
 
 def conv2d_add(x, w, b, other):
     check_conv2d_add(x, w, other)
-    if winograd.pays(w, 1, None):
+    if winograd.pays(w, 1, None) and w.shape[2] % LANES == w.shape[3] % LANES == 0:
         check_conv2d(x, w, b, None)
         x = np.ascontiguousarray(x)
         return winograd.convolve(x, w, b, np.ascontiguousarray(other)), ((x, w, None), other.shape)
@@ -65,15 +67,26 @@ def _backward(dy, cache, dw):
     """Returns dx and the sums (N, K) of dy over each image; adds to dw."""
     x, w, geometry = cache
     dy = np.ascontiguousarray(dy)
-    if geometry is None:
-        return winograd.convolve(dy, w, np.zeros(x.shape[3], x.dtype), rotated=True), winograd.weight_gradient(x, dy, dw)
     kh, kw, C, K = w.shape
+    if geometry is None:
+        x, dy, w = _whole(x), _whole(dy), _whole(w, 2)
+        dx, whole_dw = winograd.convolve(dy, w, np.zeros(x.shape[3], x.dtype), rotated=True), dw if dw.shape == w.shape else np.zeros_like(w)
+        sums = winograd.weight_gradient(x, dy, whole_dw)
+        if whole_dw is not dw:
+            dw += whole_dw[:, :, :C, :K]
+        return np.ascontiguousarray(dx[..., :C]), sums[:, :K]
     workers = min(numba.get_num_threads(), len(x))
     dx, sums = np.zeros_like(x), np.zeros((len(x), K), dy.dtype)
     parts = np.zeros((workers, kh * kw * C, K), w.dtype)
     _conv_backward(x, w.reshape(-1, K), kh, kw, *geometry, dy, dx, parts, sums)
     dw += parts.sum(axis=0).reshape(w.shape)
     return dx, sums
+
+
+def _whole(a, axes=1):
+    """The array with zeros after its last axes (one, or the two of a filter's channels), so that these fill whole vectors."""
+    return a if not any(size % LANES for size in a.shape[-axes:]) else np.pad(
+        a, [(0, 0)] * (a.ndim - axes) + [(0, -size % LANES) for size in a.shape[-axes:]])
 
 
 @njit(fastmath=FUSED, cache=True)

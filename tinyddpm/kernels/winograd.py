@@ -36,17 +36,17 @@ SMALL = 2**20                   # elements of a transformed filter that one thre
 
 
 def pays(w, stride, padding):
-    """Whether the convolution can be done this way, its channels filling whole vectors.
+    """Whether the convolution can be done this way.
 
-    More than 512 would take the float32 error past 2e-5 of the largest output.
+    More than 512 channels would take the float32 error past 2e-5 of the largest output.
     """
-    channels = w.shape[2:]
-    return (w.shape[:2] == (3, 3) and stride == 1 and padding in (None, (1, 1))
-            and not (channels[0] % LANES or channels[1] % LANES) and 0 < max(channels) <= 512)
+    return w.shape[:2] == (3, 3) and stride == 1 and padding in (None, (1, 1)) and max(w.shape[2:]) <= 512
 
 
 def convolve(x, w, b, other=None, rotated=False):
     """conv2d of stride 1 and "same" padding. x (N, H, W, C), w (3, 3, C, K), b (K,) -> y (N, H, W, K)
+
+    The channels fill whole vectors.
 
     other: what is added to it on the way, shaped like y or (N, 1, 1, K)
     rotated: by w turned by 180 degrees, its two channel axes swapped; that takes dy to dx.
