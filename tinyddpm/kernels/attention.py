@@ -3,9 +3,9 @@
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from tinyddpm.kernels import FUSED
+from tinyddpm.kernels import compiled, parallel
 from tinyddpm.kernels.blas import gemm
 from tinyddpm.kernels.simd import LANES, exp, fill, largest, load, store, total
 from tinyddpm.ops.attention import check_attention
@@ -28,21 +28,27 @@ def attention_backward(dy, cache):
     return dq, dk, dv
 
 
-@njit(parallel=True, fastmath=FUSED, cache=True)
+@parallel
 def _attention(q, k, v, scale, p, y):
-    (N, heads, L, _), d = p.shape, q.shape[2] // p.shape[1]
-    for job in prange(N * heads):
+    heads, d = p.shape[1], q.shape[2] // p.shape[1]
+    for job in prange(len(p) * heads):
         n, head = job // heads, job % heads
         own = slice(head * d, (head + 1) * d)
-        logits = p[n, head]
-        gemm(q[n, :, own], k[n, :, own], logits[:, :L], False, True, False)
-        logits[:, L:] = -np.inf
-        for i in range(L):
-            _softmax(logits, i, scale)
-        gemm(logits[:, :L], v[n, :, own], y[n, :, own], False, False, False)
+        _attend(q[n, :, own], k[n, :, own], v[n, :, own], scale, p[n, head], y[n, :, own])
 
 
-@njit(fastmath=FUSED, cache=True)
+@compiled
+def _attend(q, k, v, scale, p, y):
+    """p = softmax(q k^T scale), y = p v"""
+    L = len(p)
+    gemm(q, k, p[:, :L], False, True, False)
+    p[:, L:] = -np.inf
+    for i in range(L):
+        _softmax(p, i, scale)
+    gemm(p[:, :L], v, y, False, False, False)
+
+
+@compiled
 def _softmax(p, i, scale):
     """Row i of p becomes exp(scale p) / sum(exp(scale p))."""
     width = p.shape[1]
@@ -60,22 +66,28 @@ def _softmax(p, i, scale):
         store(p, (i, j), load(p, (i, j)) * factor)
 
 
-@njit(parallel=True, fastmath=FUSED, cache=True)
+@parallel
 def _attention_backward(dy, q, k, v, p, scale, dq, dk, dv):
-    """dv = p^T dy; with dp = dy v^T, the logits' gradient is p (dp - sum(p dp)), times k for dq, its transpose times q for dk."""
-    (N, heads, L, width), d = p.shape, q.shape[2] // p.shape[1]
-    for job in prange(N * heads):
+    heads, d = p.shape[1], q.shape[2] // p.shape[1]
+    for job in prange(len(p) * heads):
         n, head = job // heads, job % heads
         own = slice(head * d, (head + 1) * d)
-        gemm(p[n, head, :, :L], dy[n, :, own], dv[n, :, own], True, False, False)
-        dlogits = np.zeros((L, width), p.dtype)
-        gemm(dy[n, :, own], v[n, :, own], dlogits[:, :L], False, True, False)
-        for i in range(L):
-            sums = fill(p.dtype.type(0))
-            for j in range(0, width, LANES):
-                sums = sums + load(p, (n, head, i, j)) * load(dlogits, (i, j))
-            mean = fill(total(sums))
-            for j in range(0, width, LANES):
-                store(dlogits, (i, j), load(p, (n, head, i, j)) * (load(dlogits, (i, j)) - mean) * scale)
-        gemm(dlogits[:, :L], k[n, :, own], dq[n, :, own], False, False, False)
-        gemm(dlogits[:, :L], q[n, :, own], dk[n, :, own], True, False, False)
+        _attend_backward(dy[n, :, own], q[n, :, own], k[n, :, own], v[n, :, own], p[n, head], scale, dq[n, :, own], dk[n, :, own], dv[n, :, own])
+
+
+@compiled
+def _attend_backward(dy, q, k, v, p, scale, dq, dk, dv):
+    """dv = p^T dy; with dp = dy v^T the logits' gradient is p (dp - sum(p dp)), from which dq and dk follow as dp from v and dy."""
+    L = len(p)
+    dlogits = np.zeros_like(p)
+    gemm(p[:, :L], dy, dv, True, False, False)
+    gemm(dy, v, dlogits[:, :L], False, True, False)
+    for i in range(L):
+        sums = fill(p.dtype.type(0))
+        for j in range(0, p.shape[1], LANES):
+            sums = sums + load(p, (i, j)) * load(dlogits, (i, j))
+        mean = fill(total(sums))
+        for j in range(0, p.shape[1], LANES):
+            store(dlogits, (i, j), load(p, (i, j)) * (load(dlogits, (i, j)) - mean) * scale)
+    gemm(dlogits[:, :L], k, dq, False, False, False)
+    gemm(dlogits[:, :L], q, dk, True, False, False)

@@ -1,15 +1,12 @@
-"""The convolution: Winograd's where it pays, else im2col, for a block of pixels that stays in a thread's cache."""
+"""The convolution: Winograd's where it pays, else the linear map of all pixels that an output pixel sees."""
 
-import numba
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from tinyddpm.kernels import FUSED, winograd
-from tinyddpm.kernels.blas import gemm
+from tinyddpm.kernels import parallel, winograd
+from tinyddpm.kernels.linear import linear, linear_backward
 from tinyddpm.kernels.simd import LANES
 from tinyddpm.ops.conv import check_conv2d, check_conv2d_add
-
-PIXELS = 128        # in a block: the rows of one matrix product
 
 
 def conv2d(x, w, b, stride=1, padding=None):
@@ -20,9 +17,16 @@ def conv2d(x, w, b, stride=1, padding=None):
         return np.ascontiguousarray(y[..., :len(b)]), (x, w, None)
     (top, bottom), (left, right) = pads
     (N, H, W, _), (kh, kw, _, K) = x.shape, w.shape
-    y = np.empty((N, (H + top + bottom - kh) // stride + 1, (W + left + right - kw) // stride + 1, K), x.dtype)
-    _conv(x, w.reshape(-1, K), b, kh, kw, stride, top, left, y, numba.get_num_threads())
-    return y, (x, w, (stride, top, left))
+    shape = N, (H + top + bottom - kh) // stride + 1, (W + left + right - kw) // stride + 1
+    y, _ = linear(_rows(x, w, (stride, top, left), shape), w.reshape(-1, K), b)
+    return y.reshape(*shape, K), (x, w, (stride, top, left))
+
+
+def _rows(x, w, geometry, shape):
+    """For each pixel of the output, of that shape (N, H', W'), the kh kw C inputs that it is made of."""
+    rows = np.empty((*shape, w[..., 0].size), x.dtype)
+    _im2col(x.reshape(*x.shape[:2], -1), *w.shape[:3], *geometry, rows)
+    return rows.reshape(-1, rows.shape[3])
 
 
 def conv2d_add(x, w, b, other):
@@ -75,12 +79,11 @@ def _backward(dy, cache, dw):
         if whole_dw is not dw:
             dw += whole_dw[:, :, :C, :K]
         return np.ascontiguousarray(dx[..., :C]), sums[:, :K]
-    workers = min(numba.get_num_threads(), len(x))
-    dx, sums = np.zeros_like(x), np.zeros((len(x), K), dy.dtype)
-    parts = np.zeros((workers, kh * kw * C, K), w.dtype)
-    _conv_backward(x, w.reshape(-1, K), kh, kw, *geometry, dy, dx, parts, sums)
-    dw += parts.sum(axis=0).reshape(w.shape)
-    return dx, sums
+    drows, dw_rows, _ = linear_backward(dy.reshape(-1, K), (_rows(x, w, geometry, dy.shape[:3]), w.reshape(-1, K)))
+    dw += dw_rows.reshape(w.shape)
+    dx = np.zeros_like(x)
+    _col2im(drows.reshape(*dy.shape[:3], -1), kh, kw, C, *geometry, dx.reshape(*x.shape[:2], -1))
+    return dx, dy.sum(axis=(1, 2))
 
 
 def _whole(a, axes=1):
@@ -89,78 +92,30 @@ def _whole(a, axes=1):
         a, [(0, 0)] * (a.ndim - axes) + [(0, -size % LANES) for size in a.shape[-axes:]])
 
 
-@njit(fastmath=FUSED, cache=True)
-def _im2col(x, kh, kw, stride, top, left, across, first, rows):
-    """rows[m] = the kh kw C inputs of output pixel first + m, zero outside of the image; `across` pixels make a line.
-
-    The kw pixels that lie side by side are one run of memory.
-    """
-    N, H, W, C = x.shape
-    for m in range(len(rows)):
-        line, j = divmod(first + m, across[1])
-        n, i = divmod(line, across[0])
-        column = j * stride - left
-        begin, end = max(0, -column), min(kw, W - column)
-        for p in range(kh):
-            row, at = i * stride + p - top, p * kw * C
-            if 0 <= row < H:
-                source = x[n, row, column + begin:column + end].reshape(-1)
-                rows[m, at:at + begin * C] = 0
-                for k in range(len(source)):
-                    rows[m, at + begin * C + k] = source[k]
-                rows[m, at + end * C:at + kw * C] = 0
-            else:
-                rows[m, at:at + kw * C] = 0
+@parallel
+def _im2col(x, kh, kw, C, stride, top, left, rows):
+    """x (N, H, W C), rows (N, H', W', kh kw C): in a line of the kernel, its kw pixels are one run of memory."""
+    H, width = x.shape[1:]
+    for n in prange(len(x)):
+        for i in range(rows.shape[1]):
+            for j in range(rows.shape[2]):
+                start = (j * stride - left) * C
+                for p in range(kh):
+                    line, at = i * stride + p - top, p * kw * C
+                    for k in range(kw * C):
+                        inside = 0 <= line < H and 0 <= start + k < width
+                        rows[n, i, j, at + k] = x[n, line, start + k] if inside else 0
 
 
-@njit(fastmath=FUSED, cache=True)
-def _col2im(rows, kh, kw, stride, top, left, across, first, x):
+@parallel
+def _col2im(rows, kh, kw, C, stride, top, left, x):
     """The transpose of _im2col: every pixel of x collects what its copies hold."""
-    N, H, W, C = x.shape
-    for m in range(len(rows)):
-        line, j = divmod(first + m, across[1])
-        n, i = divmod(line, across[0])
-        column = j * stride - left
-        begin, end = max(0, -column), min(kw, W - column)
-        for p in range(max(0, top - i * stride), min(kh, H + top - i * stride)):
-            target = x[n, i * stride + p - top, column + begin:column + end].reshape(-1)
-            for k in range(len(target)):
-                target[k] += rows[m, (p * kw + begin) * C + k]
-
-
-@njit(parallel=True, fastmath=FUSED, cache=True)
-def _conv(x, w, b, kh, kw, stride, top, left, y, workers):
-    N, down, across, K = y.shape
-    pixels = y.reshape(-1, K)
-    for worker in prange(workers):
-        buffer = np.empty((PIXELS, len(w)), x.dtype)
-        stop = len(pixels) * (worker + 1) // workers
-        for first in range(len(pixels) * worker // workers, stop, PIXELS):
-            out = pixels[first:min(first + PIXELS, stop)]
-            rows = buffer[:len(out)]
-            _im2col(x, kh, kw, stride, top, left, (down, across), first, rows)
-            for m in range(len(out)):
-                for k in range(K):
-                    out[m, k] = b[k]
-            gemm(rows, w, out, False, False, True)
-
-
-@njit(parallel=True, fastmath=FUSED, cache=True)
-def _conv_backward(x, w, kh, kw, stride, top, left, dy, dx, dw, sums):
-    """A thread takes whole images, so that no two write to one pixel of dx."""
-    N, down, across, K = dy.shape
-    pixels, workers = dy.reshape(-1, K), len(dw)
-    for worker in prange(workers):
-        buffer = np.empty((PIXELS, len(w)), x.dtype)
-        stop = N * (worker + 1) // workers * down * across
-        for first in range(N * worker // workers * down * across, stop, PIXELS):
-            dout = pixels[first:min(first + PIXELS, stop)]
-            rows = buffer[:len(dout)]
-            _im2col(x, kh, kw, stride, top, left, (down, across), first, rows)
-            gemm(rows, dout, dw[worker], True, False, True)
-            gemm(dout, w, rows, False, True, False)
-            _col2im(rows, kh, kw, stride, top, left, (down, across), first, dx)
-            for m in range(len(dout)):
-                n = (first + m) // (down * across)
-                for k in range(K):
-                    sums[n, k] += dout[m, k]
+    H, width = x.shape[1:]
+    for n in prange(len(x)):
+        for i in range(rows.shape[1]):
+            for j in range(rows.shape[2]):
+                start = (j * stride - left) * C
+                for p in range(max(0, top - i * stride), min(kh, H + top - i * stride)):
+                    line, at = i * stride + p - top, p * kw * C
+                    for k in range(max(0, -start), min(kw * C, width - start)):
+                        x[n, line, start + k] += rows[n, i, j, at + k]

@@ -2,9 +2,9 @@
 
 import numba
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from tinyddpm.kernels import FUSED
+from tinyddpm.kernels import parallel
 from tinyddpm.kernels.blas import gemm
 
 ROWS = 128          # in a block
@@ -26,7 +26,7 @@ def linear_backward(dy, cache):
     return dx.reshape(x.shape), dw.sum(axis=0), db.sum(axis=0)
 
 
-@njit(parallel=True, fastmath=FUSED, cache=True)
+@parallel
 def _linear(x, w, b, y, workers):
     for worker in prange(workers):
         end = len(x) * (worker + 1) // workers
@@ -38,7 +38,7 @@ def _linear(x, w, b, y, workers):
             gemm(x[start:stop], w, y[start:stop], False, False, True)
 
 
-@njit(parallel=True, fastmath=FUSED, cache=True)
+@parallel
 def _linear_backward(x, w_transposed, dy, dx, dw, db):
     shares = len(dw)
     for share in prange(shares):

@@ -7,10 +7,10 @@ import math
 from collections import namedtuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from tinyddpm import ops
-from tinyddpm.kernels import FUSED
+from tinyddpm.kernels import compiled, parallel
 from tinyddpm.kernels.simd import LANES, exp, load, store
 
 Cache = namedtuple("Cache", "x gamma beta mean rstd silu")
@@ -52,61 +52,80 @@ def _backward(readable, dy, cache):
     return dx.reshape(dy.shape), dgamma.sum(axis=0), dbeta.sum(axis=0)
 
 
-@njit(parallel=True, fastmath=FUSED, cache=True)
+@parallel
 def _group_norm(x, gamma, beta, eps, silu, y, mean, rstd):
-    (N, L, C), G = x.shape, mean.shape[1]
-    width = C // G
-    for n in prange(N):
-        sums, shift, scale = np.zeros(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype)
-        for i in range(L):
-            for c in range(0, C, LANES):
-                store(sums, (c,), load(sums, (c,)) + load(x, (n, i, c)))
-        for g in range(G):
-            mean[n, g] = sums[g * width:(g + 1) * width].sum() / (L * width)
-            shift[g * width:(g + 1) * width] = mean[n, g]
-        sums[:] = 0
-        for i in range(L):
-            for c in range(0, C, LANES):
-                centred = load(x, (n, i, c)) - load(shift, (c,))
-                store(sums, (c,), load(sums, (c,)) + centred * centred)
-        for g in range(G):
-            rstd[n, g] = 1 / math.sqrt(sums[g * width:(g + 1) * width].sum() / (L * width) + eps)
-            for c in range(g * width, (g + 1) * width):
-                scale[c] = rstd[n, g] * gamma[c]
-                shift[c] = beta[c] - mean[n, g] * scale[c]
-        for i in range(L):
-            for c in range(0, C, LANES):
-                z = load(x, (n, i, c)) * load(scale, (c,)) + load(shift, (c,))
-                if silu:
-                    z = z / (1 + exp(-1 * z))
-                store(y, (n, i, c), z)
+    for n in prange(len(x)):
+        _group_norm_sample(x[n], gamma, beta, eps, silu, y[n], mean[n], rstd[n])
 
 
-@njit(parallel=True, fastmath=FUSED, cache=True)
+@parallel
 def _group_norm_backward(dy, x, gamma, beta, mean, rstd, silu, dx, dgamma, dbeta):
+    for n in prange(len(x)):
+        _group_norm_backward_sample(dy[n], x[n], gamma, beta, mean[n], rstd[n], silu, dx[n], dgamma[n], dbeta[n])
+
+
+@compiled
+def _group_norm_sample(x, gamma, beta, eps, silu, y, mean, rstd):
+    (L, C), width = x.shape, x.shape[1] // len(mean)
+    sums, scale, shift = np.zeros(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype)
+    for i in range(L):
+        for c in range(0, C, LANES):
+            store(sums, (c,), load(sums, (c,)) + load(x, (i, c)))
+    _means(sums, L, mean)
+    for c in range(C):
+        shift[c], sums[c] = mean[c // width], 0
+    for i in range(L):
+        for c in range(0, C, LANES):
+            centred = load(x, (i, c)) - load(shift, (c,))
+            store(sums, (c,), load(sums, (c,)) + centred * centred)
+    _means(sums, L, rstd)
+    for g in range(len(rstd)):
+        rstd[g] = 1 / math.sqrt(rstd[g] + eps)
+    for c in range(C):
+        scale[c] = rstd[c // width] * gamma[c]
+        shift[c] = beta[c] - mean[c // width] * scale[c]
+    for i in range(L):
+        for c in range(0, C, LANES):
+            z = load(x, (i, c)) * load(scale, (c,)) + load(shift, (c,))
+            if silu:
+                z = z / (1 + exp(-1 * z))
+            store(y, (i, c), z)
+
+
+@compiled
+def _group_norm_backward_sample(dy, x, gamma, beta, mean, rstd, silu, dx, dgamma, dbeta):
     """The formula of ops/norm.py; dz, the gradient between the norm and SiLU, is kept in dx on the way."""
-    (N, L, C), G = x.shape, mean.shape[1]
-    width = C // G
-    for n in prange(N):
-        m, r = np.empty(C, x.dtype), np.empty(C, x.dtype)
-        for c in range(C):
-            m[c], r[c] = mean[n, c // width], rstd[n, c // width]
-        for i in range(L):
-            for c in range(0, C, LANES):
-                dz, normal = load(dy, (n, i, c)), (load(x, (n, i, c)) - load(m, (c,))) * load(r, (c,))
-                if silu:
-                    z = normal * load(gamma, (c,)) + load(beta, (c,))
-                    s = 1 / (1 + exp(-1 * z))
-                    dz = dz * s * (1 + z * (1 - s))
-                store(dx, (n, i, c), dz)
-                store(dbeta, (n, c), load(dbeta, (n, c)) + dz)
-                store(dgamma, (n, c), load(dgamma, (n, c)) + dz * normal)
-        mean_dn, mean_dn_n = np.empty(C, x.dtype), np.empty(C, x.dtype)
-        for g in range(G):
-            group = slice(g * width, (g + 1) * width)
-            mean_dn[group] = (dbeta[n, group] * gamma[group]).sum() / (L * width)
-            mean_dn_n[group] = (dgamma[n, group] * gamma[group]).sum() / (L * width)
-        for i in range(L):
-            for c in range(0, C, LANES):
-                dn, normal = load(dx, (n, i, c)) * load(gamma, (c,)), (load(x, (n, i, c)) - load(m, (c,))) * load(r, (c,))
-                store(dx, (n, i, c), load(r, (c,)) * (dn - load(mean_dn, (c,)) - normal * load(mean_dn_n, (c,))))
+    (L, C), width = x.shape, x.shape[1] // len(mean)
+    m, r = np.empty(C, x.dtype), np.empty(C, x.dtype)
+    for c in range(C):
+        m[c], r[c] = mean[c // width], rstd[c // width]
+    for i in range(L):
+        for c in range(0, C, LANES):
+            dz, normal = load(dy, (i, c)), (load(x, (i, c)) - load(m, (c,))) * load(r, (c,))
+            if silu:
+                z = normal * load(gamma, (c,)) + load(beta, (c,))
+                s = 1 / (1 + exp(-1 * z))
+                dz = dz * s * (1 + z * (1 - s))
+            store(dx, (i, c), dz)
+            store(dbeta, (c,), load(dbeta, (c,)) + dz)
+            store(dgamma, (c,), load(dgamma, (c,)) + dz * normal)
+    mean_dn, mean_dn_n, offset, slope = np.empty_like(mean), np.empty_like(mean), np.empty(C, x.dtype), np.empty(C, x.dtype)
+    _means(dbeta * gamma, L, mean_dn)
+    _means(dgamma * gamma, L, mean_dn_n)
+    for c in range(C):
+        offset[c], slope[c] = mean_dn[c // width], mean_dn_n[c // width]
+    for i in range(L):
+        for c in range(0, C, LANES):
+            dn, normal = load(dx, (i, c)) * load(gamma, (c,)), (load(x, (i, c)) - load(m, (c,))) * load(r, (c,))
+            store(dx, (i, c), load(r, (c,)) * (dn - load(offset, (c,)) - normal * load(slope, (c,))))
+
+
+@compiled
+def _means(sums, L, means):
+    """From the sums over L pixels of each channel, the means over each group's pixels and channels."""
+    width = len(sums) // len(means)
+    for g in range(len(means)):
+        means[g] = 0
+        for c in range(g * width, (g + 1) * width):
+            means[g] += sums[c]
+        means[g] /= L * width

@@ -13,7 +13,7 @@ import operator
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
 LANES = 16
 
@@ -90,25 +90,23 @@ def _fill(context, builder, vector, number):
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
 
 
-def _define(function, combine, result=None):
-    """function(a, b) for two vectors, or a vector and a number of its type."""
-    @intrinsic
-    def combined(typing, a, b):
-        vector = a if isinstance(a, Vector) else b
+def _define(function, combine):
+    """function(a, b) for two vectors, or a vector and a number, which is converted."""
+    @type_callable(function)
+    def kind(context):
+        def typer(a, b):
+            vectors = {kind for kind in (a, b) if isinstance(kind, Vector)}
+            return vectors.pop() if len(vectors) == 1 else None
+        return typer
 
-        def build(context, builder, signature, values):
-            a, b = (value if isinstance(kind, Vector)
-                    else _fill(context, builder, vector, context.cast(builder, value, kind, vector.real))
-                    for value, kind in zip(values, signature.args))
-            return combine(builder, a, b)
-
-        return vector(a, b), build
-
-    @overload(function)
-    def overloaded(a, b):
-        vectors = {kind for kind in (a, b) if isinstance(kind, Vector)}
-        if len(vectors) == 1:
-            return lambda a, b: combined(a, b)
+    @lower_builtin(function, Vector, Vector)
+    @lower_builtin(function, Vector, types.Number)
+    @lower_builtin(function, types.Number, Vector)
+    def lower(context, builder, signature, values):
+        vector = signature.return_type
+        a, b = (value if kind == vector else _fill(context, builder, vector, context.cast(builder, value, kind, vector.real))
+                for value, kind in zip(values, signature.args))
+        return combine(builder, a, b)
 
 
 _define(operator.add, lambda builder, a, b: builder.fadd(a, b, flags=["contract"]))

@@ -23,9 +23,9 @@ down its columns, and then by the transpose from the right, along its rows.
 
 import numba
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from tinyddpm.kernels import FUSED
+from tinyddpm.kernels import compiled, parallel
 from tinyddpm.kernels.blas import gemm
 from tinyddpm.kernels.simd import LANES, fill, gather, load, store
 
@@ -82,7 +82,7 @@ def weight_gradient(x, dy, dw):
     return sums.sum(axis=0)
 
 
-@njit(parallel=True, fastmath=FUSED, cache=True)
+@parallel
 def _convolve(x, U, biases, residual, y, workers):
     (N, H, W, C), K = x.shape, y.shape[3]
     blocks, block = U.shape[1], U.shape[3]
@@ -100,7 +100,7 @@ def _convolve(x, U, biases, residual, y, workers):
             _transform_output(M, first, count, square, biases, residual, y)
 
 
-@njit(parallel=True, fastmath=FUSED, cache=True)
+@parallel
 def _weight_gradient(x, dy, dU, sums):
     (N, H, W, C), K, workers = x.shape, dy.shape[3], len(dU)
     tiles = N * ((H + 3) // 4) * ((W + 3) // 4)
@@ -116,7 +116,7 @@ def _weight_gradient(x, dy, dU, sums):
                 gemm(V[p, :count], dM[p, :count], dU[worker, p], True, False, True)
 
 
-@njit(parallel=True, fastmath=FUSED, cache=True)
+@parallel
 def _weight_gradient_by_points(x, dy, dU, sums):
     """The same for a filter too large for a thread's cache: the threads share out many tiles, then the 36 products."""
     (N, H, W, C), K, workers = x.shape, dy.shape[3], len(sums)
@@ -133,53 +133,61 @@ def _weight_gradient_by_points(x, dy, dU, sums):
             gemm(V[p, :many], dM[p, :many], dU[p], True, False, start > 0)
 
 
-@njit(parallel=True, fastmath=FUSED, cache=True)
+@parallel
 def _transform_filter(w, rotated, U):
     """U = G w G^T in blocks of output channels; rotated: of w turned by 180 degrees with its channel axes swapped."""
-    blocks, C, block = U.shape[1:]
-    for group in prange(C // LANES):
-        taps, square = np.empty((3, 3, LANES, LANES), U.dtype), np.empty((18, 1, LANES), U.dtype)
-        first = group * LANES
-        for k in range(0, blocks * block, LANES):
-            for p in range(3):                          # a small copy: far apart in w, its lines would evict each other
-                for q in range(3):
-                    for i in range(LANES):
-                        store(taps, (p, q, i, 0), load(w, (2 - p, 2 - q, k + i, first)) if rotated else load(w, (p, q, first + i, k)))
-            for i in range(LANES):
-                for q in range(3):
-                    if rotated:
-                        column = gather(taps, (0, q, 0, i), 2), gather(taps, (1, q, 0, i), 2), gather(taps, (2, q, 0, i), 2)
-                    else:
-                        column = load(taps, (0, q, i, 0)), load(taps, (1, q, i, 0)), load(taps, (2, q, i, 0))
-                    _store6(square, q, 3, 0, 0, _times_G(column))
-                for j in range(6):
-                    row = _times_G((load(square, (3 * j, 0, 0)), load(square, (3 * j + 1, 0, 0)), load(square, (3 * j + 2, 0, 0))))
-                    _store6(U[:, k // block], 6 * j, 1, first + i, k % block, row)
+    for group in prange(U.shape[2] // LANES):
+        _transform_sixteen_channels(w, rotated, group * LANES, U)
 
 
-@njit(parallel=True, fastmath=FUSED, cache=True)
+@compiled
+def _transform_sixteen_channels(w, rotated, first, U):
+    taps, square = np.empty((3, 3, LANES, LANES), U.dtype), np.empty((18, 1, LANES), U.dtype)
+    blocks, block = U.shape[1], U.shape[3]
+    for k in range(0, blocks * block, LANES):
+        for p in range(3):                          # a small copy: far apart in w, its lines would evict each other
+            for q in range(3):
+                for i in range(LANES):
+                    store(taps, (p, q, i, 0), load(w, (2 - p, 2 - q, k + i, first)) if rotated else load(w, (p, q, first + i, k)))
+        for i in range(LANES):
+            for q in range(3):
+                if rotated:
+                    column = gather(taps, (0, q, 0, i), 2), gather(taps, (1, q, 0, i), 2), gather(taps, (2, q, 0, i), 2)
+                else:
+                    column = load(taps, (0, q, i, 0)), load(taps, (1, q, i, 0)), load(taps, (2, q, i, 0))
+                _store6(square, q, 3, 0, 0, _times_G(column))
+            for j in range(6):
+                row = _times_G((load(square, (3 * j, 0, 0)), load(square, (3 * j + 1, 0, 0)), load(square, (3 * j + 2, 0, 0))))
+                _store6(U[:, k // block], 6 * j, 1, first + i, k % block, row)
+
+
+@parallel
 def _transform_filter_gradient(dU, dw):
     """dw += G^T dU G, dU summed over the threads."""
-    workers, _, C, K = dU.shape
-    for c in prange(C):
-        square, dm = np.empty((18, 1, LANES), dU.dtype), np.empty((36, 1, LANES), dU.dtype)
-        for k in range(0, K, LANES):
-            for p in range(36):
-                total = load(dU, (0, p, c, k))
-                for worker in range(1, workers):
-                    total = total + load(dU, (worker, p, c, k))
-                store(dm, (p, 0, 0), total)
-            for j in range(6):
-                column = _times_G_transposed(_load6(dm, j, 6, 0, 0))
-                for i in range(3):
-                    store(square, (6 * i + j, 0, 0), column[i])
+    for c in prange(dU.shape[2]):
+        _transform_channel_gradient(dU, c, dw)
+
+
+@compiled
+def _transform_channel_gradient(dU, c, dw):
+    square, dm = np.empty((18, 1, LANES), dU.dtype), np.empty((36, 1, LANES), dU.dtype)
+    for k in range(0, dU.shape[3], LANES):
+        for p in range(36):
+            total = load(dU, (0, p, c, k))
+            for worker in range(1, len(dU)):
+                total = total + load(dU, (worker, p, c, k))
+            store(dm, (p, 0, 0), total)
+        for j in range(6):
+            column = _times_G_transposed(_load6(dm, j, 6, 0, 0))
             for i in range(3):
-                row = _times_G_transposed(_load6(square, 6 * i, 1, 0, 0))
-                for j in range(3):
-                    store(dw, (i, j, c, k), load(dw, (i, j, c, k)) + row[j])
+                store(square, (6 * i + j, 0, 0), column[i])
+        for i in range(3):
+            row = _times_G_transposed(_load6(square, 6 * i, 1, 0, 0))
+            for j in range(3):
+                store(dw, (i, j, c, k), load(dw, (i, j, c, k)) + row[j])
 
 
-@njit(fastmath=FUSED, cache=True)
+@compiled
 def _place(tile, H, W):
     """The image and the top left pixel of the tile of that number."""
     across = (W + 3) // 4
@@ -187,7 +195,7 @@ def _place(tile, H, W):
     return n, place // across * 4, place % across * 4
 
 
-@njit(fastmath=FUSED, cache=True)
+@compiled
 def _pixel(x, n, i, j, c):
     """Sixteen channels of a pixel, zeros outside of the image."""
     if 0 <= i < x.shape[1] and 0 <= j < x.shape[2]:
@@ -195,7 +203,7 @@ def _pixel(x, n, i, j, c):
     return fill(x.dtype.type(0))
 
 
-@njit(fastmath=FUSED, cache=True)
+@compiled
 def _transform_input(x, first, count, square, V, at):
     """V[:, at + t] = B^T d B for the tiles d from the first on, each with a margin of one pixel."""
     for t in range(count):
@@ -210,7 +218,7 @@ def _transform_input(x, first, count, square, V, at):
                 _store6(V, 6 * i, 1, at + t, c, _times_B(_load6(square, 6 * i, 1, 0, 0)))
 
 
-@njit(fastmath=FUSED, cache=True)
+@compiled
 def _transform_output(M, first, count, square, biases, residual, y):
     """y = A^T m A + bias + residual (if there is one) for each tile; what hangs over the image's edge is left out."""
     (H, W, K), adds = y.shape[1:], len(residual) > 0
@@ -227,7 +235,7 @@ def _transform_output(M, first, count, square, biases, residual, y):
                     store(y, at, row[j] + bias + load(residual, at) if adds else row[j] + bias)
 
 
-@njit(fastmath=FUSED, cache=True)
+@compiled
 def _transform_gradient(dy, first, count, square, dM, at, sums):
     """dM[:, at + t] = A dy A^T for each tile, the transpose of _transform_output; sums[n] collects an image's dy."""
     for t in range(count):
@@ -245,18 +253,18 @@ def _transform_gradient(dy, first, count, square, dM, at, sums):
                 _store6(dM, 6 * i, 1, at + t, k, row)
 
 
-@njit(fastmath=FUSED, cache=True)
+@compiled
 def _load4(a, first, step, t, c):
     return load(a, (first, t, c)), load(a, (first + step, t, c)), load(a, (first + 2 * step, t, c)), load(a, (first + 3 * step, t, c))
 
 
-@njit(fastmath=FUSED, cache=True)
+@compiled
 def _load6(a, first, step, t, c):
     v = _load4(a, first, step, t, c)
     return v[0], v[1], v[2], v[3], load(a, (first + 4 * step, t, c)), load(a, (first + 5 * step, t, c))
 
 
-@njit(fastmath=FUSED, cache=True)
+@compiled
 def _store4(a, first, step, t, c, v):
     store(a, (first, t, c), v[0])
     store(a, (first + step, t, c), v[1])
@@ -264,14 +272,14 @@ def _store4(a, first, step, t, c, v):
     store(a, (first + 3 * step, t, c), v[3])
 
 
-@njit(fastmath=FUSED, cache=True)
+@compiled
 def _store6(a, first, step, t, c, v):
     _store4(a, first, step, t, c, v)
     store(a, (first + 4 * step, t, c), v[4])
     store(a, (first + 5 * step, t, c), v[5])
 
 
-@njit(fastmath=FUSED, cache=True)
+@compiled
 def _times_B(v):
     """B^T v"""
     a, b, c, d, e, f = v
@@ -280,7 +288,7 @@ def _times_B(v):
     return 4 * a - 5 * c + e, even + odd, even - odd, even2 + odd2, even2 - odd2, 4 * b - 5 * d + f
 
 
-@njit(fastmath=FUSED, cache=True)
+@compiled
 def _times_A(v):
     """A^T v"""
     a, b, c, d, e, f = v
@@ -288,7 +296,7 @@ def _times_A(v):
     return a + sum1 + sum2, difference1 + 2 * difference2, sum1 + 4 * sum2, difference1 + 8 * difference2 + f
 
 
-@njit(fastmath=FUSED, cache=True)
+@compiled
 def _times_A_transposed(v):
     """A v"""
     a, b, c, d = v
@@ -296,7 +304,7 @@ def _times_A_transposed(v):
     return a, even1 + odd1, even1 - odd1, even2 + odd2, even2 - odd2, d
 
 
-@njit(fastmath=FUSED, cache=True)
+@compiled
 def _times_G(v):
     """G v"""
     a, b, c = v
@@ -304,7 +312,7 @@ def _times_G(v):
     return a / 4, -1 * (even1 + odd1), odd1 - even1, even2 + odd2, even2 - odd2, c
 
 
-@njit(fastmath=FUSED, cache=True)
+@compiled
 def _times_G_transposed(v):
     """G^T v"""
     a, b, c, d, e, f = v
