@@ -1,5 +1,6 @@
 """The table of operations: what `use` puts into it, and what it refuses."""
 
+import os
 import subprocess
 import sys
 import types
@@ -136,6 +137,45 @@ def test_the_description_names_the_threads(monkeypatch):
     monkeypatch.setattr(blas, "library", None)
     tinyddpm.use("numba")
     assert "another BLAS than OpenBLAS" in backend.describe()
+
+
+def test_compiling_is_announced_once(tmp_path):
+    """In one line on stderr; the next start finds the kernel in the cache and says nothing."""
+    code = ("import numpy as np, tinyddpm; from tinyddpm.backend import ops; tinyddpm.use('numba'); "
+            "x = np.ones((2, 3, 5)); print(ops.add(x, x).sum(), ops.concatenate(x, x)[0].shape)")
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    for expected in ("compiling the kernels: half a minute, the first time only\n", ""):
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "60.0 (2, 3, 10)\n", expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="getrusage's page faults, and glibc's allocator")
+def test_freed_memory_is_kept_for_the_next_step():
+    import resource
+
+    tinyddpm.use("numba")
+
+    def page_faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        np.ones(2**26, np.uint8)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert page_faults() > 10 * max(page_faults(), page_faults())
+
+
+@pytest.mark.parametrize("environment", [{}, {"OMP_NUM_THREADS": "1", "OMP_DYNAMIC": "true", "OMP_WAIT_POLICY": "passive"},
+                                         {"OPENBLAS_NUM_THREADS": "7"}])
+def test_numba_has_the_cores_whatever_the_environment_says(environment):
+    """BLAS has one thread in each of numba's, which neither sleep nor become fewer."""
+    from tinyddpm.kernels import blas
+
+    if not blas.library:
+        pytest.skip("NumPy's BLAS here is not OpenBLAS")
+    code = ("import os, numba, tinyddpm; from tinyddpm.kernels import blas; tinyddpm.use('numba'); "
+            "print(numba.get_num_threads(), blas.library.scipy_openblas_get_num_threads64_(), "
+            "os.environ['OMP_DYNAMIC'], os.environ.get('OMP_WAIT_POLICY'))")
+    environment = os.environ | environment | {"NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == "2 1 false None\n", done.stderr
 
 
 def test_import_brings_in_none_of_the_large_libraries():

@@ -5,8 +5,10 @@ order in every run.
 """
 
 import math
+import sys
 
 from numba import prange
+from numba.core import event
 
 from tinyddpm.kernels import blas, memory, parallel, threads
 from tinyddpm.kernels.attention import attention, attention_backward
@@ -14,6 +16,23 @@ from tinyddpm.kernels.convolution import conv2d, conv2d_add, conv2d_add_backward
 from tinyddpm.kernels.linear import linear, linear_backward
 from tinyddpm.kernels.norm import group_norm, group_norm_backward, group_norm_silu, group_norm_silu_backward
 from tinyddpm.kernels.runs import add, concatenate, concatenate_backward, upsample, upsample_backward
+
+
+class Announcement(event.Listener):
+    """One line when the first kernel has to be compiled; later starts find them in numba's cache."""
+
+    made = False
+
+    def on_start(self, compilation):
+        if not self.made and compilation.data["dispatcher"].__module__.startswith("tinyddpm"):
+            self.made = True
+            print("compiling the kernels: half a minute, the first time only", file=sys.stderr, flush=True)
+
+    def on_end(self, compilation):
+        pass
+
+
+event.register("numba:compile", Announcement())
 
 
 def activate():

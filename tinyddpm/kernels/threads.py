@@ -16,11 +16,14 @@ default = blas.library.scipy_openblas_get_num_threads64_() if blas.library else 
 
 
 def share():
-    """Give the cores to numba; what the environment says of BLAS's threads no longer counts."""
+    """Give the cores to numba, before it starts its threads. How many there are is NUMBA_NUM_THREADS's to say; what the
+    environment says of BLAS's threads, and of how OpenMP's wait, no longer counts."""
+    os.environ["OMP_DYNAMIC"] = "false"
     if blas.library:
         blas.library.scipy_openblas_set_num_threads64_(1)
+        os.environ.pop("OMP_WAIT_POLICY", None)
     else:
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 def restore():

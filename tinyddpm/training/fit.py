@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from tinyddpm import plots
-from tinyddpm.backend import state
 from tinyddpm.diffusion import sample
 from tinyddpm.progress import Progress, duration
 from tinyddpm.training.checkpoint import save_checkpoint
@@ -56,8 +55,6 @@ def fit(trainer, dataset, folder):
         save_checkpoint(path, trainer)
     with Interrupt() as interrupt, open_metrics(folder / "metrics.csv", started) as file:
         metrics = csv.writer(file)
-        if state.backend == "numba":
-            progress.show("on its first use a kernel is compiled; the first time, that takes a minute", True)
         while trainer.progress < 1 and not interrupt.requested:
             try:
                 images, labels = next(batches)
