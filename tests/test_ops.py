@@ -53,6 +53,9 @@ def cases():
         yield (f"conv2d {x} {kernel} stride {stride} padding {padding}",
                lambda x, w, b, s=stride, p=padding: ops.conv2d(x, w, b, s, p), ops.conv2d_backward,
                (normal(*x), normal(*kernel, x[3], K), normal(K)))
+    for other in ((2, 5, 4, 3), (2, 1, 1, 3)):
+        yield (f"conv2d_add {other}", ops.conv2d_add, ops.conv2d_add_backward,
+               (normal(2, 5, 4, 2), normal(3, 3, 2, 3), normal(3), normal(*other, seed=1)))
     for shape, groups in [(IMAGES[0], 3), (IMAGES[1], 4), (IMAGES[2], 1), (IMAGES[3], 6), ((2, 9, 6), 2)]:
         for name in ("group_norm", "group_norm_silu"):
             yield (f"{name} {shape} G {groups}", lambda x, g, b, n=name, G=groups: getattr(ops, n)(x, g, b, G),
@@ -72,6 +75,10 @@ def cases():
 
 
 CASES = {name: rest for name, *rest in cases()}
+
+
+def test_every_operation_is_among_the_cases():
+    assert {name.split()[0] for name in CASES} == {name.removesuffix("_backward") for name in ops.TABLE if name.endswith("_backward")}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -163,11 +170,19 @@ def test_the_check_rejects_common_mistakes(name, mutant):
         check(forward, mutant, *arrays, tolerance=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if n.startswith("conv2d")])
+@pytest.mark.parametrize("name", [n for n in CASES if n.startswith("conv2d ")])
 def test_conv2d_equals_the_loops(name):
     forward, _, arrays = CASES[name]
     stride, padding = forward.__defaults__
     np.testing.assert_allclose(forward(*arrays)[0], conv2d_loops(*arrays, stride, padding), rtol=1e-12, atol=1e-12)
+
+
+def test_conv2d_add_is_a_sum():
+    x, w, b, other = normal(2, 5, 4, 3), normal(3, 3, 3, 2), normal(2), normal(2, 1, 1, 2)
+    np.testing.assert_allclose(ops.conv2d_add(x, w, b, other)[0], conv2d_loops(x, w, b) + other, rtol=1e-12, atol=1e-12)
+    for wrong in ((2,), (1, 1, 1, 2), (2, 5, 4, 3)):
+        with pytest.raises(ValueError, match="expected other"):
+            ops.conv2d_add(x, w, b, normal(*wrong))
 
 
 def test_group_norm_normalizes():

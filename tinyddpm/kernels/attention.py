@@ -1,4 +1,4 @@
-"""Attention, one head of one sample at a time, so that its logits stay in a thread's cache from product to softmax to product."""
+"""Attention, one head of one sample at a time: its logits stay in a thread's cache from product to softmax to product."""
 
 import math
 
@@ -72,12 +72,13 @@ def _attention_backward(dy, q, k, v, p, scale, dq, dk, dv):
     for job in prange(len(p) * heads):
         n, head = job // heads, job % heads
         own = slice(head * d, (head + 1) * d)
-        _attend_backward(dy[n, :, own], q[n, :, own], k[n, :, own], v[n, :, own], p[n, head], scale, dq[n, :, own], dk[n, :, own], dv[n, :, own])
+        _attend_backward(dy[n, :, own], q[n, :, own], k[n, :, own], v[n, :, own], p[n, head], scale,
+                         dq[n, :, own], dk[n, :, own], dv[n, :, own])
 
 
 @compiled
 def _attend_backward(dy, q, k, v, p, scale, dq, dk, dv):
-    """dv = p^T dy; with dp = dy v^T the logits' gradient is p (dp - sum(p dp)), from which dq and dk follow as dp from v and dy."""
+    """The formulas of ops/attention.py, p kept from the forward: dp and the gradient of the logits share one array."""
     L = len(p)
     dlogits = np.zeros_like(p)
     gemm(p[:, :L], dy, dv, True, False, False)

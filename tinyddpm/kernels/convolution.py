@@ -74,7 +74,8 @@ def _backward(dy, cache, dw):
     kh, kw, C, K = w.shape
     if geometry is None:
         x, dy, w = _whole(x), _whole(dy), _whole(w, 2)
-        dx, whole_dw = winograd.convolve(dy, w, np.zeros(x.shape[3], x.dtype), rotated=True), dw if dw.shape == w.shape else np.zeros_like(w)
+        dx = winograd.convolve(dy, w, np.zeros(x.shape[3], x.dtype), rotated=True)
+        whole_dw = dw if dw.shape == w.shape else np.zeros_like(w)
         sums = winograd.weight_gradient(x, dy, whole_dw)
         if whole_dw is not dw:
             dw += whole_dw[:, :, :C, :K]
@@ -87,9 +88,9 @@ def _backward(dy, cache, dw):
 
 
 def _whole(a, axes=1):
-    """The array with zeros after its last axes (one, or the two of a filter's channels), so that these fill whole vectors."""
-    return a if not any(size % LANES for size in a.shape[-axes:]) else np.pad(
-        a, [(0, 0)] * (a.ndim - axes) + [(0, -size % LANES) for size in a.shape[-axes:]])
+    """The array with zeros behind its last axes (one, or the two of a filter's channels), so that they fill whole vectors."""
+    missing = [-size % LANES for size in a.shape[-axes:]]
+    return np.pad(a, [(0, 0)] * (a.ndim - axes) + [(0, size) for size in missing]) if any(missing) else a
 
 
 @parallel

@@ -36,7 +36,7 @@ def _normalize(readable, x, gamma, beta, groups, eps, silu):
     if x.shape[-1] % LANES:                             # channels that leave a vector half full
         return readable(x, gamma, beta, groups, eps)
     ops.norm.check_group_norm(x, gamma, beta, groups)
-    samples = np.ascontiguousarray(x).reshape(len(x), -1, x.shape[-1])
+    samples, gamma, beta = np.ascontiguousarray(x).reshape(len(x), -1, x.shape[-1]), *map(np.ascontiguousarray, (gamma, beta))
     y = np.empty_like(samples)
     mean, rstd = np.empty((2, len(x), groups), x.dtype)
     _group_norm(samples, gamma, beta, eps, silu, y, mean, rstd)
@@ -101,7 +101,8 @@ def _group_norm_backward_sample(dy, x, gamma, beta, mean, rstd, silu, dx, dgamma
         m[c], r[c] = mean[c // width], rstd[c // width]
     for i in range(L):
         for c in range(0, C, LANES):
-            dz, normal = load(dy, (i, c)), (load(x, (i, c)) - load(m, (c,))) * load(r, (c,))
+            dz = load(dy, (i, c))
+            normal = (load(x, (i, c)) - load(m, (c,))) * load(r, (c,))
             if silu:
                 z = normal * load(gamma, (c,)) + load(beta, (c,))
                 s = 1 / (1 + exp(-1 * z))
@@ -109,14 +110,16 @@ def _group_norm_backward_sample(dy, x, gamma, beta, mean, rstd, silu, dx, dgamma
             store(dx, (i, c), dz)
             store(dbeta, (c,), load(dbeta, (c,)) + dz)
             store(dgamma, (c,), load(dgamma, (c,)) + dz * normal)
-    mean_dn, mean_dn_n, offset, slope = np.empty_like(mean), np.empty_like(mean), np.empty(C, x.dtype), np.empty(C, x.dtype)
+    mean_dn, mean_dn_n = np.empty_like(mean), np.empty_like(mean)
+    offset, slope = np.empty(C, x.dtype), np.empty(C, x.dtype)
     _means(dbeta * gamma, L, mean_dn)
     _means(dgamma * gamma, L, mean_dn_n)
     for c in range(C):
         offset[c], slope[c] = mean_dn[c // width], mean_dn_n[c // width]
     for i in range(L):
         for c in range(0, C, LANES):
-            dn, normal = load(dx, (i, c)) * load(gamma, (c,)), (load(x, (i, c)) - load(m, (c,))) * load(r, (c,))
+            dn = load(dx, (i, c)) * load(gamma, (c,))
+            normal = (load(x, (i, c)) - load(m, (c,))) * load(r, (c,))
             store(dx, (i, c), load(r, (c,)) * (dn - load(offset, (c,)) - normal * load(slope, (c,))))
 
 

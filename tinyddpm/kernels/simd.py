@@ -1,7 +1,8 @@
 """Vectors of sixteen numbers, for loops that the compiler would not turn into vector code by itself.
 
 It does not where arrays might overlap, or where the terms of a sum would be added in another order. A Vector
-lives in registers: one of AVX-512's in float32, two or four on smaller machines; LLVM splits it up.
+lives in registers: one of AVX-512's in float32, two or four on smaller machines; LLVM splits it up. For kernels
+whose last axis is contiguous.
 
     v = load(x, (n, i, j, c))               x[n, i, j, c:c + 16]; nobody checks that this lies within x
     store(y, (n, i, j, c), fill(b) * v + v)
@@ -33,7 +34,8 @@ class _Model(models.PrimitiveModel):
 def _address(context, builder, signature, values):
     """Of array[index], as the address of a vector."""
     array, index = signature.args[:2]
-    indices = [context.cast(builder, i, kind, types.intp) for i, kind in zip(cgutils.unpack_tuple(builder, values[1]), index)]
+    numbers = cgutils.unpack_tuple(builder, values[1])
+    indices = [context.cast(builder, i, kind, types.intp) for i, kind in zip(numbers, index)]
     data = context.make_array(array)(context, builder, values[0])
     pointer = cgutils.get_item_pointer(context, builder, array, data, indices, wraparound=False)
     return builder.bitcast(pointer, context.get_value_type(Vector(array.dtype)).as_pointer())
@@ -104,9 +106,9 @@ def _define(function, combine):
     @lower_builtin(function, types.Number, Vector)
     def lower(context, builder, signature, values):
         vector = signature.return_type
-        a, b = (value if kind == vector else _fill(context, builder, vector, context.cast(builder, value, kind, vector.real))
-                for value, kind in zip(values, signature.args))
-        return combine(builder, a, b)
+        return combine(builder, *(
+            value if kind == vector else _fill(context, builder, vector, context.cast(builder, value, kind, vector.real))
+            for value, kind in zip(values, signature.args)))
 
 
 _define(operator.add, lambda builder, a, b: builder.fadd(a, b, flags=["contract"]))
@@ -150,8 +152,9 @@ def _reduction(combine):
             vector, width = values[0], LANES
             while width > 1:
                 width //= 2
-                low, high = (builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(ir.IntType(32), width), list(lanes)))
-                             for lanes in (range(width), range(width, 2 * width)))
+                lanes = ir.VectorType(ir.IntType(32), width)
+                low, high = (builder.shuffle_vector(vector, vector, ir.Constant(lanes, list(range(start, start + width))))
+                             for start in (0, width))
                 vector = combine(builder, low, high)
             return builder.extract_element(vector, ir.IntType(32)(0))
 

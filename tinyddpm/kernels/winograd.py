@@ -17,8 +17,9 @@ of the largest output, five times that of the direct sum.
           [0  2 -1 -2  1  0]                                     [1/24 -1/12   1/6 ]
           [0  4  0 -5  0  1]                                     [  0     0     1  ]
 
-Each transform multiplies a small square of vectors (sixteen channels each) by such a matrix from the left,
-down its columns, and then by the transpose from the right, along its rows.
+Each transform multiplies a small square of vectors (sixteen channels each) by such a matrix from the left, column by
+column, and then by its transpose from the right, row by row. V[p, t, c], M[p, t, k] and U[p, c, k] hold the point p
+of the 36, tile t, and the channels; _load6(a, first, step, t, c) takes six of the points, step apart.
 """
 
 import numba
@@ -29,10 +30,10 @@ from tinyddpm.kernels import compiled, parallel
 from tinyddpm.kernels.blas import gemm
 from tinyddpm.kernels.simd import LANES, fill, gather, load, store
 
-TILES = 32                      # at a time, for each thread
-MANY = 512                      # at a time, for all threads together
+TILES = 32                      # at a time, in a thread
+MANY = 512                      # at a time, of all threads together
 BLOCKS = (64, 48, 32, 16)       # columns of the matrix products: OpenBLAS is fastest on small and contiguous ones
-SMALL = 2**20                   # elements of a transformed filter that one thread can hold in its cache
+SMALL = 2**21                   # elements of transformed filters, one for each thread, that the caches can hold
 
 
 def pays(w, stride, padding):
@@ -46,15 +47,14 @@ def pays(w, stride, padding):
 def convolve(x, w, b, other=None, rotated=False):
     """conv2d of stride 1 and "same" padding. x (N, H, W, C), w (3, 3, C, K), b (K,) -> y (N, H, W, K)
 
-    The channels fill whole vectors.
-
+    All contiguous, their channels in whole vectors.
     other: what is added to it on the way, shaped like y or (N, 1, 1, K)
     rotated: by w turned by 180 degrees, its two channel axes swapped; that takes dy to dx.
     """
     C, K = w.shape[2:] if not rotated else w.shape[:1:-1]
     block = next(size for size in BLOCKS if K % size == 0)
     U = np.empty((36, K // block, C, block), x.dtype)
-    _transform_filter(w, rotated, U)
+    _transform_filter(np.ascontiguousarray(w), rotated, U)
     y = np.empty((*x.shape[:3], K), x.dtype)
     biases, residual = np.broadcast_to(b, (len(x), K)), np.empty((0, 0, 0, 0), x.dtype)
     if other is not None and other.shape == y.shape:
@@ -72,7 +72,7 @@ def weight_gradient(x, dy, dw):
     """
     N, C, K, workers = len(x), x.shape[3], dy.shape[3], numba.get_num_threads()
     sums = np.zeros((workers, N, K), x.dtype)
-    if 36 * C * K <= SMALL:
+    if workers * 36 * C * K <= SMALL:
         dU = np.zeros((workers, 36, C, K), x.dtype)
         _weight_gradient(x, dy, dU, sums)
     else:
@@ -84,6 +84,7 @@ def weight_gradient(x, dy, dw):
 
 @parallel
 def _convolve(x, U, biases, residual, y, workers):
+    """The three stages and what is added to the result, fused: V and M exist for 32 tiles only."""
     (N, H, W, C), K = x.shape, y.shape[3]
     blocks, block = U.shape[1], U.shape[3]
     tiles = N * ((H + 3) // 4) * ((W + 3) // 4)
@@ -102,6 +103,7 @@ def _convolve(x, U, biases, residual, y, workers):
 
 @parallel
 def _weight_gradient(x, dy, dU, sums):
+    """dU = V^T dM, each thread's own; the tiles of dy are read once, for dM and for their sums."""
     (N, H, W, C), K, workers = x.shape, dy.shape[3], len(dU)
     tiles = N * ((H + 3) // 4) * ((W + 3) // 4)
     for worker in prange(workers):
@@ -118,7 +120,7 @@ def _weight_gradient(x, dy, dU, sums):
 
 @parallel
 def _weight_gradient_by_points(x, dy, dU, sums):
-    """The same for a filter too large for a thread's cache: the threads share out many tiles, then the 36 products."""
+    """The same for filters too large for the caches: the threads share out many tiles, and then the 36 products."""
     (N, H, W, C), K, workers = x.shape, dy.shape[3], len(sums)
     tiles = N * ((H + 3) // 4) * ((W + 3) // 4)
     V, dM = np.empty((36, min(tiles, MANY) + 1, C), x.dtype), np.empty((36, min(tiles, MANY) + 1, K), x.dtype)
@@ -148,7 +150,10 @@ def _transform_sixteen_channels(w, rotated, first, U):
         for p in range(3):                          # a small copy: far apart in w, its lines would evict each other
             for q in range(3):
                 for i in range(LANES):
-                    store(taps, (p, q, i, 0), load(w, (2 - p, 2 - q, k + i, first)) if rotated else load(w, (p, q, first + i, k)))
+                    if rotated:
+                        store(taps, (p, q, i, 0), load(w, (2 - p, 2 - q, k + i, first)))
+                    else:
+                        store(taps, (p, q, i, 0), load(w, (p, q, first + i, k)))
         for i in range(LANES):
             for q in range(3):
                 if rotated:
@@ -157,7 +162,7 @@ def _transform_sixteen_channels(w, rotated, first, U):
                     column = load(taps, (0, q, i, 0)), load(taps, (1, q, i, 0)), load(taps, (2, q, i, 0))
                 _store6(square, q, 3, 0, 0, _times_G(column))
             for j in range(6):
-                row = _times_G((load(square, (3 * j, 0, 0)), load(square, (3 * j + 1, 0, 0)), load(square, (3 * j + 2, 0, 0))))
+                row = _times_G(_load3(square, 3 * j, 1, 0, 0))
                 _store6(U[:, k // block], 6 * j, 1, first + i, k % block, row)
 
 
@@ -244,7 +249,8 @@ def _transform_gradient(dy, first, count, square, dM, at, sums):
             total = load(sums, (n, k))
             for q in range(4):
                 j = left + q
-                column = (_pixel(dy, n, top, j, k), _pixel(dy, n, top + 1, j, k), _pixel(dy, n, top + 2, j, k), _pixel(dy, n, top + 3, j, k))
+                column = (_pixel(dy, n, top, j, k), _pixel(dy, n, top + 1, j, k),
+                          _pixel(dy, n, top + 2, j, k), _pixel(dy, n, top + 3, j, k))
                 total = total + ((column[0] + column[1]) + (column[2] + column[3]))
                 _store6(square, q, 4, 0, 0, _times_A_transposed(column))
             store(sums, (n, k), total)
@@ -254,14 +260,18 @@ def _transform_gradient(dy, first, count, square, dM, at, sums):
 
 
 @compiled
+def _load3(a, first, step, t, c):
+    return load(a, (first, t, c)), load(a, (first + step, t, c)), load(a, (first + 2 * step, t, c))
+
+
+@compiled
 def _load4(a, first, step, t, c):
-    return load(a, (first, t, c)), load(a, (first + step, t, c)), load(a, (first + 2 * step, t, c)), load(a, (first + 3 * step, t, c))
+    return *_load3(a, first, step, t, c), load(a, (first + 3 * step, t, c))
 
 
 @compiled
 def _load6(a, first, step, t, c):
-    v = _load4(a, first, step, t, c)
-    return v[0], v[1], v[2], v[3], load(a, (first + 4 * step, t, c)), load(a, (first + 5 * step, t, c))
+    return *_load3(a, first, step, t, c), *_load3(a, first + 3 * step, step, t, c)
 
 
 @compiled
