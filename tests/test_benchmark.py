@@ -31,6 +31,24 @@ def test_it_prints_a_table():
     assert done.stdout.splitlines()[-1].split()[0] == "numpy"
 
 
+def test_it_measures_every_layer():
+    command = [sys.executable, EXAMPLES / "benchmark.py", "--sides", "numba", "--tasks", "layers", "--rounds", "1", "--seconds", "0.01"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("  ") and "%" in line]
+    assert {row[0] for row in rows} == {"conv2d", "conv2d_add", "group_norm", "group_norm_silu", "linear", "attention", "concatenate", "upsample"}
+    shares = [float(word[:-1]) for row in rows for word in row if word.endswith("%")]
+    assert sum(shares) == pytest.approx(100, abs=0.05 * len(shares)) and shares == sorted(shares, reverse=True)
+
+
+def test_growth_goes_through_batch_image_and_width(benchmark, monkeypatch):
+    compared = []
+    monkeypatch.setattr(benchmark, "compare", lambda model, args, task, **changes: compared.append((model, task, changes)))
+    benchmark.growth("small", None)
+    assert compared == [("small", "train", {name: value}) for name, values in
+                        [("batch_size", (16, 32, 64, 128)), ("image_size", (32, 64)), ("base_channels", (32, 64))] for value in values]
+
+
 def test_the_twin_is_the_same_network(benchmark):
     """As many parameters for every model, and it runs."""
     torch = pytest.importorskip("torch")
