@@ -89,7 +89,7 @@ class Module:
         Clipping by the norm is then one dot product, an update one pass, a checkpoint a walk over names.
         """
         parameters = self.parameters()
-        flat = np.concatenate([p.value.ravel() for p in parameters.values()]).astype(dtype)
+        flat = np.concatenate([p.value.ravel() for p in parameters.values()], dtype=dtype, casting="same_kind")
         self.flat_values, self.flat_grads = from_numpy(flat), from_numpy(np.zeros_like(flat))
         values, grads = self.views(self.flat_values), self.views(self.flat_grads)
         for name, p in parameters.items():
