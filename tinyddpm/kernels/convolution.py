@@ -89,8 +89,12 @@ def _backward(dy, cache, dw):
 
 def _whole(a, axes=1):
     """The array with zeros behind its last axes (one, or the two of a filter's channels), so that they fill whole vectors."""
-    missing = [-size % LANES for size in a.shape[-axes:]]
-    return np.pad(a, [(0, 0)] * (a.ndim - axes) + [(0, size) for size in missing]) if any(missing) else a
+    shape = *a.shape[:-axes], *(-(-size // LANES) * LANES for size in a.shape[-axes:])
+    if shape == a.shape:
+        return a
+    whole = np.zeros(shape, a.dtype)
+    whole[tuple(map(slice, a.shape))] = a
+    return whole
 
 
 @parallel

@@ -56,12 +56,13 @@ def convolve(x, w, b, other=None, rotated=False):
     U = np.empty((36, K // block, C, block), x.dtype)
     _transform_filter(np.ascontiguousarray(w), rotated, U)
     y = np.empty((*x.shape[:3], K), x.dtype)
-    biases, residual = np.broadcast_to(b, (len(x), K)), np.empty((0, 0, 0, 0), x.dtype)
+    biases, residual = np.empty((len(x), K), x.dtype), np.empty((0, 0, 0, 0), x.dtype)
+    biases[...] = b
     if other is not None and other.shape == y.shape:
         residual = other
     elif other is not None:
-        biases = b + other.reshape(-1, K)
-    _convolve(x, U, np.ascontiguousarray(biases), residual, y, numba.get_num_threads())
+        biases += other.reshape(-1, K)
+    _convolve(x, U, biases, residual, y, numba.get_num_threads())
     return y
 
 
@@ -70,10 +71,11 @@ def weight_gradient(x, dy, dw):
 
     Returns the sums (N, K) of dy over each image, which the bias and a time embedding need.
     """
-    N, C, K, workers = len(x), x.shape[3], dy.shape[3], numba.get_num_threads()
+    (N, H, W, C), K = x.shape, dy.shape[3]
+    workers = min(numba.get_num_threads(), N * ((H + 3) // 4) * ((W + 3) // 4))            # each has a tile
     sums = np.zeros((workers, N, K), x.dtype)
     if workers * 36 * C * K <= SMALL:
-        dU = np.zeros((workers, 36, C, K), x.dtype)
+        dU = np.empty((workers, 36, C, K), x.dtype)
         _weight_gradient(x, dy, dU, sums)
     else:
         dU = np.empty((1, 36, C, K), x.dtype)
@@ -109,13 +111,13 @@ def _weight_gradient(x, dy, dU, sums):
     for worker in prange(workers):
         V, dM = np.empty((36, TILES + 1, C), x.dtype), np.empty((36, TILES + 1, K), x.dtype)
         square = np.empty((36, 1, LANES), x.dtype)
-        stop = tiles * (worker + 1) // workers
-        for first in range(tiles * worker // workers, stop, TILES):
+        start, stop = tiles * worker // workers, tiles * (worker + 1) // workers
+        for first in range(start, stop, TILES):
             count = min(TILES, stop - first)
             _transform_input(x, first, count, square, V, 0)
             _transform_gradient(dy, first, count, square, dM, 0, sums[worker])
             for p in range(36):
-                gemm(V[p, :count], dM[p, :count], dU[worker, p], True, False, True)
+                gemm(V[p, :count], dM[p, :count], dU[worker, p], True, False, first > start)
 
 
 @parallel
