@@ -165,17 +165,17 @@ def test_freed_memory_is_kept_for_the_next_step():
 @pytest.mark.parametrize("environment", [{}, {"OMP_NUM_THREADS": "1", "OMP_DYNAMIC": "true", "OMP_WAIT_POLICY": "passive"},
                                          {"OPENBLAS_NUM_THREADS": "7"}])
 def test_numba_has_the_cores_whatever_the_environment_says(environment):
-    """BLAS has one thread in each of numba's, which neither sleep nor become fewer."""
+    """BLAS has one thread in each of numba's, which do not become fewer, and wait as is best for them."""
     from tinyddpm.kernels import blas
 
     if not blas.library:
         pytest.skip("NumPy's BLAS here is not OpenBLAS")
     code = ("import os, numba, tinyddpm; from tinyddpm.kernels import blas; tinyddpm.use('numba'); "
             "print(numba.get_num_threads(), blas.library.scipy_openblas_get_num_threads64_(), "
-            "os.environ['OMP_DYNAMIC'], os.environ.get('OMP_WAIT_POLICY'))")
+            "os.environ['OMP_DYNAMIC'], os.environ.get('OMP_WAIT_POLICY'), os.environ['GOMP_SPINCOUNT'])")
     environment = os.environ | environment | {"NUMBA_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout == "2 1 false None\n", done.stderr
+    assert done.stdout == "2 1 false None 1000\n", done.stderr
 
 
 def test_import_brings_in_none_of_the_large_libraries():

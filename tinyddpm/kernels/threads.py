@@ -1,8 +1,9 @@
 """Who has the cores: numba's threads and BLAS's are two pools, and two pools on the same cores fight.
 
-One matrix product after one parallel loop then takes 8 ms instead of 1.1. So numba's threads are the only ones, and each
-calls BLAS with one thread. Where NumPy brings another BLAS than OpenBLAS (macOS Accelerate, MKL), both pools stay, and
-numba's threads sleep instead of spinning while they have nothing to do: 1.3 ms.
+One matrix product after one parallel loop then takes 8 ms instead of 1.1. So numba's threads are the only ones, and
+each calls BLAS with one thread. They wait for each other in a short loop, and then asleep: with the long loop of GNU's
+OpenMP, a step takes twice as long as soon as another program wants one of the cores. Where NumPy brings another BLAS
+than OpenBLAS (macOS Accelerate, MKL), both pools stay, and numba's threads sleep at once.
 """
 
 import ctypes
@@ -22,6 +23,7 @@ def share():
     if blas.library:
         blas.library.scipy_openblas_set_num_threads64_(1)
         os.environ.pop("OMP_WAIT_POLICY", None)
+        os.environ["GOMP_SPINCOUNT"] = "1000"               # of 300,000
     else:
         os.environ["OMP_WAIT_POLICY"] = "passive"
 
