@@ -25,7 +25,7 @@ import numpy as np
 
 import tinyddpm
 from tinyddpm import cli, presets
-from tinyddpm.backend import from_numpy, ops
+from tinyddpm.backend import from_numpy, generator, ops, state
 from tinyddpm.diffusion.objective import reverse_process
 from tinyddpm.nn import UNet, UNetConfig
 from tinyddpm.training import Trainer
@@ -70,7 +70,12 @@ def main(argv):
           f"sgemm {args.ceiling:.0f} GFLOP/s" + ("" if installed else "; PyTorch is not installed, so nothing beside it"))
     for model in args.models:
         for task in args.tasks:
-            {"layers": layers, "growth": growth}.get(task, lambda model, args: compare(model, args, task))(model, args)
+            if task == "layers":
+                layers(model, args)
+            elif task == "growth":
+                growth(model, args)
+            else:
+                compare(model, args, task)
     return 0
 
 
@@ -147,9 +152,11 @@ def turn(task, side, seconds, model=None, compiled=False, changes=None):
     if task == "layers":
         found = calls(preset.model, preset.training.batch_size)
         tinyddpm.use("numpy" if of_torch else side)
-        make = torch_layer if of_torch else our_layer
-        return {title(*layer): {"ms": median(make(*layer, channels_last), seconds / len(found)) * 1e3, "count": count, "flops": 3 * products(*layer)}
-                for layer, count in found.items()}
+        results = {}
+        for layer, count in found.items():
+            step = torch_layer(*layer, channels_last) if of_torch else our_layer(*layer)
+            results[title(*layer)] = {"ms": median(step, seconds / len(found)) * 1e3, "count": count, "flops": 3 * products(*layer)}
+        return results
     if of_torch:
         from benchmark_torch import steps
         step = steps(preset, task, channels_last, compiled)
@@ -165,6 +172,8 @@ def median(step, seconds):
     while end is None or time.perf_counter() < end or len(times) < WARMUP + 3:
         start = time.perf_counter()
         step()
+        if state.backend == "cupy":
+            state.xp.cuda.get_current_stream().synchronize()
         times.append(time.perf_counter() - start)
         if len(times) == WARMUP:
             end = time.perf_counter() + seconds
@@ -178,12 +187,13 @@ def our_step(preset, task):
     if task == "train":
         trainer, images = Trainer(preset), rng.integers(0, 256, shape, dtype=np.uint8)
         return lambda: trainer.step(images)
+    rng = generator(0, "benchmark")
     s, x = preset.diffusion.make_schedule(), rng.standard_normal(shape, dtype=np.float32)
     p = reverse_process(UNet(c).eval(), s, preset.diffusion.prediction)
 
     def step():
         mean, sigma2, _ = p(x, np.full(len(x), s.T // 2))
-        return mean + np.sqrt(sigma2) * rng.standard_normal(shape, dtype=np.float32)
+        return mean + state.xp.sqrt(sigma2) * rng.standard_normal(shape, dtype=np.float32)
 
     return step
 
@@ -224,10 +234,12 @@ def products(name, shapes, settings):
     if name.startswith("conv2d"):
         stride = settings[0] if settings else 1
         return 2 * x[0] * (x[1] // stride) * (x[2] // stride) * math.prod(w)
-    return {"linear": lambda: 2 * math.prod(x) * w[1], "attention": lambda: 4 * math.prod(x) * x[1]}.get(name, lambda: 0)()
+    if name == "linear":
+        return 2 * math.prod(x) * w[1]
+    return 4 * math.prod(x) * x[1] if name == "attention" else 0
 
 
-def our_layer(name, shapes, settings, channels_last):
+def our_layer(name, shapes, settings):
     rng = np.random.default_rng(0)
     arrays = [from_numpy(rng.standard_normal(shape, dtype=np.float32)) for shape in shapes]
     forward, backward = getattr(ops, name), getattr(ops, name + "_backward")

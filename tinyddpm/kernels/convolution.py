@@ -13,8 +13,7 @@ def conv2d(x, w, b, stride=1, padding=None):
     pads = check_conv2d(x, w, b, padding)
     x = np.ascontiguousarray(x)
     if winograd.pays(w, stride, padding):
-        y = winograd.convolve(_whole(x), _whole(w, 2), _whole(b))
-        return np.ascontiguousarray(y[..., :len(b)]), (x, w, None)
+        return _winograd(x, w, b), (x, w, None)
     (top, bottom), (left, right) = pads
     (N, H, W, _), (kh, kw, _, K) = x.shape, w.shape
     shape = N, (H + top + bottom - kh) // stride + 1, (W + left + right - kw) // stride + 1
@@ -31,12 +30,17 @@ def _rows(x, w, geometry, shape):
 
 def conv2d_add(x, w, b, other):
     check_conv2d_add(x, w, other)
-    if winograd.pays(w, 1, None) and w.shape[2] % LANES == w.shape[3] % LANES == 0:
+    if winograd.pays(w, 1, None):
         check_conv2d(x, w, b, None)
         x = np.ascontiguousarray(x)
-        return winograd.convolve(x, w, b, np.ascontiguousarray(other)), ((x, w, None), other.shape)
+        return _winograd(x, w, b, _whole(np.ascontiguousarray(other))), ((x, w, None), other.shape)
     y, cache = conv2d(x, w, b)
     return y + other, (cache, other.shape)
+
+
+def _winograd(x, w, b, other=None):
+    y = winograd.convolve(_whole(x), _whole(w, 2), _whole(b), other)
+    return np.ascontiguousarray(y[..., :len(b)])
 
 
 def conv2d_backward(dy, cache):

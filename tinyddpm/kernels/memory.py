@@ -3,7 +3,7 @@
 import ctypes
 import sys
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3         # malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4           # malloc.h
 NEVER = 2**31 - 1
 
 
@@ -11,10 +11,10 @@ def keep():
     """Let the process keep the memory that it frees, where its allocator is glibc's.
 
     It would hand large arrays back to the system at once and fetch them anew, page by page: in a training step of the
-    paper's model 28,000 pages, a tenth of the step. Elsewhere nothing is changed.
+    paper's model 28,000 pages, 8% of its time. Elsewhere nothing is changed.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
-            libc.mallopt(M_MMAP_THRESHOLD, NEVER)
+            libc.mallopt(M_MMAP_MAX, 0)
             libc.mallopt(M_TRIM_THRESHOLD, NEVER)

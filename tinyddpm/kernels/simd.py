@@ -74,7 +74,8 @@ def store(typing, array, index, vector):
         builder.store(values[2], _address(context, builder, signature, values), align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
-    return types.void(array, index, vector), build
+    if vector == Vector(array.dtype):
+        return types.void(array, index, vector), build
 
 
 @intrinsic
