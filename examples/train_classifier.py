@@ -4,6 +4,8 @@
     python examples/train_classifier.py --dataset cifar10 --out tinyddpm/nn/weights/cifar10.safetensors
 """
 
+import math
+
 import numpy as np
 
 from tinyddpm import cli, data
@@ -43,7 +45,8 @@ def main(argv):
         model.flat_grads.fill(0)
         loss, cache = ops.cross_entropy(model.forward(scaled(images)), from_numpy(labels))
         model.backward(ops.cross_entropy_backward(1.0, cache))
-        optimizer.update(step + 1, step / steps)
+        if not math.isfinite(optimizer.update(step + 1, step / steps, loss)):
+            raise ValueError(f"the gradient is not finite at step {step + 1}")
         mean = float(loss) if mean is None else mean + (float(loss) - mean) / 100
         progress.show(f"step {step + 1:,} of {steps:,}  loss {mean:.4f}")
     progress.close()

@@ -20,7 +20,7 @@ def main(argv):
     if not fit(trainer, dataset, folder):
         return cli.stopped(trainer, folder)
     draw(trainer, folder, SAMPLES)
-    return cli.finished(folder)
+    return cli.finished(trainer, folder)
 
 
 if __name__ == "__main__":

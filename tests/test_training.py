@@ -265,13 +265,13 @@ def test_a_signal_saves_and_stops_and_the_run_goes_on_with_the_same_bits(tmp_pat
     stopped_dir = tmp_path / "stopped"
     stopped_dir.mkdir()
     stopped = Trainer(TINY)
-    step = stopped.step
+    begin = stopped.begin
 
-    def step_and_signal(*batch):
+    def begin_and_signal(*batch):
         if stopped.steps_done == 6:
             os.kill(os.getpid(), number)
-        return step(*batch)
-    monkeypatch.setattr(stopped, "step", step_and_signal)
+        return begin(*batch)
+    monkeypatch.setattr(stopped, "begin", begin_and_signal)
     assert not fit(stopped, DATA, stopped_dir)
     assert stopped.steps_done == 7 and signal.getsignal(number) not in (None, fit_module.Interrupt._request)
     resumed = load_checkpoint(stopped_dir / "checkpoint.safetensors")
@@ -289,13 +289,13 @@ def test_after_a_crash_the_run_goes_on_from_its_last_checkpoint(tmp_path, monkey
     crashed_dir = tmp_path / "crashed"
     crashed_dir.mkdir()
     crashed = Trainer(TINY)
-    step = crashed.step
+    begin = crashed.begin
 
-    def step_and_die(*batch):
+    def begin_and_die(*batch):
         if crashed.steps_done == 8:
             raise KeyError("killed")
-        return step(*batch)
-    monkeypatch.setattr(crashed, "step", step_and_die)
+        return begin(*batch)
+    monkeypatch.setattr(crashed, "begin", begin_and_die)
     with pytest.raises(KeyError):
         fit(crashed, DATA, crashed_dir)
     with open(crashed_dir / "metrics.csv", "a") as file:
@@ -318,10 +318,10 @@ def test_a_loss_that_is_not_finite_names_step_and_checkpoint(tmp_path, monkeypat
 
 def test_an_image_that_cannot_be_read_costs_no_step(tmp_path):
     class Broken(data.Dataset):
-        def batch(self, number, size, seed):
+        def batch(self, number, *rest):
             if number == 7:
                 raise ValueError("7.png cannot be read")
-            return super().batch(number, size, seed)
+            return super().batch(number, *rest)
 
     with pytest.raises(ValueError, match="7.png"):
         fit(Trainer(TINY), Broken(DATA.images, DATA.labels), tmp_path)

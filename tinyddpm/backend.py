@@ -12,13 +12,14 @@ from types import SimpleNamespace
 import numpy as np
 
 ops = SimpleNamespace()     # the table: attribute name -> the operation in force
-state = SimpleNamespace(backend=None, xp=np)
+state = SimpleNamespace(backend=None, xp=np, precision="fp32")
 
 BACKENDS = ("numpy", "numba", "cupy")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 INSTALL = {"numba": "pip install numba", "cupy": "pip install cupy-cuda12x  (or cupy-cuda13x)"}
 
 
-def use(backend="auto", overrides=None):
+def use(backend="auto", overrides=None, precision="fp32"):
     """Fill the table of operations; may be called again at any time.
 
     backend: "numpy" (the readable code), "numba" (fast on a CPU), "cupy" (a GPU), or "auto":
@@ -26,8 +27,11 @@ def use(backend="auto", overrides=None):
     overrides: a module whose functions replace the operations of the same name, forward and
         backward together. A fused operation that contains an overridden one falls back to its
         readable form, which is built from the parts.
+    precision: of what goes into matrix products, whose sums are float32: "fp32", or on a GPU "tf32",
+        "bf16" or "fp16" (kernels/gpu.py); all else is as it was.
     Returns the name of the backend. Raises ValueError for a backend that is unknown or not
-    installed, and for overrides that hold half a pair or no operation at all.
+    installed, for overrides that hold half a pair or no operation at all, and for a precision that
+    the backend does not have.
     """
     from tinyddpm import ops as readable
 
@@ -39,6 +43,10 @@ def use(backend="auto", overrides=None):
             backend = "numpy"
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)} or auto")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if precision != "fp32" and backend != "cupy":
+        raise ValueError(f"precision {precision} needs a GPU, backend cupy; the backend {backend} has fp32 alone")
     own = _operations_in(overrides, readable.TABLE) if overrides else {}
     twins, xp = _load(backend)
     for fused, parts in readable.COMPOSED_OF.items():
@@ -47,7 +55,7 @@ def use(backend="auto", overrides=None):
 
     vars(ops).clear()
     vars(ops).update(readable.TABLE | twins | own)
-    state.backend, state.xp = backend, xp
+    state.backend, state.xp, state.precision = backend, xp, precision
     return backend
 
 
@@ -61,7 +69,7 @@ def _load(backend):
         if backend == "cupy":
             cupy = importlib.import_module("cupy")
             cupy.cuda.runtime.getDeviceCount()
-            return {}, cupy
+            return importlib.import_module("tinyddpm.kernels.gpu").activate(), cupy
         return importlib.import_module("tinyddpm.kernels.cpu").activate(), np
     except ImportError as error:
         raise ValueError(f"the {backend} backend needs {backend}: {INSTALL[backend]}  ({error})") from None
@@ -73,6 +81,9 @@ def describe():
     """The backend in force, its version and its threads, in one line."""
     if state.backend == "numba":
         return importlib.import_module("tinyddpm.kernels.threads").describe()
+    if state.backend == "cupy":
+        name = state.xp.cuda.runtime.getDeviceProperties(state.xp.cuda.runtime.getDevice())["name"].decode()
+        return f"cupy {state.xp.__version__} on {name}, matrix products in {state.precision}"
     return f"{state.xp.__name__} {state.xp.__version__}"
 
 
@@ -121,4 +132,5 @@ def generator(seed, *stream):
     key = [seed] + [zlib.crc32(s.encode()) if isinstance(s, str) else s for s in stream]
     if state.xp is np:
         return np.random.default_rng(key)
-    return state.xp.random.default_rng(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+    random, number = state.xp.random, int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+    return random.Generator(random.Philox4x3210(number))        # counter-based: a new one costs nothing, XORWOW milliseconds

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import tinyddpm
 from tinyddpm import backend, data
-from tinyddpm.backend import BACKENDS, state
+from tinyddpm.backend import BACKENDS, PRECISIONS, state
 from tinyddpm.diffusion.config import DiffusionConfig
 from tinyddpm.nn import UNetConfig
-from tinyddpm.presets import TrainingConfig
-from tinyddpm.training import Trainer, load_checkpoint
+from tinyddpm.presets import Preset, TrainingConfig
+from tinyddpm.training import Trainer, load_checkpoint, parallel
+from tinyddpm.training.checkpoint import same_state
 from tinyddpm.training.fit import run_folder
 
 HELP = {  # of the flags that stand for the fields of a preset; the fields' own comments say more
@@ -22,6 +23,7 @@ HELP = {  # of the flags that stand for the fields of a preset; the fields' own 
     "prediction": "eps, x0, mu or v", "loss": "simple, L or hybrid", "variance": "large, small or learned",
     "schedule": "linear, quadratic, constant or cosine", "attention_resolutions": "such as 16 or 16,8, or none",
     "channel_multipliers": "such as 1,2,2,2: one for each resolution"}
+PORT = 29471
 MAY_CHANGE = ("steps", "minutes", "save_every", "sample_every")         # in a run that is resumed
 
 
@@ -57,6 +59,8 @@ def refuse(parser, args, flags, what):
 
 def add_backend_flags(parser):
     parser.add_argument("--backend", default="auto", choices=(*BACKENDS, "auto"), help="auto: numba where installed")
+    parser.add_argument("--precision", default="fp32", choices=PRECISIONS,
+                        help="of what goes into matrix products on a GPU (default fp32)")
     parser.add_argument("--ops", metavar="FILE", help="a Python file whose operations replace those of the same name")
     parser.add_argument("--verbose", action="store_true", help="say which libraries and threads do the work")
 
@@ -95,6 +99,11 @@ def add_run_flags(parser, dataset):
     parser.add_argument("--resume", action="store_true",
                         help="go on with the run in --out (default: the newest in runs/ on that data set)")
     parser.add_argument("--quick", action="store_true", help="a few steps only, to see that everything works")
+    group = parser.add_argument_group("several GPUs or machines", "one process for each; all with the same flags but --rank")
+    group.add_argument("--world-size", type=int, default=1, metavar="N", help="how many processes share the run (default 1)")
+    group.add_argument("--rank", type=int, default=0, metavar="R", help="which of them this is, 0 to N - 1; 0 writes all files")
+    group.add_argument("--host", default="127.0.0.1", metavar="NAME", help="where rank 0 is (default: this machine)")
+    group.add_argument("--port", type=int, default=PORT, metavar="P", help=f"at which it waits for the others (default {PORT})")
     group = parser.add_argument_group("configuration", "each overrides a field of the preset")
     for config in (TrainingConfig, DiffusionConfig, UNetConfig):
         for field in fields(config):
@@ -138,7 +147,11 @@ def prepare(args, preset, quick):
     given = overrides(args)
     if args.quick:
         given = quick | given
+    if not 0 <= args.rank < args.world_size:
+        raise ValueError(f"--rank {args.rank} --world-size {args.world_size}: expected a rank from 0 to world size - 1")
     in_force = use_backend(args)
+    if args.rank:
+        return follow(args)
     preset = preset.override(**given)
     folder = run_folder(args.out, preset.dataset, args.resume)
     trainer = None
@@ -147,6 +160,9 @@ def prepare(args, preset, quick):
         trainer.preset = preset = resumed(trainer.preset, given)
     dataset = data.load(preset.dataset, preset.model, "train", args.data_dir)
     trainer = trainer or Trainer(preset)
+    trainer.group = parallel.join(args.world_size, 0, args.host, args.port, tinyddpm.__version__)
+    parallel.share(trainer.group, preset.to_json())
+    same_state(trainer)
     if (left := trainer.schedule.alpha_bar[-1]) > 0.01:
         print(f"note: x_T keeps {left:.0%} of the data's variance, but sampling starts from noise alone: for "
               f"T = {preset.diffusion.T} choose a larger --beta-T, or --schedule cosine", file=sys.stderr)
@@ -155,14 +171,29 @@ def prepare(args, preset, quick):
     return trainer, dataset, folder
 
 
+def follow(args):
+    """On every rank but 0: the trainer and the data set of the run that rank 0 describes, and a folder that stays unused."""
+    group = parallel.join(args.world_size, args.rank, args.host, args.port, tinyddpm.__version__)
+    preset = Preset.from_json(parallel.share(group))
+    dataset = data.load(preset.dataset, preset.model, "train", args.data_dir)
+    trainer = Trainer(preset, group)
+    same_state(trainer)
+    print(f"rank {args.rank} of {args.world_size}; {len(dataset):,} images of {preset.dataset}", flush=True)
+    return trainer, dataset, Path("unused")
+
+
 def stopped(trainer, folder):
     """The last words of a run that Ctrl-C ended, and the status of the program."""
+    if trainer.group.rank:
+        return 130
     print(f"stopped after step {trainer.steps_done:,} and saved; to go on, add: --resume --out {folder}")
     return 130
 
 
-def finished(folder):
+def finished(trainer, folder):
     """The last words of a run that came to its end, and the status of the program."""
+    if trainer.group.rank:
+        return 0
     print(f"samples: {folder / 'samples.png'}\nthe way from noise to them: {folder / 'denoising.gif'}\n"
           f"the loss: {folder / 'loss.png'}, {folder / 'metrics.csv'}\n"
           f"more samples: python examples/sample.py {folder / 'checkpoint.safetensors'}")
@@ -191,10 +222,12 @@ def use_backend(args):
             spec.loader.exec_module(module)
         except Exception as error:              # whatever is wrong with it is its author's to mend
             raise ValueError(f"--ops {path} cannot be loaded: {type(error).__name__}: {error}") from None
-    tinyddpm.use(args.backend, overrides=module)
+    tinyddpm.use(args.backend, module, args.precision)
+    if state.backend == "cupy" and getattr(args, "world_size", 1) > 1:
+        state.xp.cuda.Device(args.rank % state.xp.cuda.runtime.getDeviceCount()).use()
     if args.verbose:
         print(backend.describe(), file=sys.stderr)
-    return f"backend {state.backend}" + (f", with the operations of {args.ops}" if args.ops else "")
+    return f"backend {state.backend}" + f" in {state.precision}" * (state.precision != "fp32") + (f", with the operations of {args.ops}" if args.ops else "")
 
 
 def program(main):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tinyddpm.backend import from_numpy
 from tinyddpm.data import cifar10, folder, mnist
 
 NAMES = ("digits", "mnist", "fashion-mnist", "cifar10")
@@ -30,8 +31,17 @@ class Dataset:
             raise ValueError(f"{count} images are needed; the data set has {len(self)}")
         return self.images[np.random.default_rng(seed).permutation(len(self))[:count]]
 
-    def batch(self, number, size, seed):
-        """Batch 0, 1, 2, ... of the endless sequence that seed stands for: images and labels (or None).
+    def to_device(self):
+        """Move the images to the GPU, as bytes, if they are an array and not read from a folder batch by batch."""
+        if isinstance(self.images, np.ndarray):
+            self.images = from_numpy(self.images)
+
+    @property
+    def _on_device(self):
+        return hasattr(self.images, "get")
+
+    def batch(self, number, size, seed, part=slice(None)):
+        """Batch 0, 1, 2, ... of the endless sequence that seed stands for: images and labels (or None); or a part of it.
 
         Every epoch is a new random order; what does not fill a batch at its end is left out.
         """
@@ -41,16 +51,18 @@ class Dataset:
         epoch, i = divmod(number, per_epoch)
         if self._epoch != (seed, epoch):
             self._epoch, self._order = (seed, epoch), np.random.default_rng([seed, epoch]).permutation(len(self))
-        chosen = self._order[i * size:(i + 1) * size]
-        return self.images[chosen], None if self.labels is None else self.labels[chosen]
+        chosen = self._order[i * size:(i + 1) * size][part]
+        return self.images[from_numpy(chosen) if self._on_device else chosen], None if self.labels is None else self.labels[chosen]
 
-    def batches(self, first, size, seed):
-        """Batch `first` and all that follow; while one is in use, a thread makes the next."""
+    def batches(self, first, size, seed, part=slice(None)):
+        """Batch `first` and all that follow, or that part of each; while one is in use, a thread makes the next."""
+        if self._on_device:                                 # where a batch takes no time
+            yield from (self.batch(number, size, seed, part) for number in itertools.count(first))
         with ThreadPoolExecutor(1) as pool:
-            ready = pool.submit(self.batch, first, size, seed)
+            ready = pool.submit(self.batch, first, size, seed, part)
             for number in itertools.count(first + 1):
                 batch = ready.result()
-                ready = pool.submit(self.batch, number, size, seed)
+                ready = pool.submit(self.batch, number, size, seed, part)
                 yield batch
 
 

@@ -93,16 +93,17 @@ def draw_times(s, loss, N, rng):
 LOSSES = {"simple": l_simple, "L": l_bound, "hybrid": l_hybrid}
 
 
-def evaluate(model, s, x0, t, eps, loss="simple", prediction="eps", variance="large", **inputs):
+def evaluate(model, s, x0, t, eps, loss="simple", prediction="eps", variance="large", loss_scale=1.0, **inputs):
     """The loss on a batch, with its gradient added up in the model: the inner lines of Algorithm 1.
 
     model: its forward(xt, t, **inputs) makes the prediction, its backward adds up the gradients
     x0, eps (N, ...): data in [-1, 1] and standard normal noise; t (N,) integers 1..T
     loss: "simple", "L" or "hybrid"; prediction: "eps" as in the paper, "x0", "mu" (mu_tilde) or "v"
+    loss_scale: a factor of the gradients, not of the loss that is returned
     """
     xt = process.q_sample(s, x0, t, eps)
     value, dy = LOSSES[loss](s, x0, xt, t, eps, model.forward(xt, t, **inputs), prediction, variance)
-    model.backward(dy)
+    model.backward(dy * loss_scale)
     return value
 
 

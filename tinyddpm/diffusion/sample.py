@@ -10,12 +10,12 @@ from collections import namedtuple
 
 import numpy as np
 
-from tinyddpm.backend import array_module, generator, to_numpy
+from tinyddpm.backend import array_module, generator, state, to_numpy
 from tinyddpm.diffusion.objective import reverse_process
 from tinyddpm.diffusion.process import eps_from_x0
 from tinyddpm.diffusion.schedule import per_sample
 
-BATCH = 64          # images that are sampled together
+BATCH, ON_GPU = 64, 256         # images that are sampled together
 
 Step = namedtuple("Step", "t x x0")
 Step.__doc__ = """After a step from time t: x, the new and less noisy image, and x0, the estimate of the data it was made from."""
@@ -81,10 +81,11 @@ def generate(model, diffusion, count, seed=0, sampler="ddpm", steps=50, eta=0.0,
     if sampler not in ("ddpm", "ddim"):
         raise ValueError(f"sampler is {sampler!r}; expected ddpm or ddim")
     s, config = diffusion.make_schedule(), model.config
-    total = math.ceil(count / BATCH) * (s.T if sampler == "ddpm" else steps)
+    batch = BATCH if state.xp is np else ON_GPU
+    total = math.ceil(count / batch) * (s.T if sampler == "ddpm" else steps)
     number, images = 0, []
-    for start in range(0, count, BATCH):
-        rng, stop = generator(seed, "sample", start), min(count, start + BATCH)
+    for start in range(0, count, batch):
+        rng, stop = generator(seed, "sample", start), min(count, start + batch)
         shape = (stop - start, config.image_size, config.image_size, config.image_channels)
         xT = rng.standard_normal(shape, dtype=np.float32)
         p = reverse_process(model, s, diffusion.prediction, diffusion.variance,

@@ -49,6 +49,8 @@ def activate():
 # ---- Adam and the moving average: five buffers, read and written once ----
 
 def adam_ema(values, grads, m, v, ema, step, lr, beta1, beta2, eps, grad_scale, ema_decay):
+    if not math.isfinite(grad_scale):
+        return
     real = values.dtype.type
     rate, correction = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
     _adam_ema(values, grads, m, v, ema, *map(real, (rate, correction, 1 - beta1, 1 - beta2, eps, grad_scale, 1 - ema_decay)))

@@ -1,5 +1,7 @@
 """One step of Adam (Kingma and Ba 2015) and of the exponential moving average, in one pass over flat buffers."""
 
+import math
+
 from tinyddpm.backend import array_module
 
 
@@ -8,8 +10,10 @@ def adam_ema(values, grads, m, v, ema, step, lr, beta1, beta2, eps, grad_scale, 
 
     values, grads, m, v, ema (P,): parameters, gradients, Adam's two moments, averaged parameters
     step: 1 for the first update; it corrects the moments' start at zero
-    grad_scale: the factor of norm clipping, applied to every gradient
+    grad_scale: the factor of norm clipping, applied to every gradient; one that is not finite changes nothing
     """
+    if not math.isfinite(grad_scale):
+        return
     g = grads * grad_scale
     m += (1 - beta1) * (g - m)
     v += (1 - beta2) * (g * g - v)

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from tinyddpm import interop, safetensors
-from tinyddpm.backend import from_numpy, to_numpy
+from tinyddpm.backend import from_numpy, state, to_numpy
 from tinyddpm.diffusion.config import DiffusionConfig
 from tinyddpm.nn import UNet
 from tinyddpm.presets import Preset
+from tinyddpm.training.optimizer import LossScale
 from tinyddpm.training.trainer import Trainer
 
 FORMAT = "tinyddpm checkpoint 1"
@@ -22,7 +23,9 @@ def save_checkpoint(path, trainer):
     """Write the trainer's state to path; an older file there stays whole until the new one is complete."""
     metadata = {"format": FORMAT, "preset": trainer.preset.to_json(), "steps_done": json.dumps(trainer.steps_done),
                 "seconds": json.dumps(trainer.seconds)}
-    tensors = {f"{part}/{name}": view for part, flat in _buffers(trainer).items()
+    if trainer.loss_scale:
+        metadata["loss_scale"] = json.dumps([float(trainer.loss_scale.scale), float(trainer.loss_scale.good)])
+    tensors = {f"{part}/{name}": view for part, flat in buffers(trainer).items()
                for name, view in trainer.model.views(to_numpy(flat)).items()}
     safetensors.write(path, tensors, metadata)
 
@@ -35,10 +38,23 @@ def load_checkpoint(path):
     tensors, metadata = safetensors.read(path)
     _require_format(path, metadata)
     trainer = Trainer(Preset.from_json(metadata["preset"]))
-    for part, flat in _buffers(trainer).items():
+    for part, flat in buffers(trainer).items():
         _fill(path, trainer.model, flat, tensors, part)
     trainer.steps_done, trainer.seconds = json.loads(metadata["steps_done"]), json.loads(metadata["seconds"])
+    if trainer.loss_scale and "loss_scale" in metadata:
+        trainer.loss_scale = LossScale(state.xp, *json.loads(metadata["loss_scale"]))
     return trainer
+
+
+def same_state(trainer):
+    """Give every rank of the trainer's group the state of rank 0: the other ranks need no checkpoint."""
+    numbers = np.array([trainer.steps_done, trainer.seconds])
+    for a in (*buffers(trainer).values(), numbers):
+        trainer.group.broadcast(a)
+    trainer.steps_done, trainer.seconds = int(numbers[0]), float(numbers[1])
+    if trainer.loss_scale:
+        trainer.group.broadcast(trainer.loss_scale.scale)
+        trainer.group.broadcast(trainer.loss_scale.good)
 
 
 def load_model(path):
@@ -67,7 +83,7 @@ def _published(path):
     return model, Preset("published", dataset, model.config, DiffusionConfig(**learned))
 
 
-def _buffers(trainer):
+def buffers(trainer):
     """The flat buffers that make up the state: name -> buffer."""
     optimizer = trainer.optimizer
     return {"model": trainer.model.flat_values, "ema": optimizer.ema, "adam_m": optimizer.m, "adam_v": optimizer.v}

@@ -1,14 +1,17 @@
 """A whole run: steps, a live line, metrics, sample grids, checkpoints; it can be stopped anywhere and goes on later."""
 
 import csv
+import math
 import signal
 import time
 from collections import deque
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from tinyddpm import plots
+from tinyddpm.backend import state
 from tinyddpm.diffusion import sample
 from tinyddpm.progress import Progress, duration
 from tinyddpm.training.checkpoint import save_checkpoint
@@ -16,6 +19,7 @@ from tinyddpm.training.checkpoint import save_checkpoint
 COLUMNS = ("step", "loss", "grad_norm", "lr", "seconds")
 GRID = 36               # images in a sample grid
 GRID_STEPS = 50         # of DDIM, for the grids on the way
+AHEAD = 20              # steps that a GPU is given before the host waits for their losses
 
 
 def run_folder(out, dataset, resume):
@@ -43,60 +47,84 @@ def run_folder(out, dataset, resume):
 def fit(trainer, dataset, folder):
     """Train to the end of the configured run. Returns False if it was stopped by Ctrl-C or SIGTERM, after saving.
 
-    folder receives checkpoint.safetensors, metrics.csv (a row a step) and samples_STEP.png.
-    Raises ValueError if the loss is no longer finite, OSError if a file cannot be written; the last
-    checkpoint stays in both cases.
+    folder receives checkpoint.safetensors, metrics.csv (a row a step) and samples_STEP.png, all from rank 0 of a group.
+    Raises ValueError if the loss is no longer finite, or another rank is gone, OSError if a file cannot be written; the
+    last checkpoint stays in all cases.
     """
-    c, path = trainer.preset.training, folder / "checkpoint.safetensors"
-    mean, started, progress = None, trainer.steps_done, Progress()
-    clock, batches = deque([time.perf_counter()], maxlen=50), dataset.batches(started, c.batch_size, c.seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    if started == 0:
-        save_checkpoint(path, trainer)
-    with Interrupt() as interrupt, open_metrics(folder / "metrics.csv", started) as file:
-        metrics = csv.writer(file)
-        while trainer.progress < 1 and not interrupt.requested:
+    c, path, group = trainer.preset.training, folder / "checkpoint.safetensors", trainer.group
+    if c.batch_size % group.size:
+        raise ValueError(f"batch_size is {c.batch_size}; expected a multiple of the {group.size} ranks that share a batch")
+    ahead, leads = 1 if state.xp is np else AHEAD, group.rank == 0
+    if state.xp is not np:
+        dataset.to_device()
+    each = c.batch_size // group.size
+    batches = dataset.batches(trainer.steps_done, c.batch_size, c.seed, slice(group.rank * each, (group.rank + 1) * each))
+    mean, started, stop, progress = None, trainer.steps_done, False, Progress()
+    clock, rates = deque([(started, time.perf_counter())], maxlen=50), []
+    if leads:
+        folder.mkdir(parents=True, exist_ok=True)
+        if started == 0:
+            save_checkpoint(path, trainer)
+    with Interrupt() as interrupt, open_metrics(folder / "metrics.csv", started) if leads else nullcontext() as file:
+        while trainer.progress < 1 and not stop:
             try:
                 images, labels = next(batches)
             except ValueError:                      # an image that cannot be read costs no step
-                save_checkpoint(path, trainer)
+                if leads:
+                    save_checkpoint(path, trainer)
                 raise
-            rate = trainer.optimizer.learning_rate(trainer.steps_done + 1, trainer.progress)
+            rates.append(trainer.optimizer.learning_rate(trainer.steps_done + 1, trainer.progress))
             try:
-                loss = trainer.step(images, labels)
+                trainer.begin(images, labels)
+                step = trainer.steps_done
+                draws, saves = c.sample_every and step % c.sample_every == 0, step % c.save_every == 0
+                if not (draws or saves or step % ahead == 0 or step == c.steps):
+                    continue
+                before = trainer.seconds
+                results, stop = trainer.results(interrupt.requested, clock[-1][1])
             except ValueError as error:
                 raise ValueError(f"{error}; the last checkpoint stays in {path}") from None
-            clock.append(time.perf_counter())
-            trainer.seconds += clock[-1] - clock[-2]
-            step = trainer.steps_done
-            metrics.writerow((step, f"{loss:.7g}", f"{trainer.grad_norm:.5g}", f"{rate:.5g}", f"{trainer.seconds:.3f}"))
+            clock.append((step, time.perf_counter()))
+            if leads:
+                seconds = np.linspace(before, trainer.seconds, len(results) + 1)[1:]
+                csv.writer(file).writerows((r.step, f"{r.loss:.7g}", f"{r.grad_norm:.5g}", f"{rate:.5g}", f"{after:.3f}")
+                                           for r, rate, after in zip(results, rates, seconds))
+            rates.clear()
 
-            mean = loss if mean is None else mean + (loss - mean) / min(100, step - started)
-            if step == started + 1:                         # the compilation says nothing about the speed
+            for r in results:
+                if math.isfinite(r.loss):
+                    mean = r.loss if mean is None else mean + (r.loss - mean) / min(100, r.step - started)
+            if len(clock) == 2 and clock[0][0] == started:      # the compilation says nothing about the speed
                 clock.popleft()
-            else:
-                speed = (len(clock) - 1) / (clock[-1] - clock[0])
+            elif leads:
+                speed = (clock[-1][0] - clock[0][0]) / (clock[-1][1] - clock[0][1])
                 left = 60 * c.minutes - trainer.seconds if c.minutes else (c.steps - step) / speed
-                progress.show(f"step {step:,}  loss {loss:.4f}  mean {mean:.4f}  {speed * c.batch_size:,.0f} images/s  "
-                              f"{duration(max(0, left))} left")
-            if c.sample_every and step % c.sample_every == 0:
+                skipped = f"  {trainer.skipped} skipped" if trainer.skipped else ""
+                progress.show(f"step {step:,}  loss {r.loss:.4f}  mean {mean or math.nan:.4f}  {speed * c.batch_size:,.0f} images/s  "
+                              f"{duration(max(0, left))} left{skipped}")
+            if leads and draws:
                 with trainer.averaged() as model:
                     images = sample.generate(model, trainer.preset.diffusion, GRID, seed=c.seed, sampler="ddim",
                                              steps=min(GRID_STEPS, trainer.schedule.T))
                 plots.save_png(folder / f"samples_{step:06}.png", plots.grid(plots.to_uint8(images)))
-            if step % c.save_every == 0:
+            if leads and saves:
                 file.flush()
                 save_checkpoint(path, trainer)
         batches.close()
-        file.flush()
-        save_checkpoint(path, trainer)
-    progress.show(f"step {trainer.steps_done:,}  mean loss {mean or float('nan'):.4f}  after {duration(trainer.seconds)}", True)
-    progress.close()
-    return not interrupt.requested
+        if leads:
+            file.flush()
+            save_checkpoint(path, trainer)
+    if leads:
+        progress.show(f"step {trainer.steps_done:,}  mean loss {mean or math.nan:.4f}  after {duration(trainer.seconds)}", True)
+        progress.close()
+    group.close()
+    return not stop
 
 
 def draw(trainer, folder, count):
-    """The pictures at the end of a run: samples.png, denoising.gif, loss.png. `count` samples by Algorithm 2."""
+    """The pictures at the end of a run, by rank 0: samples.png, denoising.gif, loss.png. `count` samples by Algorithm 2."""
+    if trainer.group.rank:
+        return
     metrics, preset = read_metrics(folder / "metrics.csv"), trainer.preset
     if len(metrics["step"]):
         plots.loss_curve(folder / "loss.png", metrics["step"], metrics["loss"], preset.diffusion.loss)

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from tinyddpm.backend import array_module, ops
 
 
@@ -20,15 +22,41 @@ class Adam:
         falling = c.lr_final + (c.lr - c.lr_final) * (1 + math.cos(math.pi * min(progress, 1))) / 2
         return falling * min(1, step / max(c.warmup, 1))
 
-    def update(self, step, progress):
-        """Clip the gradients, update parameters and average. Returns the gradients' norm; ValueError if not finite."""
+    def update(self, step, progress, loss=0.0, loss_scale=1.0):
+        """Clip the gradients, update parameters and average: nothing of it where the loss or the gradient is not finite.
+
+        loss_scale: the factor by which the gradients are too large
+        Returns the norm of the gradients before clipping. On a GPU it is an array that the host has not waited for.
+        """
         c, model = self.config, self.model
-        norm = math.sqrt(float(model.flat_grads @ model.flat_grads))
-        if not math.isfinite(norm):
-            raise ValueError(f"the gradient is not finite ({norm}) at step {step}")
-        scale = min(1, c.clip_norm / (norm + 1e-12))
+        xp = array_module(model.flat_values)
+        norm = xp.sqrt((model.flat_grads @ model.flat_grads).astype(np.float64)) / loss_scale
+        finite = xp.isfinite(norm) & xp.isfinite(loss)
+        scale = xp.where(finite, xp.minimum(1, c.clip_norm / (norm + 1e-12)) / loss_scale, np.nan).astype(model.flat_values.dtype)
         # The average reaches back over the last ninth of a young run, so that it forgets the start.
         decay = min(c.ema_decay, step / (step + 9))
         ops.adam_ema(model.flat_values, model.flat_grads, self.m, self.v, self.ema, step,
                      self.learning_rate(step, progress), c.adam_beta1, c.adam_beta2, c.adam_eps, scale, decay)
         return norm
+
+
+GROW_AFTER = 2000       # steps without an overflow
+
+
+class LossScale:
+    """The factor that lifts gradients above float16's smallest numbers (Micikevicius et al. 2018).
+
+    It halves when a gradient overflows, in which case that step is left out, and doubles after many that did not.
+    All of it stays on the device.
+    """
+
+    def __init__(self, xp, scale=2.0**16, good=0):
+        self.scale, self.good = xp.asarray(scale, np.float32), xp.asarray(good, np.float32)
+
+    def update(self, norm):
+        """norm: the gradients', not finite where they overflowed"""
+        xp = array_module(self.scale)
+        finite, good = xp.isfinite(norm), self.good + 1
+        grown = xp.where(good >= GROW_AFTER, 2 * self.scale, self.scale)
+        self.scale = xp.where(finite, grown, self.scale / 2).astype(np.float32)
+        self.good = xp.where(finite & (good < GROW_AFTER), good, 0).astype(np.float32)

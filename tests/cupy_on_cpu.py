@@ -1,0 +1,252 @@
+"""A stand-in for CuPy where there is no GPU: arrays by NumPy, gpu.cu compiled as C++, cuBLAS's two calls in float64.
+
+It is stricter than a GPU. Host and device arrays do not mix. A kernel's arguments must have the types of its signature, lie
+in one piece, and be device arrays. New arrays hold NaN, so that what no kernel wrote is seen. And every wait of the host
+for the device is counted. What it cannot show is speed, or what only happens between the threads of a real GPU.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import types
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+COMPILER = shutil.which("g++") or shutil.which("c++")
+waits = []                      # a word for each wait of the host for a result
+
+
+class ndarray(np.ndarray):
+    """A device array: NumPy's, which refuses to be mixed with the host's."""
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
+        if out is not None:
+            kwargs["out"] = tuple(map(on_host, out))
+        result = getattr(ufunc, method)(*map(on_host, inputs), **kwargs)
+        return out[0] if out is not None else on_device(result)
+
+    def __array_function__(self, function, _, args, kwargs):
+        return on_device(function(*on_host(args), **{name: on_host(a) for name, a in kwargs.items()}))
+
+    def _waits(name):
+        def method(self, *args):
+            waits.append(name)
+            return getattr(self.view(np.ndarray), name)(*args)
+        return method
+
+    for _name in ("__float__", "__int__", "__bool__", "__index__", "item", "tolist"):
+        locals()[_name] = _waits(_name)
+
+    def _reduces(name):
+        return lambda self, *args, **kwargs: on_device(getattr(self.view(np.ndarray), name)(*args, **kwargs))
+
+    for _name in ("mean", "var", "sum", "max", "min", "repeat"):
+        locals()[_name] = _reduces(_name)
+
+    def get(self):
+        waits.append("get")
+        return self.view(np.ndarray).copy()
+
+    def __getitem__(self, index):
+        if any(getattr(i, "dtype", None) == bool for i in (index if isinstance(index, tuple) else (index,))):
+            waits.append("a mask")
+        return on_device(super().__getitem__(on_host(index)))
+
+    def __setitem__(self, index, value):
+        self.view(np.ndarray)[on_host(index)] = on_host(value)
+
+    @property
+    def data(self):
+        return types.SimpleNamespace(ptr=self.__array_interface__["data"][0])
+
+
+def on_host(x):
+    """The NumPy arrays behind device arrays; TypeError for a host array among them."""
+    if isinstance(x, (tuple, list)):
+        return type(x)(map(on_host, x))
+    if type(x) is np.ndarray and x.ndim:
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+    return x.view(np.ndarray) if isinstance(x, ndarray) else x
+
+
+def on_device(x):
+    if isinstance(x, (tuple, list)):
+        return type(x)(map(on_device, x))
+    return np.asarray(x).view(ndarray) if isinstance(x, (np.ndarray, np.generic)) else x
+
+
+def empty(shape, dtype=np.float64):
+    a = np.empty(shape, dtype)
+    a.reshape(-1).view(np.uint8)[:] = 0xff                      # NaN in every floating-point type, bfloat16 too
+    return a.view(ndarray)
+
+
+def asarray(x, dtype=None):
+    return np.asarray(x.view(np.ndarray) if isinstance(x, ndarray) else x, dtype).view(ndarray)
+
+
+class Generator:
+    def __init__(self, bits):
+        self.rng = np.random.default_rng(bits)
+
+    def random(self, size, dtype=np.float64):
+        return on_device(self.rng.random(size, dtype))
+
+    def standard_normal(self, size, dtype=np.float64):
+        return on_device(self.rng.standard_normal(size, dtype))
+
+
+# ---- kernels ----
+
+@functools.cache
+def compiled(code, options):
+    """gpu.cu as a library: its kernels' names -> (function, types of the arguments, whether the threads share memory)."""
+    folder = Path(tempfile.gettempdir()) / f"tinyddpm-{hashlib.sha256(f'{code}{options}'.encode()).hexdigest()[:16]}"
+    folder.mkdir(exist_ok=True)
+    source = f'#include "{HERE / "cuda_on_cpu.h"}"\n{code}'
+    expanded = subprocess.run([COMPILER, "-x", "c++", "-E", "-P", *options, "-"], input=source, capture_output=True, text=True, check=True).stdout
+    signatures, calls = {}, ""
+    for name, parameters, body in re.findall(r'extern "C"\s+void (\w+)\(([^)]*)\)(.*?)(?=extern "C"|\Z)', expanded, re.DOTALL):
+        kinds = [re.sub(r"\bconst\b|\s", "", p.strip().rsplit(maxsplit=1)[0]) for p in parameters.split(",")]
+        signatures[name] = kinds
+        values = ", ".join(f"*({kind}*)a[{i}]" for i, kind in enumerate(kinds))
+        calls += (f'static void call_{name}(void** a) {{ {name}({values}); }}\nextern "C" void run_{name}(void** a, int gx, int gy, int bx, '
+                  f'int by) {{ launch(call_{name}, a, gx, gy, bx, by, {int("__syncthreads" in body or "_sum(" in body or "row_reduce" in body)}); }}\n')
+    library = folder / "gpu.so"
+    if not library.exists():
+        part = folder / f"gpu-{id(code)}.so"
+        subprocess.run([COMPILER, "-x", "c++", "-O1", "-shared", "-fPIC", *options, "-o", part, "-"], input=source + calls, text=True, check=True)
+        part.replace(library)
+    return ctypes.CDLL(str(library)), signatures
+
+
+class RawModule:
+    def __init__(self, code, options):
+        self.library, self.signatures = compiled(code, tuple(options))
+        real = np.float64 if "-DREAL=double" in options else np.float32
+        narrow = next(int(o[-1]) for o in options if o.startswith("-DNARROW="))
+        self.types = {"real": real, "operand": (real, np.uint16, np.float16)[narrow], "int": np.int32}
+
+    def get_function(self, name):
+        def start(grid, block, arguments):
+            kinds, slots = self.signatures[name], []
+            assert len(arguments) == len(kinds), f"{name}: {len(arguments)} arguments for {kinds}"
+            for a, kind in zip(arguments, kinds):
+                if kind.endswith("*") and isinstance(a, ndarray):
+                    assert a.dtype == self.types[kind[:-1]] and a.flags.c_contiguous, f"{name}: {a.dtype} for {kind}, or not in one piece"
+                    slots.append(ctypes.c_void_p(a.data.ptr))
+                elif kind.endswith("*"):
+                    assert type(a) is np.uintp and a == 0, f"{name}: {a!r} for {kind}"
+                    slots.append(ctypes.c_void_p(0))
+                else:
+                    assert type(a) is self.types[kind], f"{name}: {a!r} for {kind}"
+                    slots.append(np.ctypeslib.as_ctypes_type(type(a))(a))
+            pointers = (ctypes.c_void_p * len(slots))(*(ctypes.addressof(slot) for slot in slots))
+            (gx, gy), (bx, by) = ((*size, 1)[:2] for size in (grid, block))
+            assert bx * by <= 1024 and gy <= 65535
+            getattr(self.library, f"run_{name}")(pointers, gx, gy, bx, by)
+        return start
+
+
+# ---- cuBLAS, with matrices stored column by column ----
+
+TYPES = {0: np.float32, 1: np.float64, 2: np.float16, 14: np.uint16}
+
+
+def _matrix(address, kind, ld, rows, columns):
+    itemsize = np.dtype(TYPES[kind]).itemsize
+    memory = (ctypes.c_char * (((columns - 1) * ld + rows) * itemsize)).from_address(address)
+    assert ld >= rows
+    return np.lib.stride_tricks.as_strided(np.frombuffer(memory, TYPES[kind]), (rows, columns), (itemsize, ld * itemsize))
+
+
+def _float64(a, compute):
+    if a.dtype == np.uint16:                                    # bfloat16
+        return (a.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    if compute == 77:                                           # TF32: ten bits behind the point
+        a = ((np.ascontiguousarray(a).view(np.uint32) + 0x1000) & 0xffffe000).view(np.float32)
+    return a.astype(np.float64)
+
+
+def gemmEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, compute, algo):
+    assert (Ctype, compute) in ((0, 68), (0, 77), (1, 70)) and Atype == Btype and (Atype == Ctype or Ctype == 0 != compute - 68)  \
+        or (Ctype, compute) == (0, 68) and Atype == Btype, "types that cuBLAS does not have"
+    scalar = ctypes.c_double if compute == 70 else ctypes.c_float
+    alpha, beta = (scalar.from_address(p).value for p in (alpha, beta))
+    a = _float64(_matrix(A, Atype, lda, *((k, m) if transa else (m, k))), compute)
+    b = _float64(_matrix(B, Btype, ldb, *((n, k) if transb else (k, n))), compute)
+    c = _matrix(C, Ctype, ldc, m, n)
+    product = alpha * ((a.T if transa else a) @ (b.T if transb else b))
+    c[...] = product + beta * c if beta else product
+
+
+def gemmStridedBatchedEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, Btype, ldb, strideB, beta, C, Ctype, ldc,
+                         strideC, batch, compute, algo):
+    sizes = [np.dtype(TYPES[kind]).itemsize for kind in (Atype, Btype, Ctype)]
+    for i in range(batch):
+        a, b, c = (start + i * stride * size for start, stride, size in zip((A, B, C), (strideA, strideB, strideC), sizes))
+        gemmEx(handle, transa, transb, m, n, k, alpha, a, Atype, lda, b, Btype, ldb, beta, c, Ctype, ldc, compute, algo)
+
+
+# ---- the modules ----
+
+def _module(name, **content):
+    module = types.ModuleType(name)
+    vars(module).update(content)
+    return module
+
+
+def _numpys(name):
+    function = getattr(np, name)
+    if not callable(function) or isinstance(function, type):
+        return function
+    if name == "add":
+        return types.SimpleNamespace(at=lambda a, index, b: np.add.at(*on_host((a, index, b))))
+    return lambda *args, **kwargs: on_device(function(*on_host(args), **kwargs))
+
+
+def modules():
+    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: 0, getDeviceProperties=lambda i: {"name": b"a CPU, as a stand-in"})
+    device = types.SimpleNamespace(get_cublas_handle=lambda: 0)
+    stream = types.SimpleNamespace(synchronize=lambda: waits.append("synchronize"))
+    cuda = types.SimpleNamespace(runtime=runtime, device=device, get_current_stream=lambda: stream,
+                                 Device=lambda i: types.SimpleNamespace(use=lambda: None))
+    random = types.SimpleNamespace(Generator=Generator, Philox4x3210=lambda seed: seed)
+    cupy = _module("cupy", __version__="on a CPU", __getattr__=_numpys, ndarray=ndarray, empty=empty, asarray=asarray, array=asarray,
+                   empty_like=lambda a: empty(a.shape, a.dtype), RawModule=RawModule, cuda=cuda, random=random)
+    blas = _module("cublas", gemmEx=gemmEx, gemmStridedBatchedEx=gemmStridedBatchedEx)
+    libs = _module("cupy_backends.cuda.libs", cublas=blas)
+    names = {"cupy": cupy, "cupy_backends": _module("cupy_backends"), "cupy_backends.cuda": _module("cupy_backends.cuda"),
+             "cupy_backends.cuda.libs": libs}
+    return names
+
+
+@contextlib.contextmanager
+def installed():
+    """Within the block, `import cupy` finds the stand-in."""
+    import tinyddpm
+    import tinyddpm.kernels
+
+    ours = modules()
+    before = {name: sys.modules.get(name) for name in (*ours, "tinyddpm.kernels.gpu")}
+    sys.modules.pop("tinyddpm.kernels.gpu", None)
+    sys.modules.update(ours)
+    waits.clear()
+    try:
+        yield
+    finally:
+        tinyddpm.use("numpy")
+        for name, module in before.items():
+            sys.modules.pop(name, None)
+            if module is not None:
+                sys.modules[name] = module
+        if hasattr(tinyddpm.kernels, "gpu"):
+            del tinyddpm.kernels.gpu
