@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <csetjmp>
 #include <cstring>
 #include <ucontext.h>
 
@@ -36,37 +37,45 @@ static inline float of_half_bits(unsigned short h)
 }
 
 static const int STACK = 1 << 14;
-static ucontext_t scheduler, coroutine[1024];
 static char stacks[1024][STACK];
-static bool done[1024];
+static jmp_buf scheduler, coroutine[1024];
+static bool started[1024], done[1024];
 static int current, apart;                  // apart: 1 where the threads are coroutines
 static void (*body)(void**);
 static void** arguments;
 
+static void pause() { if (!_setjmp(coroutine[current])) _longjmp(scheduler, 1); }
+
 static void __syncthreads()
 {
     if (!apart) { fprintf(stderr, "__syncthreads in a kernel without shared memory\n"); abort(); }
-    swapcontext(&coroutine[current], &scheduler);
+    pause();
 }
 
-static void run_thread() { body(arguments); done[current] = true; }
+static void live() { for (;;) { body(arguments); done[current] = true; pause(); } }
 
-static void turn(int i) { current = i; threadIdx.x = i % blockDim.x; threadIdx.y = i / blockDim.x; }
+static void resume(int i)
+{
+    current = i, threadIdx.x = i % blockDim.x, threadIdx.y = i / blockDim.x;
+    if (!apart) { body(arguments); done[i] = true; return; }
+    if (_setjmp(scheduler)) return;
+    if (started[i]) _longjmp(coroutine[i], 1);
+    ucontext_t first;
+    getcontext(&first);
+    first.uc_stack.ss_sp = stacks[i], first.uc_stack.ss_size = STACK, first.uc_link = 0;
+    makecontext(&first, live, 0);
+    started[i] = true;
+    setcontext(&first);
+}
 
 static void launch(void (*kernel)(void**), void** given, int gx, int gy, int bx, int by, int shared)
 {
     body = kernel, arguments = given, apart = shared, blockDim.x = bx, blockDim.y = by;
     for (blockIdx.y = 0; blockIdx.y < gy; blockIdx.y++) for (blockIdx.x = 0; blockIdx.x < gx; blockIdx.x++) {
-        if (!apart) { for (int i = 0; i < bx * by; i++) { turn(i); body(arguments); } continue; }
-        for (int i = 0; i < bx * by; i++) {
-            done[i] = false;
-            getcontext(&coroutine[i]);
-            coroutine[i].uc_stack.ss_sp = stacks[i], coroutine[i].uc_stack.ss_size = STACK, coroutine[i].uc_link = &scheduler;
-            makecontext(&coroutine[i], run_thread, 0);
-        }
+        for (int i = 0; i < bx * by; i++) done[i] = false;
         for (bool left = true; left;) {
             left = false;
-            for (int i = 0; i < bx * by; i++) if (!done[i]) { turn(i); swapcontext(&scheduler, &coroutine[i]); left |= !done[i]; }
+            for (int i = 0; i < bx * by; i++) if (!done[i]) { resume(i); left |= !done[i]; }
         }
     }
 }

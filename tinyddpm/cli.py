@@ -160,6 +160,8 @@ def prepare(args, preset, quick):
         trainer.preset = preset = resumed(trainer.preset, given)
     dataset = data.load(preset.dataset, preset.model, "train", args.data_dir)
     trainer = trainer or Trainer(preset)
+    if preset.training.batch_size % args.world_size:
+        raise ValueError(f"--batch-size is {preset.training.batch_size}; expected a multiple of the {args.world_size} ranks that share a batch")
     trainer.group = parallel.join(args.world_size, 0, args.host, args.port, tinyddpm.__version__)
     parallel.share(trainer.group, preset.to_json())
     same_state(trainer)

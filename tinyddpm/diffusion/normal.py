@@ -39,7 +39,7 @@ def erfcx(z):
     """exp(z^2) erfc(z) for z >= 0: with u = 2 / (2 + z), it is u exp(P(u)), P a Chebyshev series."""
     xp = array_module(z)
     u = 2 / (2 + z)
-    return u * xp.exp(chebval(2 * u - 1, _coefficients()))
+    return u * xp.exp(chebval(2 * u - 1, _coefficients(), tensor=False))
 
 
 @cache

@@ -280,7 +280,7 @@ def attention(q, k, v, heads=1):
     y, logits, p = cupy.empty((N, L, C), dtype), cupy.empty((heads, N, L, L), dtype), cupy.empty((heads, N, L, L), q.dtype)
     for h, (qh, kh) in enumerate(zip(_heads(q, heads), _heads(k, heads))):
         multiply(qh, kh, logits[h], transpose_b=True)
-    launch("softmax", dtype, (heads * N * L,), (128,), logits, p, L, scale)
+    launch("softmax", dtype, (heads * N * L,), (32,), logits, p, L, scale)
     for ph, vh, yh in zip(p, _heads(v, heads), _heads(y, heads)):
         multiply(ph, vh, yh)
     return y, (q, k, v, p, scale)
@@ -295,7 +295,7 @@ def attention_backward(dy, cache):
     for h, (dyh, vh, dvh) in enumerate(zip(_heads(dy, heads), _heads(v, heads), _heads(dv, heads))):
         multiply(dyh, vh, dp[h], transpose_b=True)
         multiply(p[h], dyh, dvh, transpose_a=True)
-    launch("softmax_backward", dtype, (heads * N * L,), (128,), dp, p, dlogits, L, scale)
+    launch("softmax_backward", dtype, (heads * N * L,), (32,), dp, p, dlogits, L, scale)
     for dl, qh, kh, dqh, dkh in zip(dlogits, *(_heads(z, heads) for z in (q, k, dq, dk))):
         multiply(dl, kh, dqh)
         multiply(dl, qh, dkh, transpose_a=True)

@@ -52,8 +52,6 @@ def fit(trainer, dataset, folder):
     last checkpoint stays in all cases.
     """
     c, path, group = trainer.preset.training, folder / "checkpoint.safetensors", trainer.group
-    if c.batch_size % group.size:
-        raise ValueError(f"batch_size is {c.batch_size}; expected a multiple of the {group.size} ranks that share a batch")
     ahead, leads = 1 if state.xp is np else AHEAD, group.rank == 0
     if state.xp is not np:
         dataset.to_device()

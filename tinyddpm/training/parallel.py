@@ -19,6 +19,7 @@ from tinyddpm.backend import state, to_numpy
 
 CONNECT_SECONDS = 120               # for which a rank looks for rank 0, and rank 0 waits for all others
 LONGEST_TEXT = 1_000_000
+UNIQUE_ID = 128                     # numbers in NCCL's name for a group
 
 
 class Alone:
@@ -117,9 +118,10 @@ class GpuGroup(Group):
         if not nccl.available:
             raise ValueError("several GPUs need NCCL: pip install nvidia-nccl-cu12 (or nvidia-nccl-cu13)")
         self.nccl = nccl
-        identity = np.array(nccl.get_unique_id() if rank == 0 else (0,) * nccl.NCCL_UNIQUE_ID_BYTES, np.int64)
+        identity = np.array(list(nccl.get_unique_id()) if rank == 0 else [0] * UNIQUE_ID)
         super().broadcast(identity)
-        self.communicator = nccl.NcclCommunicator(size, tuple(int(n) for n in identity), rank)
+        kind = bytes if int(state.xp.__version__.split(".")[0]) >= 14 else tuple
+        self.communicator = nccl.NcclCommunicator(size, kind(identity.tolist()), rank)
         self.closing = False
         for other, link in self.links.items():
             threading.Thread(target=self._watch, args=(other, link), daemon=True).start()
@@ -128,13 +130,13 @@ class GpuGroup(Group):
         on_gpu = state.xp.asarray(a)
         self.communicator.allReduce(on_gpu.data.ptr, on_gpu.data.ptr, on_gpu.size, self._type(a), self.nccl.NCCL_SUM, self._stream())
         on_gpu /= self.size
-        if on_gpu is not a:
+        if not hasattr(a, "get"):
             a[...] = to_numpy(on_gpu)
 
     def broadcast(self, a):
         on_gpu = state.xp.asarray(a)
         self.communicator.bcast(on_gpu.data.ptr, on_gpu.size, self._type(a), 0, self._stream())
-        if on_gpu is not a:
+        if not hasattr(a, "get"):
             a[...] = to_numpy(on_gpu)
 
     def close(self):

@@ -1,0 +1,300 @@
+"""The GPU backend: its kernels' source, its precisions, and steps that wait for nothing. Without a GPU, see cupy_on_cpu.py."""
+
+import ctypes
+import glob
+import math
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_kernels import CASES, twin_beside_readable
+
+import tinyddpm
+from tinyddpm import data, presets
+from tinyddpm.backend import from_numpy, ops, state, to_numpy
+from tinyddpm.nn import UNet, UNetConfig
+from tinyddpm.training import Trainer, load_checkpoint, save_checkpoint
+from tinyddpm.training.fit import fit, read_metrics
+from tinyddpm.training.optimizer import GROW_AFTER, LossScale
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "tinyddpm" / "kernels" / "gpu.cu"
+VARIANTS = [("float", 0), ("double", 0), ("float", 1), ("float", 2)]
+PRECISIONS = {"fp32": 1e-5, "tf32": 2e-3, "bf16": 2e-2, "fp16": 2e-3}       # of the largest value
+SMALL = [case for case in CASES if math.prod(case[1][0]) < 100_000]
+
+
+# ---- the source ----
+
+def nvrtc():
+    """NVIDIA's run-time compiler, from the system, CuPy's or NVIDIA's packages, or None."""
+    places = [p for folder in sys.path for p in glob.glob(os.path.join(folder, "nvidia", "*", "lib", "libnvrtc.so*"))]
+    for name in (*places, "libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"):
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            pass
+    return None
+
+
+def compile_for(source, options, arch, folder):
+    """What the compiler says against it, by NVRTC or nvcc; "" for nothing. Skips the test where there is neither."""
+    options = [*options, f"-arch=sm_{arch}"]
+    if library := nvrtc():
+        program, size = ctypes.c_void_p(), ctypes.c_size_t()
+        library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"gpu.cu", 0, None, None)
+        if not library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*(o.encode() for o in options))):
+            return ""
+        library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        library.nvrtcGetProgramLog(program, log)
+        return log.value.decode()
+    if nvcc := shutil.which("nvcc"):
+        (folder / "gpu.cu").write_text(source)
+        done = subprocess.run([nvcc, *options, "-cubin", "-o", folder / "gpu.cubin", folder / "gpu.cu"], capture_output=True, text=True)
+        return done.stderr if done.returncode else ""
+    pytest.skip("neither NVRTC nor nvcc is here")
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("real, narrow", VARIANTS)
+def test_the_source_compiles(real, narrow, arch, tmp_path):
+    assert compile_for(SOURCE.read_text(), ["--std=c++17", f"-DREAL={real}", f"-DNARROW={narrow}"], arch, tmp_path) == ""
+
+
+def test_a_mistake_in_the_source_is_seen(tmp_path):
+    assert "narow" in compile_for(SOURCE.read_text().replace("= narrow(x[i])", "= narow(x[i])"), ["-DREAL=float", "-DNARROW=1"], 90, tmp_path)
+
+
+# ---- precisions ----
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name, shapes, settings", SMALL, ids=[f"{n}-{s[0]}-{a}" for n, s, a in SMALL])
+def test_twins_in_every_precision(gpu, precision, name, shapes, settings):
+    """Against the readable operation in float64."""
+    for i, (expected, got) in enumerate(twin_beside_readable("cupy", precision, name, shapes, settings, np.float32)):
+        error = np.abs(expected - to_numpy(got)).max() / np.abs(expected).max()
+        assert error <= PRECISIONS[precision], f"{name}, result {i}: {error:.1e}"
+
+
+@pytest.mark.parametrize("precision, least", [("tf32", 1e-5), ("bf16", 1e-4), ("fp16", 1e-5)])
+def test_a_precision_is_what_it_says(gpu, precision, least):
+    """A product of numbers with many digits is as coarse as it should be: the narrow path is taken."""
+    [(expected, got), *_] = twin_beside_readable("cupy", precision, "linear", [(7, 9), (9, 5), (5,)], (), np.float32)
+    assert np.abs(expected - to_numpy(got)).max() / np.abs(expected).max() > least
+
+
+MUTANTS = [("conv2d", "top, left, size); }", "left, top, size); }"), ("conv2d", "y % div == 0 && ", ""), ("conv2d", "mul * column", "column"),
+           ("conv2d", "y >= 0 && x >= 0", "y > 0 && x >= 0"), ("conv2d_add", "i / (pixels * K) * K + k", "i"), ("conv2d_add", "b[k] +", ""),
+           ("linear", "r += 8", "r += 16"), ("group_norm", "- m;\n        sum += centred", ";\n        sum += centred"),
+           ("group_norm_silu", "z * sigmoid(z) : z", "sigmoid(z) : z"), ("group_norm_silu", "(1 + z * (1 - s))", "(1 + z * s)"),
+           ("group_norm", "- mean_dn -", "-"), ("group_norm", "sum_normal += dz * normal", "sum_normal += dz"),
+           ("attention", "- sum) * scale", "- sum)"), ("attention", "exp(logits[j] * scale - largest) / sum", "exp(logits[j] * scale - largest)"),
+           ("upsample", "column / 2) * C", "column) * C"), ("upsample", "+ corner[C] ", "")]
+
+
+@pytest.mark.parametrize("name, right, wrong", MUTANTS)
+def test_a_wrong_kernel_is_found(gpu, name, right, wrong, monkeypatch):
+    """Each of these changes makes some twin differ, over the shapes of the tests above."""
+    from tinyddpm.kernels import gpu as twins
+
+    source = SOURCE.read_text()
+    assert right in source
+    monkeypatch.setattr(Path, "read_text", lambda self: source.replace(right, wrong))
+    twins.kernels.cache_clear()
+    worst = 0
+    try:
+        for case in SMALL:
+            if case[0] == name:
+                for expected, got in twin_beside_readable("cupy", "fp32", *case, np.float32):
+                    error = np.abs(expected - to_numpy(got)).max() / np.abs(expected).max()
+                    worst = max(worst, error if error == error else 1)
+    finally:
+        twins.kernels.cache_clear()
+    assert worst > 1e-3
+
+
+def test_a_convolution_in_parts(gpu, monkeypatch):
+    """Gathered rows that do not fit in the buffer: the images are taken some at a time."""
+    tinyddpm.use("cupy")
+    from tinyddpm.kernels import gpu as twins
+
+    monkeypatch.setattr(twins, "ROWS_BYTES", 2 * 5 * 6 * 9 * 8 * 4)
+    for expected, got in twin_beside_readable("cupy", "fp32", "conv2d", [(5, 5, 6, 8), (3, 3, 8, 4), (4,)], (), np.float32):
+        assert np.abs(expected - to_numpy(got)).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_only_a_gpu_has_precisions():
+    for backend in ("numpy", "numba"):
+        with pytest.raises(ValueError, match="bf16 needs a GPU"):
+            tinyddpm.use(backend, precision="bf16")
+    with pytest.raises(ValueError, match="fp32, tf32, bf16, fp16"):
+        tinyddpm.use("numpy", precision="fp8")
+
+
+# ---- a network, and its training ----
+
+TINY = UNetConfig(image_size=8, image_channels=1, base_channels=16, channel_multipliers=(1, 2), blocks_per_level=1,
+                  attention_resolutions=(4,), groups=4, dropout=0.2, num_classes=3)
+PRESET = presets.get("mnist").override(batch_size=4, warmup=3, lr=1e-3, flip=True, save_every=50, sample_every=0, T=20, steps=24,
+                                       schedule="linear", prediction="eps")
+PRESET = presets.Preset("tiny", "digits", TINY, PRESET.diffusion, PRESET.training)
+RNG = np.random.default_rng(0)
+IMAGES, LABELS = RNG.integers(0, 256, (18, 8, 8, 1)).astype(np.uint8), RNG.integers(0, 3, 18)
+
+
+def dataset():
+    return data.Dataset(IMAGES.copy(), LABELS)
+
+
+@pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-4), ("bf16", 5e-2)])
+def test_a_network_equals_the_readable_one(gpu, precision, tolerance):
+    x = np.random.default_rng(0).standard_normal((3, 8, 8, 1)).astype(np.float32)
+    found = []
+    for backend, p in (("numpy", "fp32"), ("cupy", precision)):
+        tinyddpm.use(backend, precision=p)
+        model = UNet(UNetConfig(**{**vars(TINY), "dropout": 0.0}))
+        model.flat_values[...] = from_numpy((np.random.default_rng(1).standard_normal(model.flat_values.size) * 0.1).astype(np.float32))
+        y = model.forward(from_numpy(x), np.array([1, 50, 1000]), np.array([0, 1, 3]))
+        found.append([to_numpy(a) for a in (y, model.backward(y * 0 + 1), model.flat_grads)])
+    for expected, got in zip(*found):
+        assert np.abs(expected - got).max() <= tolerance * np.abs(expected).max()
+
+
+def test_a_step_waits_for_nothing(gpu):
+    """Data, labels, flips, noise, dropout, clipping and update: all without a result on the host, until it is asked for."""
+    if gpu is None:
+        pytest.skip("waits are counted by the stand-in")
+    for precision in ("bf16", "fp16"):
+        tinyddpm.use("cupy", precision=precision)
+        trainer, images = Trainer(PRESET), dataset()
+        images.to_device()
+        batches = images.batches(0, 4, seed=0)
+        gpu.clear()
+        for _ in range(3):
+            trainer.begin(*next(batches))
+        assert gpu == []
+        results, _ = trainer.results()
+        assert len(results) == 3 and len(gpu) >= 6
+
+
+def losses(precision, steps, **changes):
+    tinyddpm.use("cupy", precision=precision)
+    trainer, images = Trainer(PRESET.override(**changes)), dataset()
+    return trainer, [trainer.step(*images.batch(k, 4, 0)) for k in range(steps)]
+
+
+def test_precisions_train_alike(gpu):
+    _, exact = losses("fp32", 40)
+    for precision in ("bf16", "fp16"):
+        _, coarse = losses(precision, 40)
+        assert coarse != exact
+        np.testing.assert_allclose(np.convolve(coarse, np.ones(20) / 20, "valid"), np.convolve(exact, np.ones(20) / 20, "valid"), rtol=0.02)
+
+
+def test_the_loss_scale_halves_and_doubles():
+    scale = LossScale(np)
+    for norm, expected in ((np.inf, 2**15), (np.nan, 2**14), (1.0, 2**14)):
+        scale.update(np.float64(norm))
+        assert scale.scale == expected
+    for _ in range(GROW_AFTER - 2):
+        scale.update(np.float64(1))
+    assert scale.scale == 2**14
+    scale.update(np.float64(1))
+    assert scale.scale == 2**15 and scale.good == 0
+
+
+def test_an_overflow_in_fp16_is_left_out_counted_and_survived(gpu, tmp_path):
+    tinyddpm.use("cupy", precision="fp16")
+    trainer, images = Trainer(PRESET), dataset()
+    trainer.loss_scale.scale = from_numpy(np.float32(2.0**26))
+    before = to_numpy(trainer.model.flat_values).copy()
+    trainer.step(*images.batch(0, 4, 0))
+    assert trainer.skipped == 1 and trainer.steps_done == 1
+    np.testing.assert_array_equal(to_numpy(trainer.model.flat_values), before)
+    while trainer.skipped == trainer.steps_done:
+        trainer.step(*images.batch(trainer.steps_done, 4, 0))
+    assert float(trainer.loss_scale.scale) == 2.0**(26 - trainer.skipped) < 2**26
+    assert not np.array_equal(to_numpy(trainer.model.flat_values), before)
+    save_checkpoint(tmp_path / "c", trainer)
+    assert float(load_checkpoint(tmp_path / "c").loss_scale.scale) == float(trainer.loss_scale.scale)
+
+
+def test_a_scale_that_cannot_help_ends_the_run(gpu):
+    tinyddpm.use("cupy", precision="fp16")
+    trainer, images = Trainer(PRESET), dataset()
+    trainer.model.flat_values[5] = np.nan
+    with pytest.raises(ValueError, match="choose --precision bf16"):
+        for k in range(40):
+            trainer.step(*images.batch(k, 4, 0))
+
+
+def test_a_loss_that_is_not_finite_is_found_later_and_spoils_nothing(gpu, tmp_path, monkeypatch):
+    """Twenty steps are begun before the host looks: the one that failed is named, and has changed nothing."""
+    tinyddpm.use("cupy", precision="bf16")
+    trainer = Trainer(PRESET)
+    backward = trainer.model.backward
+
+    def poisoned(dy):
+        return backward(dy * np.float32(np.inf if trainer.steps_done == 9 else 1))
+    monkeypatch.setattr(trainer.model, "backward", poisoned)
+    with pytest.raises(ValueError, match="the gradient is not finite.*step 10; the last checkpoint"):
+        fit(trainer, dataset(), tmp_path)
+    assert np.isfinite(to_numpy(trainer.model.flat_values)).all()
+
+
+def test_a_run_stops_and_goes_on(gpu, tmp_path):
+    tinyddpm.use("cupy")
+    whole = Trainer(PRESET)
+    assert fit(whole, dataset(), tmp_path)
+    metrics = read_metrics(tmp_path / "metrics.csv")
+    assert metrics["step"].tolist() == list(range(1, 25)) and np.all(np.diff(metrics["seconds"]) >= 0)
+    part = Trainer(PRESET)
+    for k in range(7):
+        part.step(*dataset().batch(k, 4, 0))
+    save_checkpoint(tmp_path / "c", part)
+    part = load_checkpoint(tmp_path / "c")
+    fit(part, dataset(), tmp_path)
+    np.testing.assert_array_equal(to_numpy(part.model.flat_values), to_numpy(whole.model.flat_values))
+
+
+def test_the_programs_run_on_it(gpu, tmp_path, monkeypatch, capsys):
+    """Training, going on, sampling and bits/dim, as they are typed."""
+    monkeypatch.chdir(tmp_path)
+    flags = ["--backend", "cupy", "--precision", "bf16"]
+    checkpoint = "run/checkpoint.safetensors"
+    for program, *arguments in (["train_mnist.py", "--quick", "--steps", "2", "--batch-size", "4", "--out", "run", "--T", "3", *flags, "--verbose"],
+                                ["train_mnist.py", "--resume", "--steps", "3", "--out", "run", *flags],
+                                ["sample.py", checkpoint, "--count", "1", *flags],
+                                ["evaluate.py", checkpoint, "nll", "--split", "train", "--count", "2", "--times", "2", *flags]):
+        monkeypatch.setattr(sys, "argv", [program, *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / "examples" / program), run_name="__main__")
+        assert stopped.value.code == 0, capsys.readouterr().err
+    assert "matrix products in bf16" in capsys.readouterr().err
+    assert state.precision == "bf16" and load_checkpoint(checkpoint).steps_done == 3
+
+
+def test_the_stand_in_refuses_what_a_gpu_would_spoil():
+    """Host arrays among device arrays, a number or an array of another type than the kernel's, an array with gaps."""
+    import cupy_on_cpu
+
+    if not cupy_on_cpu.COMPILER:
+        pytest.skip("no C++ compiler here")
+    with cupy_on_cpu.installed():
+        tinyddpm.use("cupy")
+        from tinyddpm.kernels.gpu import launch
+        on_device = from_numpy(np.ones((4, 4), np.float32))
+        with pytest.raises(TypeError, match="numpy.ndarray"):
+            on_device + np.ones((4, 4), np.float32)
+        real = np.dtype(np.float32)
+        for wrong in (np.ones(8, np.float32), on_device.astype(np.float64), on_device[:, ::2]):
+            with pytest.raises(AssertionError):
+                launch("operands", real, (1,), (256,), wrong, on_device, 8)
+        with pytest.raises(AssertionError):
+            launch("operands", real, (1,), (256,), on_device, on_device, np.int64(8))

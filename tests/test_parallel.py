@@ -1,0 +1,223 @@
+"""Several processes that share a run, here all on this machine."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cupy_on_cpu
+import numpy as np
+import pytest
+
+import tinyddpm
+from tinyddpm import safetensors
+from tinyddpm.backend import from_numpy, to_numpy
+from tinyddpm.training import parallel
+
+ROOT = Path(__file__).parent.parent
+PROGRAM = ROOT / "examples" / "train_mnist.py"
+FLAGS = ["--backend", "numpy", "--image-size", 28, "--base-channels", 8, "--groups", 4, "--T", 20, "--batch-size", 12, "--warmup", 1,
+         "--lr", "1e-3", "--lr-final", "1e-3", "--sample-every", 0]
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start(folder, port, size, rank, *flags):
+    command = [sys.executable, PROGRAM, *FLAGS, *flags, "--out", "run", "--world-size", size, "--rank", rank, "--port", port]
+    (folder / f"at{rank}").mkdir(exist_ok=True)                    # a folder of its own, as on another machine; rank 0's is at0
+    return subprocess.Popen(list(map(str, command)), cwd=folder / f"at{rank}", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(processes):
+    """(status, output) of each."""
+    found = [(p.communicate(timeout=60)[0], p.returncode) for p in processes]
+    return [(status, output) for output, status in found]
+
+
+def parameters(folder):
+    tensors, metadata = safetensors.read(folder / "at0" / "run" / "checkpoint.safetensors")
+    return np.concatenate([tensors[name].ravel() for name in sorted(tensors)]), json.loads(metadata["steps_done"])
+
+
+GRADIENTS = """
+import sys, numpy as np, tinyddpm
+from tinyddpm import data, presets
+from tinyddpm.nn import UNet
+from tinyddpm.training import Trainer, parallel
+from tinyddpm.training.optimizer import Adam
+size, rank, port, out = *map(int, sys.argv[1:4]), sys.argv[4]
+tinyddpm.use("numpy")
+preset = presets.get("mnist").override(batch_size=6, base_channels=16, groups=4, flip=True, warmup=1, loss="L", prediction="eps", schedule="linear")
+trainer = Trainer(preset, parallel.join(size, rank, "127.0.0.1", port, "test"))
+trainer.model = UNet(preset.model, dtype=np.float64).train()
+trainer.optimizer = Adam(trainer.model, preset.training)
+digits, each, found = data.load("digits", preset.model), 6 // size, []
+for k in range(3):
+    trainer.begin(*digits.batch(k, 6, 0, slice(rank * each, (rank + 1) * each)))
+    found.append(trainer.model.flat_grads.copy())
+results, _ = trainer.results()
+np.savez(out, *found, losses=[r.loss for r in results])
+trainer.group.close()
+"""
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_have_the_gradients_of_one(tmp_path, port, size):
+    """A batch of 6 by one rank, and parts of it by several: gradients of each of three steps, and losses, in float64."""
+    ranks = [(1, 0)] + [(size, rank) for rank in range(size)]
+    processes = [subprocess.Popen([sys.executable, "-c", GRADIENTS, str(n), str(r), str(port), tmp_path / f"{n}-{r}.npz"])
+                 for n, r in ranks]
+    assert [p.wait(60) for p in processes] == [0] * len(ranks)
+    one, *others = (np.load(tmp_path / f"{n}-{r}.npz") for n, r in ranks)
+    for other in others:
+        for name in one:
+            assert np.abs(other[name] - one[name]).max() <= 1e-10 * np.abs(one[name]).max(), name
+            np.testing.assert_array_equal(other[name], others[0][name])         # all ranks have the same bits
+    assert np.abs(one["arr_0"] - one["arr_1"]).max() > 1e-3
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, port):
+    """6 steps by two, the next 6 by three, whose folders hold no checkpoint: as 12 by one."""
+    for size, flags in ((2, ["--steps", 6]), (3, ["--resume", "--steps", 12])):
+        done = finish([start(tmp_path, port, size, rank, *flags) for rank in range(size)])
+        assert [status for status, _ in done] == [0] * size, done
+    (tmp_path / "alone").mkdir()
+    assert finish([start(tmp_path / "alone", port, 1, 0, "--steps", 12)])[0][0] == 0
+    (several, steps), (one, _) = parameters(tmp_path), parameters(tmp_path / "alone")
+    assert steps == 12 and np.abs(several - one).max() <= 1e-4 * np.abs(one).max()
+    files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.glob("at*/**/*") if p.is_file())
+    assert files and all(name.startswith("at0/run/") for name in files)                         # rank 0 alone writes
+    rows = (tmp_path / "at0" / "run" / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == [str(n) for n in range(1, 13)]
+
+
+def wait_for_steps(folder, count=3):
+    metrics, deadline = folder / "at0" / "run" / "metrics.csv", time.monotonic() + 60
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > count):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("dead", [0, 1, 2])
+def test_a_rank_that_dies_stops_the_others(tmp_path, port, dead):
+    processes = [start(tmp_path, port, 3, rank, "--steps", 100_000, "--save-every", 1) for rank in range(3)]
+    wait_for_steps(tmp_path)
+    processes[dead].kill()
+    for rank, (status, output) in enumerate(finish(processes)):
+        if rank == dead:
+            assert status == -9
+        else:
+            # what a rank notices first may be that rank 0, which noticed before it, is gone too
+            assert status == 2 and "is gone" in output.splitlines()[-1] and (rank or f"rank {dead} is gone" in output), output
+    if dead:
+        assert parameters(tmp_path)[1] >= 1                        # the last checkpoint can be read
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_one_rank_that_is_asked_to_stop_stops_all(tmp_path, port, asked):
+    processes = [start(tmp_path, port, 2, rank, "--steps", 100_000) for rank in range(2)]
+    wait_for_steps(tmp_path)
+    processes[asked].send_signal(signal.SIGINT)
+    done = finish(processes)
+    assert [status for status, _ in done] == [130, 130] and "and saved" in done[0][1], done
+    assert parameters(tmp_path)[1] >= 3
+
+
+# ---- what cannot come about ----
+
+def in_thread(function, *arguments):
+    found = []
+
+    def run():
+        try:
+            found.append(function(*arguments))
+        except Exception as error:
+            found.append(error)
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, found
+
+
+def test_who_does_not_fit_is_refused_and_the_others_still_meet(port):
+    """A rank of another size, one that is there already, a stranger: each is told why, and rank 0 goes on waiting."""
+    tinyddpm.use("numpy")
+    thread, found = in_thread(parallel.join, 3, 0, "127.0.0.1", port, "1")
+    with pytest.raises(ValueError, match="refused.*'size': 2"):
+        parallel.join(2, 1, "127.0.0.1", port, "1")
+    with pytest.raises(ValueError, match="refused.*'version': '2'"):
+        parallel.join(3, 1, "127.0.0.1", port, "2")
+    for noise in (b"GET / HTTP/1.1\r\n\r\n", b"\x05\0\0\0\0\0\0\0hello", b"\x02\0\0\0\0\0\0\0[]", b""):
+        with socket.create_connection(("127.0.0.1", port)) as stranger:
+            stranger.sendall(noise)
+    one = in_thread(parallel.join, 3, 1, "127.0.0.1", port, "1")
+    one[0].join(20)
+    with pytest.raises(ValueError, match="refused.*that is there already"):
+        parallel.join(3, 1, "127.0.0.1", port, "1")
+    two = parallel.join(3, 2, "127.0.0.1", port, "1")
+    thread.join(20)
+    groups = [found[0], one[1][0], two]
+    texts = [in_thread(parallel.share, group, text) for group, text in zip(groups, ("β in UTF-8", None, None))]
+    arrays = [np.full((2, 3), 10.0**rank) for rank in range(3)]
+    for thread, _ in texts:
+        thread.join(20)
+    averages = [in_thread(group.average, a) for group, a in zip(groups, arrays)]
+    for thread, _ in averages:
+        thread.join(20)
+    assert [text for _, (text,) in texts] == ["β in UTF-8"] * 3
+    assert all(np.array_equal(a, np.full((2, 3), 37.0)) for a in arrays)
+    for group in groups:
+        group.close()
+
+
+@pytest.mark.skipif(not cupy_on_cpu.COMPILER, reason="no C++ compiler for the stand-in of CuPy")
+def test_gpus_meet_by_tcp_and_speak_nccl(port):
+    """Two threads as two ranks: arrays of the device and of the host, then an end that neither takes for a failure."""
+    with cupy_on_cpu.installed():
+        tinyddpm.use("cupy")
+        cupy_on_cpu.Nccl.barrier = threading.Barrier(2)
+
+        def rank(r):
+            group = parallel.join(2, r, "127.0.0.1", port, "1")
+            device, host = from_numpy(np.full(5, 10.0**r, np.float32)), np.array([float(r), 7.0])
+            text = parallel.share(group, "words" if r == 0 else None)
+            group.average(device)
+            group.average(host)
+            number = from_numpy(np.float32(r))
+            group.broadcast(number)
+            group.close()
+            return text, to_numpy(device).tolist(), host.tolist(), float(number)
+        threads = [in_thread(rank, r) for r in range(2)]
+        for thread, _ in threads:
+            thread.join(30)
+    assert [found for _, found in threads] == [[("words", [5.5] * 5, [0.5, 7.0], 0.0)]] * 2
+
+
+def test_rank_0_that_is_not_there(port, monkeypatch):
+    monkeypatch.setattr(parallel, "CONNECT_SECONDS", 0.3)
+    with pytest.raises(ValueError, match=f"no rank 0 at 127.0.0.1:{port}"):
+        parallel.join(2, 1, "127.0.0.1", port, "1")
+    with pytest.raises(ValueError, match="rank 1 did not come"):
+        parallel.join(2, 0, "127.0.0.1", port, "1")
+
+
+def test_a_port_that_is_taken(port):
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(ValueError, match=f"cannot listen at 127.0.0.1:{port}"):
+        parallel.join(2, 0, "127.0.0.1", port, "1")
+
+
+@pytest.mark.parametrize("flags, message", [(["--rank", "2", "--world-size", "2"], "--rank 2"), (["--rank", "-1"], "--rank -1"),
+                                            (["--world-size", "5", "--batch-size", "12"], "multiple of the 5 ranks")])
+def test_impossible_flags_are_one_line(tmp_path, flags, message):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, PROGRAM, *map(str, FLAGS), "--steps", "2", *flags], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr.splitlines()[-1] and not (tmp_path / "runs").exists()
