@@ -4,6 +4,7 @@
     python examples/benchmark.py --models mnist small cifar10 --sides numpy numba torch --rounds 5
     python examples/benchmark.py --tasks layers                where the time of a training step goes
     python examples/benchmark.py --tasks growth                time and memory by batch size, image size and width
+    python examples/benchmark.py --gpu --batch-sizes 128 256   the paper's model on a GPU, each precision and PyTorch's
 
 Each side runs in a process of its own, in turn, with the same number of threads and without OPENBLAS_* settings.
 """
@@ -25,7 +26,7 @@ import numpy as np
 
 import tinyddpm
 from tinyddpm import cli, presets
-from tinyddpm.backend import from_numpy, generator, ops, state
+from tinyddpm.backend import PRECISIONS, from_numpy, generator, ops, state
 from tinyddpm.diffusion.objective import reverse_process
 from tinyddpm.nn import UNet, UNetConfig
 from tinyddpm.training import Trainer
@@ -36,16 +37,20 @@ SMALL = UNetConfig(image_channels=1, base_channels=32, channel_multipliers=(1, 2
 MODELS = {"mnist": presets.get("mnist"),
           "small": replace(presets.get("cifar10"), name="small", model=SMALL).override(batch_size=64),
           "cifar10": presets.get("cifar10").override(batch_size=8)}
-SIDES, TASKS = ("numpy", "numba", "cupy", "torch"), ("train", "sample", "layers", "growth")
+ON_GPU = (*(f"cupy-{p}" for p in PRECISIONS), "torch-cuda-tf32", "torch-cuda-bf16", "torch-cuda-bf16-compiled")
+SIDES, TASKS = ("numpy", "numba", "torch", *ON_GPU), ("train", "sample", "layers", "growth")
 GROWTH = {"batch_size": (1 / 4, 1 / 2, 1, 2), "image_size": (1, 2), "base_channels": (1, 2)}       # times the model's own
 LAYERS = ("conv2d", "conv2d_add", "group_norm", "group_norm_silu", "linear", "attention", "concatenate", "upsample")
 WARMUP = 2
+GEMM_SIZE = 8192            # of the matrices whose product is a GPU's ceiling
 
 
 def main(argv):
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=["mnist"], metavar="MODEL", help=", ".join(MODELS))
+    parser.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL", help=f"{', '.join(MODELS)} (default: mnist)")
     parser.add_argument("--sides", nargs="+", choices=SIDES, metavar="SIDE", help=f"of {', '.join(SIDES)} (default: numba, torch)")
+    parser.add_argument("--gpu", action="store_true", help="by default the model cifar10, at 128, and the sides that need a GPU")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, metavar="N", help="instead of the model's own")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["train", "sample"], metavar="TASK",
                         help=f"of {', '.join(TASKS)} (default: train, sample)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often each side has its turn (default 3)")
@@ -62,20 +67,23 @@ def main(argv):
     installed = importlib.util.find_spec("torch") is not None
     if args.sides and "torch" in args.sides and not installed:
         parser.error("PyTorch is not installed here: pip install torch, or choose other --sides")
-    args.sides = args.sides or (["numba", "torch"] if installed else ["numba"])
+    args.sides = args.sides or [side for side in (ON_GPU if args.gpu else ("numba", "torch")) if installed or "torch" not in side]
+    args.models = args.models or ["cifar10" if args.gpu else "mnist"]
+    args.batch_sizes = args.batch_sizes or ([128] if args.gpu else [None])
 
-    ceiling = run(args, task="sgemm", side="numpy", seconds=2.0)
-    args.ceiling = ceiling["gflops"]
-    print(f"{platform.processor() or platform.machine()}, {args.threads} threads, OpenBLAS core {ceiling['core']}; "
-          f"sgemm {args.ceiling:.0f} GFLOP/s" + ("" if installed else "; PyTorch is not installed, so nothing beside it"))
+    args.ceilings = {name: run(args, task="gemm", side=name, seconds=2.0) for name in layouts(args)}
+    print("; ".join(f"{name}: {found['what']}, {found['gflops']:,.0f} GFLOP/s" for name, found in args.ceilings.items())
+          + ("" if installed else "; PyTorch is not installed, so nothing beside it"))
     for model in args.models:
-        for task in args.tasks:
-            if task == "layers":
-                layers(model, args)
-            elif task == "growth":
-                growth(model, args)
-            else:
-                compare(model, args, task)
+        for size in args.batch_sizes:
+            changes = {} if size is None else {"batch_size": size}
+            for task in args.tasks:
+                if task == "layers":
+                    layers(model, args, changes)
+                elif task == "growth":
+                    growth(model, args)
+                else:
+                    compare(model, args, task, **changes)
     return 0
 
 
@@ -87,12 +95,12 @@ def compare(model, args, task, **changes):
     first = next(iter(turns))
     what = "".join(f", {name} {value}" for name, value in changes.items() if name != "batch_size")
     print(f"\n{model}, {task}, batch {batch}{what}, {work / 1e9:.2f} GFLOP an image:")
-    print(f"  {'':22}{'ms':>8}{'images/s':>10}{'GFLOP/s':>9}{'of sgemm':>9}{'peak MiB':>10}  {first}'s images/s to this, by round")
+    print(f"  {'':25}{'ms':>8}{'a second':>10}{'images/s':>10}{'GFLOP/s':>10}{'of gemm':>9}{'peak MiB':>10}  {first}'s images/s to this, by round")
     for name, results in turns.items():
         ms = statistics.median(t["seconds"] for t in results) * 1e3
         rate = work * batch / ms / 1e6
         ratios = " ".join(f"{theirs['seconds'] / ours['seconds']:.2f}" for ours, theirs in zip(turns[first], results))
-        print(f"  {name:22}{ms:8.1f}{batch / ms * 1e3:10.1f}{rate:9.1f}{rate / args.ceiling:9.0%}"
+        print(f"  {name:25}{ms:8.1f}{1e3 / ms:10.2f}{batch / ms * 1e3:10.1f}{rate:10,.1f}{rate / args.ceilings[name]['gflops']:9.0%}"
               f"{max(t['peak'] for t in results) / 2**20:10.0f}  {ratios}", flush=True)
 
 
@@ -104,11 +112,11 @@ def growth(model, args):
             compare(model, args, "train", **{field: max(1, round(getattr(config, field) * factor))})
 
 
-def layers(model, args):
+def layers(model, args, changes):
     """Forward and backward of every layer of the network by itself: its share of them all, and the sides beside each other."""
-    turns = in_turn(args, layouts(args), task="layers", model=model)
+    turns = in_turn(args, layouts(args), task="layers", model=model, changes=changes)
     ms = {name: {layer: statistics.median(t[layer]["ms"] for t in results) for layer in results[0]} for name, results in turns.items()}
-    first, batch = next(iter(turns)), MODELS[model].training.batch_size
+    first, batch = next(iter(turns)), MODELS[model].override(**changes).training.batch_size
     of_first = turns[first][0]
     whole = sum(ms[first][layer] * of_first[layer]["count"] for layer in of_first)
     print(f"\n{model}, layers, batch {batch}: ms of one forward and backward; all of {first}'s together {whole:.1f} ms")
@@ -118,10 +126,15 @@ def layers(model, args):
         print(f"  {layer:58}{count:6}{ms[first][layer] * count / whole:7.1%}{rate:9.0f}"
               + "".join(f"{ms[name][layer]:14.2f}" + (f" ({ms[name][layer] / ms[first][layer]:4.2f}x)" if name != first else " " * 8)
                         for name in turns), flush=True)
+    for operation in sorted({layer.split()[0] for layer in of_first}):
+        its = [layer for layer in of_first if layer.split()[0] == operation]
+        totals = {name: sum(ms[name][layer] * of_first[layer]["count"] for layer in its) for name in turns}
+        print(f"  all {operation:54}{sum(of_first[layer]['count'] for layer in its):6}{totals[first] / whole:7.1%}{'':9}"
+              + "".join(f"{total:14.2f}{'':8}" for total in totals.values()), flush=True)
 
 
 def layouts(args):
-    """The sides, PyTorch in both of its memory layouts."""
+    """The sides, PyTorch on a CPU in both of its memory layouts."""
     return [name for side in args.sides for name in ([side] if side != "torch" else ["torch", "torch channels_last"])]
 
 
@@ -146,12 +159,16 @@ def run(args, **what):
 
 def turn(task, side, seconds, model=None, compiled=False, changes=None):
     """One turn: the median seconds of a step (or of one evaluation, for sampling) and the peak memory; or those of its layers."""
-    if task == "sgemm":
-        return sgemm(seconds)
-    preset, of_torch, channels_last = MODELS[model].override(**changes or {}), side.startswith("torch"), side.endswith("channels_last")
+    of_torch, on_cuda, channels_last = side.startswith("torch"), "cuda" in side, "cuda" in side or side.endswith("channels_last")
+    if on_cuda:
+        from benchmark_torch import prepare_cuda
+        prepare_cuda()
+    if task == "gemm":
+        return gemm(side, seconds)
+    preset = MODELS[model].override(**changes or {})
     if task == "layers":
         found = calls(preset.model, preset.training.batch_size)
-        tinyddpm.use("numpy" if of_torch else side)
+        use("numpy" if of_torch else side)
         results = {}
         for layer, count in found.items():
             step = torch_layer(*layer, channels_last) if of_torch else our_layer(*layer)
@@ -159,11 +176,25 @@ def turn(task, side, seconds, model=None, compiled=False, changes=None):
         return results
     if of_torch:
         from benchmark_torch import steps
-        step = steps(preset, task, channels_last, compiled)
+        step = steps(preset, task, channels_last, compiled or side.endswith("compiled"), autocast="bf16" in side)
     else:
-        tinyddpm.use(side)
+        use(side)
         step = our_step(preset, task)
-    return {"seconds": median(step, seconds), "peak": peak_memory()}
+    return {"seconds": median(step, seconds), "peak": peak_memory(on_cuda)}
+
+
+def use(side):
+    """Put one of our sides in force."""
+    backend, _, precision = side.partition("-")
+    tinyddpm.use(backend, precision=precision or "fp32")
+
+
+def synchronize():
+    """Wait for the GPU that is in use, if any."""
+    if state.backend == "cupy":
+        state.xp.cuda.get_current_stream().synchronize()
+    elif "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+        sys.modules["torch"].cuda.synchronize()
 
 
 def median(step, seconds):
@@ -172,8 +203,7 @@ def median(step, seconds):
     while end is None or time.perf_counter() < end or len(times) < WARMUP + 3:
         start = time.perf_counter()
         step()
-        if state.backend == "cupy":
-            state.xp.cuda.get_current_stream().synchronize()
+        synchronize()
         times.append(time.perf_counter() - start)
         if len(times) == WARMUP:
             end = time.perf_counter() + seconds
@@ -186,7 +216,8 @@ def our_step(preset, task):
     shape = (preset.training.batch_size, c.image_size, c.image_size, c.image_channels)
     if task == "train":
         trainer, images = Trainer(preset), rng.integers(0, 256, shape, dtype=np.uint8)
-        return lambda: trainer.step(images)
+        images = from_numpy(images)                         # on the device, as in a run
+        return lambda: (trainer.begin(images), trainer._begun.clear())
     rng = generator(0, "benchmark")
     s, x = preset.diffusion.make_schedule(), rng.standard_normal(shape, dtype=np.float32)
     p = reverse_process(UNet(c).eval(), s, preset.diffusion.prediction)
@@ -291,16 +322,34 @@ def torch_layer(name, shapes, settings, channels_last):
     return step
 
 
-def sgemm(seconds):
-    """The rate of a large matrix product in float32, and the name of the kernels that OpenBLAS chose."""
-    from tinyddpm.kernels import threads
+def gemm(side, seconds):
+    """The rate of a large square matrix product in that side's precision, and what makes it."""
+    if "cuda" in side:
+        import torch
+        n, what = GEMM_SIZE, f"PyTorch {torch.__version__} on {torch.cuda.get_device_name()}"
+        a = torch.randn(n, n, dtype=torch.bfloat16 if "bf16" in side else torch.float32)
+        product = lambda: a @ a
+    elif side.startswith("cupy"):
+        use(side)
+        from tinyddpm import backend
+        from tinyddpm.kernels import gpu
+        n, what = GEMM_SIZE, backend.describe()
+        a, out = gpu.operands(generator(0).standard_normal((n, n), dtype=np.float32)), state.xp.empty((n, n), np.float32)
+        product = lambda: gpu.multiply(a, a, out)
+    else:
+        from tinyddpm.kernels import threads
+        n, what = 2048, f"{platform.processor() or platform.machine()}, OpenBLAS core {threads.core_name()}"
+        a = np.random.default_rng(0).standard_normal((n, n), dtype=np.float32)
+        product = lambda: a @ a
+    return {"gflops": 2 * n**3 / median(product, seconds) / 1e9, "what": what}
 
-    a = np.random.default_rng(0).standard_normal((2048, 2048), dtype=np.float32)
-    return {"gflops": 2 * 2048**3 / median(lambda: a @ a, seconds) / 1e9, "core": threads.core_name()}
 
-
-def peak_memory():
-    """Of this process, in bytes; NaN where the system does not say."""
+def peak_memory(on_cuda=False):
+    """Of this process, or of what it took on the GPU, in bytes; NaN where the system does not say."""
+    if on_cuda:
+        return sys.modules["torch"].cuda.max_memory_reserved()
+    if state.backend == "cupy":
+        return state.xp.get_default_memory_pool().total_bytes()
     if sys.platform == "linux":             # getrusage's figure includes that of the process that started this one
         with open("/proc/self/status") as status:
             return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])

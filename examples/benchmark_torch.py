@@ -84,12 +84,24 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.out(h), self.config.patch_size)
 
 
-def steps(preset, task, channels_last, compiled):
+def prepare_cuda():
+    """Put everything on the GPU, with TF32 for what stays in float32."""
+    torch.set_default_device("cuda")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+
+
+def steps(preset, task, channels_last, compiled, autocast=False):
     """A function that makes one training step, or one evaluation and the noise after it, as benchmark.py's our_step."""
     c, training = preset.model, preset.training
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = UNet(c).to(memory_format=layout)
-    run = torch.compile(model) if compiled else model
+    compiled_or_not = torch.compile(model) if compiled else model
+    device = torch.get_default_device().type
+
+    def run(x, t):
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
+            return compiled_or_not(x, t).float()
+
     images = torch.randint(0, 256, (training.batch_size, c.image_channels, c.image_size, c.image_size), dtype=torch.uint8)
     s = preset.diffusion.make_schedule()
     alpha_bar, ema = torch.tensor(s.alpha_bar, dtype=torch.float32), [p.detach().clone() for p in model.parameters()]

@@ -260,7 +260,8 @@ def modules():
                                  Device=lambda i: types.SimpleNamespace(use=lambda: None))
     random = types.SimpleNamespace(Generator=Generator, Philox4x3210=lambda seed: seed)
     cupy = _module("cupy", __version__="14.0 on a CPU", __getattr__=_numpys, ndarray=ndarray, empty=empty, asarray=asarray, array=asarray,
-                   empty_like=lambda a: empty(a.shape, a.dtype), RawModule=RawModule, cuda=cuda, random=random)
+                   empty_like=lambda a: empty(a.shape, a.dtype), RawModule=RawModule, cuda=cuda, random=random,
+                   get_default_memory_pool=lambda: types.SimpleNamespace(total_bytes=lambda: 123))
     blas = _module("cublas", gemmEx=gemmEx, gemmStridedBatchedEx=gemmStridedBatchedEx)
     libs = _module("cupy_backends.cuda.libs", cublas=blas)
     names = {"cupy": cupy, "cupy.cuda": cuda, "cupy_backends": _module("cupy_backends"), "cupy_backends.cuda": _module("cupy_backends.cuda"),

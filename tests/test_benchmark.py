@@ -27,7 +27,7 @@ def test_it_prints_a_table():
     command = [sys.executable, EXAMPLES / "benchmark.py", "--sides", "numpy", "--tasks", "sample", "--rounds", "1", "--seconds", "0.01"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "sgemm" in done.stdout and "mnist, sample, batch 64, 0.09 GFLOP an image" in done.stdout
+    assert "numpy: " in done.stdout and "mnist, sample, batch 64, 0.09 GFLOP an image" in done.stdout
     assert done.stdout.splitlines()[-1].split()[0] == "numpy"
 
 
@@ -36,6 +36,10 @@ def test_it_measures_every_layer():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("  ") and "%" in line]
+    sums = [row for row in rows if row[0] == "all"]
+    rows = rows[:-len(sums)]
+    assert {row[1] for row in sums} == {row[0] for row in rows}
+    assert sum(float(row[3][:-1]) for row in sums) == pytest.approx(100, abs=0.05 * len(sums))
     assert {row[0] for row in rows} == {"conv2d", "conv2d_add", "group_norm", "group_norm_silu", "linear", "attention", "concatenate", "upsample"}
     shares = [float(word[:-1]) for row in rows for word in row if word.endswith("%")]
     assert sum(shares) == pytest.approx(100, abs=0.05 * len(shares)) and shares == sorted(shares, reverse=True)
@@ -58,3 +62,17 @@ def test_the_twin_is_the_same_network(benchmark):
     c = benchmark.SMALL
     x, t = torch.randn(2, c.image_channels, c.image_size, c.image_size), torch.tensor([1, 500])
     assert Twin(c)(x, t).shape == x.shape and np.isfinite(Twin(c)(x, t).detach().numpy()).all()
+
+
+def test_a_gpu_has_its_turns(benchmark, gpu, monkeypatch):
+    """Each precision trains, samples, and measures its layers and the product that is its ceiling."""
+    if gpu is None:
+        pytest.skip("a GPU runs the benchmark itself")
+    monkeypatch.setattr(benchmark, "GEMM_SIZE", 16)
+    monkeypatch.setitem(benchmark.MODELS, "tiny", benchmark.MODELS["mnist"].override(base_channels=8, groups=4, batch_size=1, patch_size=7, channel_multipliers=(1,)))
+    for side in ("cupy-fp32", "cupy-bf16"):
+        for task in ("train", "sample"):
+            found = benchmark.turn(task, side, 0.001, "tiny")
+            assert found["seconds"] > 0 and found["peak"] == 123
+        assert benchmark.turn("gemm", side, 0.001)["gflops"] > 0
+        assert {"conv2d", "attention"} <= {layer.split()[0] for layer in benchmark.turn("layers", side, 0.001, "tiny")}

@@ -137,6 +137,47 @@ def test_only_a_gpu_has_precisions():
         tinyddpm.use("numpy", precision="fp8")
 
 
+# ---- the readable operations, on the device's arrays ----
+
+def index(*numbers):
+    return np.array(numbers)
+
+
+READABLE = [*SMALL[::4], ("group_norm", [(2, 5, 4, 6), (6,), (6,)], (3,)), ("silu", [(3, 4)], ()), ("softmax", [(3, 5)], ()),
+            ("dropout", [(3, 4), (3, 4)], ()), ("patchify", [(2, 4, 6, 3)], (2,)), ("mean_pool", [(2, 4, 6, 3)], ()),
+            ("embedding", [(5, 3)], (index(1, 4, 1),)), ("mean_squared_error", [(3, 4), (3, 4)], ()), ("cross_entropy", [(3, 4)], (index(0, 3, 2),)),
+            ("upsample", [(1, 2, 3, 4)], ()), ("concatenate", [(2, 3), (2, 4)], ()), ("conv2d_add", [(2, 5, 6, 3), (3, 3, 3, 4), (4,), (2, 1, 1, 4)], ())]
+
+
+@pytest.mark.parametrize("name, shapes, settings", READABLE, ids=[f"{n}-{s[0]}" for n, s, _ in READABLE])
+def test_the_readable_code_runs_on_the_device(gpu, name, shapes, settings):
+    """Unchanged: the same numbers as on the host, and no wait on the way."""
+    from tinyddpm import ops as readable
+
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape) for shape in shapes]
+    found = []
+    for backend in ("numpy", "cupy"):
+        tinyddpm.use(backend)
+        vars(ops).update(readable.TABLE)                            # on the GPU too, the readable code alone
+        there = [from_numpy(a) if isinstance(a, np.ndarray) else a for a in (*arrays, *settings)]
+        if gpu is not None:
+            gpu.clear()
+        y, cache = readable.TABLE[name](*there)
+        gradients = readable.TABLE[name + "_backward"](y * 0.5 if y.ndim else 0.5, cache)
+        assert not gpu
+        found.append([to_numpy(a) for a in (y, *(gradients if isinstance(gradients, tuple) else (gradients,)))])
+    for expected, got in zip(*found, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_every_readable_operation_is_among_them():
+    from tinyddpm import ops as readable
+
+    backwards = {name.removesuffix("_backward") for name in readable.TABLE if name.endswith("_backward")}
+    assert backwards == {name for name, _, _ in READABLE}
+
+
 # ---- a network, and its training ----
 
 TINY = UNetConfig(image_size=8, image_channels=1, base_channels=16, channel_multipliers=(1, 2), blocks_per_level=1,
