@@ -1,6 +1,7 @@
 """The table of operations: what `use` puts into it, and what it refuses."""
 
 import os
+import re
 import subprocess
 import sys
 import types
@@ -22,15 +23,6 @@ def module_of(**functions):
     return module
 
 
-def pair(tag):
-    def forward(x, *rest):
-        return tag, None
-
-    def backward(dy, cache):
-        return tag
-    return forward, backward
-
-
 def test_numpy_is_the_readable_code():
     assert tinyddpm.use("numpy") == "numpy"
     assert vars(ops) == readable.TABLE
@@ -45,11 +37,47 @@ def test_numba_lays_its_twins_over_the_readable_code():
 
 
 def test_an_override_is_a_pair():
-    forward, backward = pair("mine")
-    tinyddpm.use("numpy", overrides=module_of(silu=forward, silu_backward=backward))
-    assert ops.silu(1)[0] == "mine" and ops.silu_backward(1, None) == "mine"
+    def silu(x):
+        return 2 * x, "remembered"
+
+    def silu_backward(dy, x):
+        assert x == "remembered"
+        return 3 * dy
+
+    tinyddpm.use("numpy", overrides=module_of(silu=silu, silu_backward=silu_backward))
+    y, cache = ops.silu(np.ones(4))
+    assert y.tolist() == [2] * 4 and ops.silu_backward(y, cache).tolist() == [6] * 4
     tinyddpm.use("numpy")
     assert ops.silu is readable.silu
+
+
+WRONG = {
+    "takes (a, b); the operation takes (x)": (lambda a, b: (a, b), lambda dy, x: dy),
+    "returned 1 values; expected 2: y and a cache": (lambda x: x, lambda dy, x: dy),
+    "silu of homework returned y of shape (2,); expected (4,)": (lambda x: (x[:2], x), lambda dy, x: dy),
+    "silu_backward of homework returned gradient 1 of shape (3,); expected (4,)": (lambda x: (x, x), lambda dy, x: dy[1:]),
+    "silu_backward of homework returned 2 values; expected 1": (lambda x: (x, x), lambda dy, x: (dy, dy)),
+    "silu of homework fails: ZeroDivisionError": (lambda x: 1 / 0, lambda dy, x: dy),
+    "returned y of shape str": (lambda x: ("y", x), lambda dy, x: dy),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_is_wrong_with_an_override_is_said_with_its_name(message):
+    silu, silu_backward = WRONG[message]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tinyddpm.use("numpy", overrides=module_of(silu=silu, silu_backward=silu_backward))
+        y, cache = ops.silu(np.ones(4))
+        ops.silu_backward(np.ones(4), cache)
+
+
+def test_an_override_that_is_not_written_yet_says_so():
+    def stub(*args):
+        raise NotImplementedError
+
+    tinyddpm.use("numpy", overrides=module_of(silu=stub, silu_backward=stub))
+    with pytest.raises(ValueError, match="silu of homework is not written yet"):
+        ops.silu(np.ones(4))
 
 
 @pytest.mark.parametrize("half", ["silu", "silu_backward"])

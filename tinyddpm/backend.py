@@ -34,6 +34,7 @@ def use(backend="auto", overrides=None, precision="fp32"):
     the backend does not have.
     """
     from tinyddpm import ops as readable
+    from tinyddpm.overrides import find
 
     if backend == "auto":
         try:
@@ -47,11 +48,11 @@ def use(backend="auto", overrides=None, precision="fp32"):
         raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
     if precision != "fp32" and backend != "cupy":
         raise ValueError(f"precision {precision} needs a GPU, backend cupy; the backend {backend} has fp32 alone")
-    own = _operations_in(overrides, readable.TABLE) if overrides else {}
+    own = find(overrides, readable.TABLE) if overrides else {}
     twins, xp = _load(backend)
     for fused, parts in readable.COMPOSED_OF.items():
         if own.keys() & set(parts):
-            twins = {name: f for name, f in twins.items() if _forward_name(name) != fused}
+            twins = {name: f for name, f in twins.items() if name.removesuffix("_backward") != fused}
 
     vars(ops).clear()
     vars(ops).update(readable.TABLE | twins | own)
@@ -85,25 +86,6 @@ def describe():
         name = state.xp.cuda.runtime.getDeviceProperties(state.xp.cuda.runtime.getDevice())["name"].decode()
         return f"cupy {state.xp.__version__} on {name}, matrix products in {state.precision}"
     return f"{state.xp.__name__} {state.xp.__version__}"
-
-
-def _forward_name(name):
-    return name.removesuffix("_backward")
-
-
-def _operations_in(module, table):
-    """The operations that a module defines itself (not those that it only imports)."""
-    own = {name: f for name, f in vars(module).items()
-           if name in table and getattr(f, "__module__", None) == module.__name__}
-    if not own:
-        raise ValueError(f"{module.__name__} defines none of the operations: {', '.join(table)}")
-    for name in own:
-        forward = _forward_name(name)
-        for half in (forward, forward + "_backward"):
-            if half in table and half not in own:
-                raise ValueError(f"{module.__name__} overrides {name} but not {half}: an operation "
-                                 "is overridden as a pair, forward and backward")
-    return own
 
 
 def array_module(x):

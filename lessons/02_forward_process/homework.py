@@ -1,0 +1,53 @@
+"""Homework 02: 10 points. To have it graded: python lessons/grade.py 02
+
+Each function raises NotImplementedError until you write it. Arrays are float64 when graded. The library's own
+versions are taken away while the grader runs.
+"""
+
+import numpy as np
+
+from tinyddpm.diffusion.schedule import from_betas, per_sample      # per_sample: a number for each image, as a factor
+
+
+# ---- 2.1 One step of noise (Eq. 2): 2 points ----
+
+
+def q_step(s, x_previous, t, z):
+    """x_t from x_{t-1}, with z standard normal (Eq. 2)."""
+    # 1. look up beta_t: t may be one number or one for each image
+    # 2. shrink x_{t-1}, add noise of variance beta_t
+    raise NotImplementedError("2.1 q_step")
+
+
+# ---- 2.2 The jump to any t (Eq. 4): 3 points ----
+
+
+def q_sample(s, x0, t, eps):
+    """x_t from x_0 in one jump, with eps standard normal (Eq. 4)."""
+    # 1. look up alpha_bar_t
+    # 2. how much of x_0 is left, how much noise has come
+    raise NotImplementedError("2.2 q_sample")
+
+
+# ---- 2.3 The cosine schedule: 3 points ----
+
+
+def cosine(T=1000, offset=0.008, largest=0.999):
+    """alpha_bar falls like a squared cosine (Nichol and Dhariwal 2021), with beta cut off at `largest`."""
+    # 1. alpha_bar_t is f(t) / f(0), with f(t) = cos(((t / T + offset) / (1 + offset)) pi / 2)^2
+    # 2. beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}, at most `largest`
+    # 3. from_betas makes the Schedule from beta_1..beta_T
+    raise NotImplementedError("2.3 cosine")
+
+
+# ---- 2.4 Another schedule: 2 points ----
+
+
+def sigmoid_betas(T, start=-6, end=6, beta_1=1e-4, beta_T=0.02):
+    """beta_t = beta_1 + (beta_T - beta_1) sigmoid(u_t), with u_1 = start .. u_T = end in equal steps.
+
+    -> (T + 1,), with beta[0] = 0 for the data
+    """
+    # 1. T equal steps from start to end
+    # 2. index 0 stands for the data
+    raise NotImplementedError("2.4 sigmoid_betas")

@@ -1,0 +1,56 @@
+"""The tasks of homework 09."""
+
+import numpy as np
+from tasks import library, numeric, pair, question
+
+from tinyddpm import ops
+
+IMPORTS = "import math\n\nimport numpy as np\n\nfrom tinyddpm.backend import array_module\nfrom tinyddpm.ops.concatenate import check_concatenate"
+
+
+def time_embedding(f, rng):
+    t = rng.integers(1, 1001, 5)
+    for width in (4, 10, 128):
+        yield f"time_embedding(t, {width})", f.time_embedding(t, width, np.float64)
+    yield "its type", f.time_embedding(t, 4).dtype == np.float32
+
+
+def concatenate(f, rng):
+    a, b = (int(n) for n in rng.integers(1, 5, 2))
+    yield from pair(f, "concatenate", f"a (2, 3, 4, {a}), b (2, 3, 4, {b})", rng, [(2, 3, 4, a), (2, 3, 4, b)])
+
+
+def patchify(f, rng):
+    for size, C in ((2, int(rng.integers(1, 4))), (3, 2)):
+        yield from pair(f, "patchify", f"x (2, {2 * size}, {3 * size}, {C}), size {size}", rng, [(2, 2 * size, 3 * size, C)], size)
+
+
+def mean_downsample(f, rng):
+    H, W, C = (2 * int(n) for n in rng.integers(1, 4, 3))
+    yield from pair(f, "mean_downsample", f"x (2, {H}, {W}, {C})", rng, [(2, H, W, C)])
+
+
+def mean_answer(x):
+    return (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+
+
+_mean = numeric(mean_answer)
+
+TASKS = [
+    library("9.1", "Time as a vector", 2, time_embedding, [ops.time_embedding],
+            time_embedding=["width / 2 frequencies, from 1 down to 1 / 10000 in equal ratios", "angles (t - 1) f_i: the authors count from 0",
+                            "all sines first, then all cosines"]),
+    library("9.2", "Skip connections", 2, concatenate, [ops.concatenate, ops.concatenate_backward],
+            concatenate=["remember where the seam is"], concatenate_backward=["cut there"]),
+    library("9.3", "Patches as channels", 3, patchify, [ops.patchify, ops.patchify_backward],
+            patchify=["give the pixels within a patch axes of their own", "bring them behind the patches' axes, and into the channels"],
+            patchify_backward=["the same steps, backwards"]),
+    question("9.4", "Half the resolution by means", 3, mean_downsample, '''
+def mean_downsample(x):
+    """The mean of each 2x2 square: half the resolution without parameters. x (N, 2H, 2W, C) -> y (N, H, W, C), and a cache"""
+
+def mean_downsample_backward(dy, cache):
+    """dy (N, H, W, C) -> dx (N, 2H, 2W, C)"""
+''', {"mean_downsample": _mean[0], "mean_downsample_backward": _mean[1]},
+             mean_downsample=["reshape so that a square has two axes of its own"], mean_downsample_backward=["each pixel had a quarter of the say"]),
+]

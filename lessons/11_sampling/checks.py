@@ -1,0 +1,80 @@
+"""The tasks of homework 11."""
+
+import numpy as np
+from tasks import library, question
+
+from tinyddpm.diffusion import sample, schedule
+
+IMPORTS = """import numpy as np
+
+from tinyddpm.backend import array_module
+from tinyddpm.diffusion.process import eps_from_x0           # the noise that leads from x0 to xt
+from tinyddpm.diffusion.sample import Step                   # Step(t, x, x0)
+from tinyddpm.diffusion.schedule import per_sample"""
+
+
+def ddim_times(f, rng):
+    for T, steps in ((1000, 50), (10, 10), (1000, 1), (int(rng.integers(50, 200)), 7)):
+        yield f"ddim_times({T}, {steps})", np.array(f.ddim_times(T, steps))
+
+
+def ddim(f, rng):
+    s, x = schedule.linear(20, 1e-3, 0.3), rng.standard_normal((4, 3))
+    for steps, eta in ((5, 0.0), (20, 1.0), (6, 0.5)):
+        noise = np.random.default_rng(3)
+        for step in f.ddim(lambda xt, t: (None, None, np.tanh(xt + 0.01 * t[:, None])), s, x, noise, steps, eta):
+            yield f"x after the step from t = {step.t}, {steps} steps, eta {eta}", step.x
+
+
+def ddim_invert(f, rng):
+    s, x = schedule.linear(20, 1e-3, 0.3), rng.standard_normal((4, 3))
+    eps = lambda x, t: np.tanh(x + 0.01 * t[:, None])
+    yield "through the times 1, 5, 12, 20", f.ddim_invert(eps, s, x, [1, 5, 12, 20])
+    yield "through the times 3, 4", f.ddim_invert(eps, s, x, [3, 4])
+
+
+def slerp(f, rng):
+    a, b = rng.standard_normal((2, 3, 2, 2))
+    for weight in (0.0, 0.3, 1.0):
+        yield f"slerp at {weight}", f.slerp(a, b, weight)
+
+
+def invert_answer(eps, s, x, times):
+    for now, after in zip(times, times[1:]):
+        noise = eps(x, np.full(len(x), now))
+        x0 = (x - (1 - s.alpha_bar[now])**0.5 * noise) / s.alpha_bar[now]**0.5
+        x = s.alpha_bar[after]**0.5 * x0 + (1 - s.alpha_bar[after])**0.5 * noise
+    return x
+
+
+def slerp_answer(a, b, weight):
+    out = np.empty_like(a)
+    for i in range(len(a)):
+        angle = np.arccos((a[i] * b[i]).sum() / np.sqrt((a[i]**2).sum() * (b[i]**2).sum()))
+        out[i] = (np.sin((1 - weight) * angle) * a[i] + np.sin(weight * angle) * b[i]) / np.sin(angle)
+    return out
+
+
+TASKS = [
+    library("11.1", "Which times DDIM visits", 1, ddim_times, [sample.ddim_times],
+            ddim_times=["a list of whole numbers from T down to 1, evenly spread and rounded; ValueError for steps outside 1..T"]),
+    library("11.2", "DDIM", 4, ddim, [sample.ddim],
+            ddim=["each time with the one after it in the list, 0 after the last", "x_0 from p, one t for each sample; the noise it implies, by eps_from_x0",
+                  "sigma = eta sqrt((1 - a') / (1 - a) (1 - a / a')), a and a' being alpha_bar now and after",
+                  "x = sqrt(a') x_0 + sqrt(1 - a' - sigma^2) eps, and noise times sigma only where sigma > 0: draw none else"]),
+    question("11.3", "DDIM backwards", 3, ddim_invert, '''
+def ddim_invert(eps, s, x, times):
+    """From an image to the noise it would come from: DDIM's step with eta 0, taken from each time to the next, later one.
+
+    eps(x, t): the predicted noise, t (N,); s: the Schedule; x (N, ...): the image at times[0]; times: rising
+    -> x at the last time
+    """
+''', {"ddim_invert": invert_answer}, ddim_invert=["eps is asked at the time that x is at", "the same two lines as in 11.2"]),
+    question("11.4", "Between two latents", 2, slerp, '''
+def slerp(a, b, weight):
+    """From a (weight 0) to b (weight 1) along the great circle: (sin((1 - w) u) a + sin(w u) b) / sin(u), u the angle of a and b.
+
+    a, b (N, ...): each sample has an angle of its own -> like a
+    """
+''', {"slerp": slerp_answer}, slerp=["flatten each sample to find its angle"]),
+]

@@ -1,0 +1,63 @@
+"""Homework 11: 10 points. To have it graded: python lessons/grade.py 11
+
+Each function raises NotImplementedError until you write it. Arrays are float64 when graded. The library's own
+versions are taken away while the grader runs.
+"""
+
+import numpy as np
+
+from tinyddpm.backend import array_module
+from tinyddpm.diffusion.process import eps_from_x0           # the noise that leads from x0 to xt
+from tinyddpm.diffusion.sample import Step                   # Step(t, x, x0)
+from tinyddpm.diffusion.schedule import per_sample
+
+
+# ---- 11.1 Which times DDIM visits: 1 points ----
+
+
+def ddim_times(T, steps):
+    """The times of DDIM, falling from T."""
+    # 1. a list of whole numbers from T down to 1, evenly spread and rounded; ValueError for steps outside 1..T
+    raise NotImplementedError("11.1 ddim_times")
+
+
+# ---- 11.2 DDIM: 4 points ----
+
+
+def ddim(p, s, xT, rng, steps=50, eta=0.0):
+    """DDIM (Song, Meng, Ermon 2020, their Eq. 12): `steps` times spread evenly over 1..T, T and 1 included.
+
+    eta scales the noise of each step: 0 makes the result a function of xT, 1 makes the steps
+    Algorithm 2's with the small variance. The last step goes from t = 1 to the data.
+    """
+    # 1. each time with the one after it in the list, 0 after the last
+    # 2. x_0 from p, one t for each sample; the noise it implies, by eps_from_x0
+    # 3. sigma = eta sqrt((1 - a') / (1 - a) (1 - a / a')), a and a' being alpha_bar now and after
+    # 4. x = sqrt(a') x_0 + sqrt(1 - a' - sigma^2) eps, and noise times sigma only where sigma > 0: draw none else
+    raise NotImplementedError("11.2 ddim")
+
+
+# ---- 11.3 DDIM backwards: 3 points ----
+
+
+def ddim_invert(eps, s, x, times):
+    """From an image to the noise it would come from: DDIM's step with eta 0, taken from each time to the next, later one.
+
+    eps(x, t): the predicted noise, t (N,); s: the Schedule; x (N, ...): the image at times[0]; times: rising
+    -> x at the last time
+    """
+    # 1. eps is asked at the time that x is at
+    # 2. the same two lines as in 11.2
+    raise NotImplementedError("11.3 ddim_invert")
+
+
+# ---- 11.4 Between two latents: 2 points ----
+
+
+def slerp(a, b, weight):
+    """From a (weight 0) to b (weight 1) along the great circle: (sin((1 - w) u) a + sin(w u) b) / sin(u), u the angle of a and b.
+
+    a, b (N, ...): each sample has an angle of its own -> like a
+    """
+    # 1. flatten each sample to find its angle
+    raise NotImplementedError("11.4 slerp")

@@ -1,0 +1,79 @@
+"""The tasks of homework 13."""
+
+import numpy as np
+from tasks import library, question
+
+from tinyddpm.diffusion import objective, process, schedule
+
+IMPORTS = """import numpy as np
+
+from tinyddpm.backend import array_module
+from tinyddpm.diffusion.process import posterior_coefficients            # the factors of Eq. 7
+from tinyddpm.diffusion.schedule import per_sample"""
+
+
+def setting(rng):
+    s = schedule.linear(30, 1e-3, 0.3)
+    x, eps = rng.standard_normal((2, 4, 3))
+    return s, x, rng.integers(2, 31, 4), eps
+
+
+def v(f, rng):
+    s, x, t, eps = setting(rng)
+    for t in (1, t):
+        yield f"v_from_x0 at t = {t}", f.v_from_x0(s, x, t, eps)
+        yield f"x0_from_v at t = {t}", f.x0_from_v(s, x, t, eps)
+
+
+def mu(f, rng):
+    s, x, t, mean = setting(rng)
+    for t in (2, t):
+        yield f"mu_from_x0 at t = {t}", f.mu_from_x0(s, x, t, mean)
+        yield f"x0_from_mu at t = {t}", f.x0_from_mu(s, x, t, mean)
+
+
+def weights(f, rng):
+    s = schedule.linear(int(rng.integers(10, 40)), 1e-3, 0.3)
+    yield "bound_weights", f.bound_weights(s, np.arange(1, s.T + 1))
+    yield "time_probabilities", f.time_probabilities(s)
+
+
+def eps_from_v(f, rng):
+    s, x, t, eps = setting(rng)
+    for t in (1, t):
+        yield f"eps_from_v at t = {t}", f.eps_from_v(s, x, t, eps)
+
+
+def min_snr_weights(f, rng):
+    s = schedule.linear(int(rng.integers(10, 40)), 1e-3, 0.3)
+    for gamma in (5.0, 0.5):
+        yield f"min_snr_weights, gamma {gamma}", f.min_snr_weights(s, np.arange(1, s.T + 1), gamma)
+
+
+def eps_answer(s, xt, t, v):
+    """Two equations, xt and v, for two unknowns."""
+    out = np.empty_like(xt)
+    for i in range(len(xt)):
+        a, b = np.sqrt(s.alpha_bar[t if np.ndim(t) == 0 else t[i]]), np.sqrt(1 - s.alpha_bar[t if np.ndim(t) == 0 else t[i]])
+        for j in np.ndindex(xt[i].shape):
+            out[i][j] = np.linalg.solve([[a, b], [-b, a]], [xt[i][j], v[i][j]])[1]
+    return out
+
+
+TASKS = [
+    library("13.1", "v, and back", 2, v, [process.v_from_x0, process.x0_from_v],
+            v_from_x0=["v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0"], x0_from_v=["put Eq. 4 and v's definition together: eps drops out"]),
+    library("13.2", "The mean, and back (Eq. 7)", 3, mu, [process.mu_from_x0, process.x0_from_mu],
+            mu_from_x0=["posterior_coefficients(s, t) gives both factors"], x0_from_mu=["the same line, solved for x_0"]),
+    library("13.3", "What L weighs (Eq. 12)", 3, weights, [objective.bound_weights, objective.time_probabilities],
+            bound_weights=["s.variance(\"large\")[t] is sigma_t^2"], time_probabilities=["for t = 1..T, without the factor 1 / alpha_t", "they sum to 1"]),
+    question("13.4", "The noise in v", 2, eps_from_v, '''
+def eps_from_v(s, xt, t, v):
+    """The noise eps that x_t and v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 imply. xt, v (N, ...), t a number or (N,) -> eps"""
+''', {"eps_from_v": eps_answer}, eps_from_v=["draw the circle: x_0 and eps are its axes"]),
+    question("13.5", "Another weight", 2, min_snr_weights, '''
+def min_snr_weights(s, t, gamma):
+    """min(snr_t, gamma) / snr_t, snr = alpha_bar / (1 - alpha_bar): weights of the loss of eps that hold back small t (Hang et al. 2023)."""
+''', {"min_snr_weights": lambda s, t, gamma: np.array([min(1.0, gamma * (1 - s.alpha_bar[i]) / s.alpha_bar[i]) for i in t])},
+             min_snr_weights=["s.snr is a table"]),
+]

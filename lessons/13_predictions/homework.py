@@ -1,0 +1,79 @@
+"""Homework 13: 12 points. To have it graded: python lessons/grade.py 13
+
+Each function raises NotImplementedError until you write it. Arrays are float64 when graded. The library's own
+versions are taken away while the grader runs.
+"""
+
+import numpy as np
+
+from tinyddpm.backend import array_module
+from tinyddpm.diffusion.process import posterior_coefficients            # the factors of Eq. 7
+from tinyddpm.diffusion.schedule import per_sample
+
+
+# ---- 13.1 v, and back: 2 points ----
+
+
+def v_from_x0(s, x0, t, eps):
+    """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans and Ho 2022)."""
+    # 1. v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0
+    raise NotImplementedError("13.1 v_from_x0")
+
+
+def x0_from_v(s, xt, t, v):
+    """x_0 = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v"""
+    # 1. put Eq. 4 and v's definition together: eps drops out
+    raise NotImplementedError("13.1 x0_from_v")
+
+
+# ---- 13.2 The mean, and back (Eq. 7): 3 points ----
+
+
+def mu_from_x0(s, xt, t, x0):
+    """mu_tilde_t(x_t, x_0), the mean of the reverse step for a known or predicted x_0 (Eq. 7)."""
+    # 1. posterior_coefficients(s, t) gives both factors
+    raise NotImplementedError("13.2 mu_from_x0")
+
+
+def x0_from_mu(s, xt, t, mu):
+    """The x_0 of which mu is the mu_tilde_t: Eq. 7 solved for x_0."""
+    # 1. the same line, solved for x_0
+    raise NotImplementedError("13.2 x0_from_mu")
+
+
+# ---- 13.3 What L weighs (Eq. 12): 3 points ----
+
+
+def bound_weights(s, t):
+    """The factors of |eps - eps_theta|^2 in Eq. 12, for the large variance: what L weighs and L_simple does not."""
+    # 1. s.variance("large")[t] is sigma_t^2
+    raise NotImplementedError("13.3 bound_weights")
+
+
+def time_probabilities(s):
+    """How often L is trained at t = 1..T: in proportion to the weights of Eq. 12, without their 1 / alpha_t.
+
+    With t uniform, the few small t that hold half of the weight would come rarely and with large gradients. 1 / alpha_t
+    is large only where a schedule ends in almost pure noise (at T of the cosine), where eps is easy to predict.
+    """
+    # 1. for t = 1..T, without the factor 1 / alpha_t
+    # 2. they sum to 1
+    raise NotImplementedError("13.3 time_probabilities")
+
+
+# ---- 13.4 The noise in v: 2 points ----
+
+
+def eps_from_v(s, xt, t, v):
+    """The noise eps that x_t and v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 imply. xt, v (N, ...), t a number or (N,) -> eps"""
+    # 1. draw the circle: x_0 and eps are its axes
+    raise NotImplementedError("13.4 eps_from_v")
+
+
+# ---- 13.5 Another weight: 2 points ----
+
+
+def min_snr_weights(s, t, gamma):
+    """min(snr_t, gamma) / snr_t, snr = alpha_bar / (1 - alpha_bar): weights of the loss of eps that hold back small t (Hang et al. 2023)."""
+    # 1. s.snr is a table
+    raise NotImplementedError("13.5 min_snr_weights")

@@ -1,0 +1,54 @@
+"""What the scripts of all lessons share: the flag --quick, where figures go, and the last line."""
+
+import argparse
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure                    # draws without a window
+
+from tinyddpm import data, presets
+
+SIZE = 300_000          # bytes that a committed figure may have
+
+
+class Lesson:
+    """One run of a lesson's script. quick: less of everything, and figures in a temporary folder."""
+
+    def __init__(self, file, doc):
+        parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+        parser.add_argument("--quick", action="store_true", help="less of everything; figures go to a temporary folder")
+        self.quick = parser.parse_args().quick
+        self.folder = Path(tempfile.mkdtemp()) if self.quick else Path(file).resolve().parent
+        self.started = time.perf_counter()
+
+    def figure(self, rows=1, columns=1, size=None, **options):
+        """A matplotlib figure and its axes."""
+        figure = Figure(figsize=size or (3.2 * columns, 2.8 * rows), layout="constrained")
+        return figure, figure.subplots(rows, columns, **options)
+
+    def save(self, figure, name):
+        path = self.folder / name
+        figure.savefig(path, dpi=90)
+        assert path.stat().st_size < SIZE, f"{name} has {path.stat().st_size} bytes"
+
+    def end(self):
+        print(f"{time.perf_counter() - self.started:.1f} s on {os.cpu_count()} cores ({platform.machine()}), "
+              f"NumPy {np.__version__}; figures in {self.folder.name if not self.quick else self.folder}")
+
+
+def digits(count=None):
+    """The first of the 5,000 digits that come with the package, as uint8 (N, 28, 28, 1), and their labels."""
+    found = data.load("digits", presets.get("mnist").model)
+    return found.images[:count], found.labels[:count]
+
+
+def show(axes, image, title=None, low=-1, high=1):
+    """A picture (H, W) or (H, W, 1) in grey, without ticks."""
+    axes.imshow(np.asarray(image).reshape(image.shape[:2]), cmap="gray", vmin=low, vmax=high)
+    axes.set_axis_off()
+    if title is not None:
+        axes.set_title(title, fontsize=9)

@@ -1,0 +1,42 @@
+"""Write every homework.py from the library's own source: signature and docstring stay, the body becomes steps to fill in.
+
+    python lessons/make_homework.py            all of them, and the table of points is theirs
+"""
+
+import ast
+import inspect
+import sys
+import textwrap
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import tasks                                            # noqa: E402, it lies beside this file
+
+
+def homework(lesson):
+    """The text of a lesson's homework.py."""
+    points = sum(task.points for task in tasks.LESSONS[lesson])
+    parts = [f'"""Homework {lesson}: {points} points. To have it graded: python lessons/grade.py {lesson}\n\n'
+             'Each function raises NotImplementedError until you write it. Arrays are float64 when graded. The library\'s own\n'
+             'versions are taken away while the grader runs.\n"""\n\n' + tasks.IMPORTS[lesson] + "\n"]
+    for task in tasks.LESSONS[lesson]:
+        parts.append(f"\n# ---- {task.number} {task.title}: {task.points} points ----\n")
+        for name in task.names:
+            head = task.stubs.get(name) or opening(task.answers[name])
+            steps = task.steps.get(name, ())
+            body = "".join(f"    # {i}. {step}\n" for i, step in enumerate(steps, 1))
+            parts.append(f'\n{head}\n{body}    raise NotImplementedError("{task.number} {name}")\n')
+    return "\n".join(parts).replace("\n\n\n\n", "\n\n\n")
+
+
+def opening(function):
+    """The source of a function up to the end of its docstring."""
+    source = textwrap.dedent(inspect.getsource(function))
+    first = ast.parse(source).body[0].body[0]
+    return "\n".join(source.splitlines()[:first.end_lineno])
+
+
+if __name__ == "__main__":
+    for lesson in tasks.LESSONS:
+        (tasks.folder(lesson) / "homework.py").write_text(homework(lesson))

@@ -1,0 +1,226 @@
+"""Answers to those questions of the homeworks that the library does not answer: written as a learner would, for the tests."""
+
+import math
+
+import numpy as np
+
+from tinyddpm.ops.conv import check_conv2d
+
+
+# ---- 1 ----
+
+def correlated(mean, covariance, z):
+    return mean + z @ np.linalg.cholesky(covariance).T
+
+
+def rescale(images, low, high):
+    return low + (high - low) * (images.astype(np.float64) / 255)
+
+
+# ---- 2 ----
+
+def sigmoid_betas(T, start=-6, end=6, beta_1=1e-4, beta_T=0.02):
+    u = np.linspace(start, end, T)
+    return np.append(0.0, beta_1 + (beta_T - beta_1) / (1 + np.exp(-u)))
+
+
+# ---- 3 ----
+
+def mixture_eps(x, alpha_bar, means, sigma, weights):
+    away = x[:, None] - math.sqrt(alpha_bar) * means
+    variance = alpha_bar * sigma**2 + 1 - alpha_bar
+    logits = np.log(weights) - (away**2).sum(axis=2) / (2 * variance)
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    return math.sqrt(1 - alpha_bar) / variance * (p[..., None] * away).sum(axis=1)
+
+
+# ---- 4 ----
+
+def softplus(x):
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))), x
+
+
+def softplus_backward(dy, cache):
+    return dy * 0.5 * (1 + np.tanh(0.5 * cache))
+
+
+def unit_rows(x):
+    length = np.sqrt((x**2).sum(axis=1, keepdims=True))
+    y = x / length
+    return y, (y, length)
+
+
+def unit_rows_backward(dy, cache):
+    y, length = cache
+    return (dy - y * (dy * y).sum(axis=1, keepdims=True)) / length
+
+
+# ---- 5 ----
+
+def momentum_step(values, grads, velocity, lr, momentum):
+    velocity *= momentum
+    velocity += grads
+    values -= lr * velocity
+
+
+def learning_rate(step, total, lr, warmup):
+    if step <= warmup:
+        return lr * step / warmup
+    return lr * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
+
+
+def clip_by_norm(grads, largest):
+    norm = math.sqrt(sum((g**2).sum() for g in grads))
+    factor = min(1, largest / norm)
+    return [factor * g for g in grads], norm
+
+
+# ---- 6 ----
+
+def dilated_conv2d(x, w, b, dilation):
+    kh, kw = w.shape[:2]
+    top, left = kh // 2 * dilation, kw // 2 * dilation
+    padded = np.pad(x, ((0, 0), (top, top), (left, left), (0, 0)))
+    y = 0
+    for p in range(kh):
+        for q in range(kw):
+            y = y + padded[:, p * dilation:p * dilation + x.shape[1], q * dilation:q * dilation + x.shape[2]] @ w[p, q]
+    return y + b, (x, w, dilation)
+
+
+def dilated_conv2d_backward(dy, cache):
+    x, w, dilation = cache
+    kh, kw, C, K = w.shape
+    top, left = kh // 2 * dilation, kw // 2 * dilation
+    padded = np.pad(x, ((0, 0), (top, top), (left, left), (0, 0)))
+    dpadded, dw = np.zeros_like(padded), np.zeros_like(w)
+    for p in range(kh):
+        for q in range(kw):
+            place = slice(None), slice(p * dilation, p * dilation + x.shape[1]), slice(q * dilation, q * dilation + x.shape[2])
+            dw[p, q] = padded[place].reshape(-1, C).T @ dy.reshape(-1, K)
+            dpadded[place] += dy @ w[p, q].T
+    return dpadded[:, top:top + x.shape[1], left:left + x.shape[2]], dw, dy.sum(axis=(0, 1, 2))
+
+
+# ---- 7 ----
+
+def rms_group_norm(x, gamma, beta, groups, eps=1e-6):
+    grouped = x.reshape(len(x), -1, groups, x.shape[-1] // groups)
+    scale = 1 / np.sqrt((grouped**2).mean(axis=(1, 3), keepdims=True) + eps)
+    return (grouped * scale).reshape(x.shape) * gamma + beta, (x, gamma, scale)
+
+
+def rms_group_norm_backward(dy, cache):
+    x, gamma, scale = cache
+    shape = len(x), -1, scale.shape[2], x.shape[-1] // scale.shape[2]
+    normal, dnormal = x.reshape(shape) * scale, (dy * gamma).reshape(shape)
+    dx = scale * (dnormal - normal * (dnormal * normal).mean(axis=(1, 3), keepdims=True))
+    over = tuple(range(x.ndim - 1))
+    return dx.reshape(x.shape), (dy * normal.reshape(x.shape)).sum(axis=over), dy.sum(axis=over)
+
+
+def modulate(x, scale, shift):
+    return x * (1 + scale[:, None, None]) + shift[:, None, None], (x, scale)
+
+
+def modulate_backward(dy, cache):
+    x, scale = cache
+    return dy * (1 + scale[:, None, None]), (dy * x).sum(axis=(1, 2)), dy.sum(axis=(1, 2))
+
+
+# ---- 8 ----
+
+def masked_softmax(x, mask):
+    x = np.where(mask, x, -np.inf)
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    p = e / e.sum(axis=-1, keepdims=True)
+    return p, p
+
+
+def masked_softmax_backward(dp, cache):
+    return cache * (dp - (cache * dp).sum(axis=-1, keepdims=True))
+
+
+# ---- 9 ----
+
+def mean_downsample(x):
+    N, H, W, C = x.shape
+    return x.reshape(N, H // 2, 2, W // 2, 2, C).mean(axis=(2, 4)), None
+
+
+def mean_downsample_backward(dy, cache):
+    return dy.repeat(2, axis=1).repeat(2, axis=2) / 4
+
+
+# ---- 10 ----
+
+def huber(prediction, target, delta):
+    d = prediction - target
+    size = np.abs(d)
+    return np.where(size <= delta, d**2 / 2, delta * (size - delta / 2)).mean(), (d, delta)
+
+
+def huber_backward(dloss, cache):
+    d, delta = cache
+    return np.clip(d, -delta, delta) * (dloss / d.size)
+
+
+# ---- 11 ----
+
+def ddim_invert(eps, s, x, times):
+    for now, after in zip(times[:-1], times[1:]):
+        noise = eps(x, np.full(len(x), now))
+        x0 = (x - np.sqrt(1 - s.alpha_bar[now]) * noise) / np.sqrt(s.alpha_bar[now])
+        x = np.sqrt(s.alpha_bar[after]) * x0 + np.sqrt(1 - s.alpha_bar[after]) * noise
+    return x
+
+
+def slerp(a, b, weight):
+    shape = -1, *[1] * (a.ndim - 1)
+    flat_a, flat_b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    cosine = (flat_a * flat_b).sum(axis=1) / (np.linalg.norm(flat_a, axis=1) * np.linalg.norm(flat_b, axis=1))
+    angle = np.arccos(cosine).reshape(shape)
+    return (np.sin((1 - weight) * angle) * a + np.sin(weight * angle) * b) / np.sin(angle)
+
+
+# ---- 12 ----
+
+def decoder_of_levels(x0, mean, sigma, levels):
+    half = 1 / (levels - 1)
+    cdf = np.vectorize(lambda z: (1 + math.erf(z / math.sqrt(2))) / 2)
+    low = np.where(x0 < -1 + half, 0.0, cdf((x0 - half - mean) / sigma))
+    high = np.where(x0 > 1 - half, 1.0, cdf((x0 + half - mean) / sigma))
+    return np.log(high - low)
+
+
+# ---- 13 ----
+
+def eps_from_v(s, xt, t, v):
+    alpha_bar = np.asarray(s.alpha_bar[t]).reshape(-1, *[1] * (xt.ndim - 1))
+    return np.sqrt(alpha_bar) * v + np.sqrt(1 - alpha_bar) * xt
+
+
+def min_snr_weights(s, t, gamma):
+    return np.minimum(s.snr[t], gamma) / s.snr[t]
+
+
+# ---- 14 ----
+
+def to_bf16(x):
+    bits = x.view(np.uint32)
+    rounded = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000
+    return rounded.astype(np.uint32).view(np.float32)
+
+
+def next_scale(scale, good, finite, grow_after):
+    if not finite:
+        return scale / 2, 0
+    if good + 1 == grow_after:
+        return scale * 2, 0
+    return scale, good + 1
+
+
+def my_part(batch, rank, size):
+    each = len(batch) // size
+    return batch[rank * each:(rank + 1) * each]

@@ -1,0 +1,248 @@
+"""The homeworks: stubs from the library's source, a grader that is not fooled, and results that Gradescope reads."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+import textwrap
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import homework_answers
+
+ROOT = Path(__file__).parent.parent
+LESSONS = ROOT / "lessons"
+sys.path.insert(0, str(LESSONS))
+import grade
+import make_homework
+import tasks
+
+TASKS = [task for found in tasks.LESSONS.values() for task in found]
+
+
+def solution(lesson):
+    """A homework with all functions filled in: the library's source, and the answers to the questions."""
+    text = '"""Filled in."""\n\nimport math\n\nimport numpy as np\n\n'
+    for task in tasks.LESSONS[lesson]:
+        text += source(task) + "\n\n"
+    return text
+
+
+def source(task):
+    """The code of one task's functions, with the imports that the library's need."""
+    text = ""
+    for name in task.names:
+        f = getattr(homework_answers, name) if task.stubs else task.answers[name]
+        code = textwrap.dedent(inspect.getsource(f))
+        answers = [n for t in TASKS if t.number.split(".")[0] == task.number.split(".")[0] for n in t.names]
+        for needed in set(re.findall(r"\b[A-Za-z_]\w*", code)) & (vars(inspect.getmodule(f)).keys() - {"np", "math", "ops", name, *answers}):
+            value = vars(inspect.getmodule(f))[needed]
+            if not isinstance(value, types.ModuleType):
+                text += f"from {f.__module__} import {needed}\n"
+            elif value.__name__.startswith("tinyddpm"):
+                package, _, module = value.__name__.rpartition(".")
+                text += f"from {package} import {module}\n"
+        text += re.sub(r"\bops\.(\w+)", r"\1", code) + "\n\n"               # what a homework has written itself
+    return text.replace("from homework_answers import check_conv2d", "from tinyddpm.ops.conv import check_conv2d")
+
+
+def problems(task, text, tmp_path=None):
+    """What is wrong with a task of this homework, for both seeds; in this process."""
+    module = types.ModuleType("homework")
+    exec(compile(text, "homework.py", "exec"), vars(module))
+    return [grade.compare(task, seed, *grade.collect(task, module, seed)) for seed in (grade.VISIBLE_SEED, grade.HIDDEN_SEED)]
+
+
+# ---- the stubs ----
+
+@pytest.mark.parametrize("lesson", tasks.LESSONS)
+def test_a_homework_is_what_the_library_says(lesson):
+    """Regenerated, it is the same: solution and library cannot drift apart."""
+    assert make_homework.homework(lesson) == (tasks.folder(lesson) / "homework.py").read_text()
+
+
+def test_every_lesson_has_a_homework_with_questions_of_its_own():
+    assert list(tasks.LESSONS) == [f"{n:02}" for n in range(1, 15)]
+    for lesson, found in tasks.LESSONS.items():
+        assert sum(bool(task.stubs) for task in found) >= 1 and sum(not task.stubs for task in found) >= 1
+        assert [task.number for task in found] == [f"{int(lesson)}.{i}" for i in range(1, len(found) + 1)]
+
+
+@pytest.mark.parametrize("lesson", tasks.LESSONS)
+def test_an_untouched_homework_scores_nothing_for_the_right_reason(lesson):
+    text = (tasks.folder(lesson) / "homework.py").read_text()
+    for task in tasks.LESSONS[lesson]:
+        assert problems(task, text) == [f"not written yet: {task.number} {task.names[0]}"] * 2
+
+
+# ---- right and wrong answers ----
+
+@pytest.mark.parametrize("task", TASKS, ids=[task.number for task in TASKS])
+def test_the_right_answer_scores(task):
+    assert problems(task, solution(task.number.split(".")[0].zfill(2))) == [None, None]
+
+
+MUTANTS = {        # task -> (right, wrong) in its functions' source
+    "1.1": [("np.rint(", "np.floor("), ("0, 255).", "0, 300)."), ("127.5", "127")],
+    "1.2": [("i // columns", "i % columns"), ("+ margin, C), 64", "+ margin, C), 65"), ("(W + margin) + margin\n", "(W + margin)\n"), ("math.ceil(math.sqrt(N))", "int(math.sqrt(N))")],
+    "1.3": [(".T", ""), ("np.linalg.cholesky(covariance)", "covariance"), ("mean +", "")],
+    "1.4": [("images.astype(np.float64) / 255", "images * 2 / 510"), ("/ 255", "/ 256"), ("low + (high - low)", "high")],
+    "2.1": [("1 - beta", "1 + beta"), ("np.sqrt(beta)", "beta"), ("s.beta[t]", "s.alpha_bar[t]")],
+    "2.2": [("np.sqrt(1 - alpha_bar)", "1 - alpha_bar"), ("s.alpha_bar", "s.alpha"), ("* eps", "+ eps")],
+    "2.3": [("** 2", ""), ("f[1:] / f[:-1]", "f[1:] / f[0]"), ("largest)", "1.0)"), ("/ (1 + offset)", "")],
+    "2.4": [("np.append(0.0, ", "np.append(1e-4, "), ("-u", "u"), ("(start, end, T)", "(start, end, T + 1)[1:]")],
+    "3.1": [("s.alpha_bar[t - 1]", "s.alpha_bar[t]"), ("np.sqrt(previous)", "previous"), ("np.sqrt(s.alpha[t])", "np.sqrt(alpha_bar)")],
+    "3.2": [("/ per_sample(np.sqrt(alpha_bar), xt)", ""), ("factor = s.beta[t] /", "factor = np.sqrt(s.beta[t]) /"), ("np.sqrt(s.alpha[t])", "s.alpha[t]")],
+    "3.3": [("if t > 1", "if t > 0"), (".sqrt(sigma2)", ".asarray(sigma2)"), ("range(start, 0, -1)", "range(start - 1, -1, -1)"), ("p(x,", "p(xt,")],
+    "3.4": [("np.log(weights) - ", "-"), ("math.sqrt(alpha_bar) * means", "means"), ("/ variance *", "*"), ("alpha_bar * sigma**2 + 1", "sigma**2 + 1")],
+    "4.1": [("rows.T @ drows", "drows.T @ drows[:, :1] + 0 * w"), ("drows.sum(axis=0)", "drows.mean(axis=0)"), ("dy @ w.T", "-dy @ w.T")],
+    "4.2": [("(1 + x * (1 - s))", "(1 + (1 - s))"), ("dy * s * (1 + x * (1 - s))", "dy * s"), ("return x * sigmoid(x), x", "return sigmoid(x), x")],
+    "4.3": [("np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))", "np.log1p(np.exp(x))"), ("0.5 * cache", "cache"), ("1 + np.tanh", "1 - np.tanh")],
+    "4.4": [(" - y * (dy * y).sum(axis=1, keepdims=True)", ""), (")) / length", "))"), ("(x**2).sum(axis=1", "(x**2).mean(axis=1")],
+    "5.1": [("(1 - beta2) * (g * g - v)", "(1 - beta2) * (g - v)"), ("m / (1 - beta1**step)", "m"), ("(values - ema)", "(g - ema)"), ("grads * grad_scale", "grads"),
+            ("    if not math.isfinite(grad_scale):\n        return\n", "")],
+    "5.2": [("velocity *= momentum", ""), ("velocity += grads", "velocity = velocity + grads"), ("lr * velocity", "lr * grads")],
+    "5.3": [("(step - warmup) / (total - warmup)", "step / total"), ("step / warmup", "1"), (" / 2", "")],
+    "5.4": [("min(1, largest / norm)", "largest / norm"), ("(g**2).sum()", "(g**2).mean()"), ("math.sqrt(sum((g**2).sum() for g in grads))", "max(np.sqrt((g**2).sum()) for g in grads)")],
+    "6.1": [("window @ w[p, q]", "window @ w[-1 - p, -1 - q]"), ("dwindow += dy", "dwindow[...] = dy"), ("return y + b", "return y"), ("dpadded[:, top:", "dpadded[:, left:"),
+            ("drows.sum(axis=0)", "drows.mean(axis=0)")],
+    "6.2": [("x.repeat(2, axis=1).repeat(2, axis=2)", "x.repeat(2, axis=1).repeat(2, axis=1)"), (".sum(axis=(2, 4))", ".mean(axis=(2, 4))"), (".sum(axis=(2, 4))", "[:, :, 0, :, 0]")],
+    "6.3": [("kh // 2 * dilation, kw // 2 * dilation", "kh // 2, kw // 2"), ("dpadded[place] +=", "dpadded[place] ="), ("return y + b", "return y"), ("axis=(0, 1, 2)", "axis=(0, 1)")],
+    "7.1": [(" - dnormal.mean(axis=(1, 3), keepdims=True)", ""), ("- normal * (dnormal * normal).mean(axis=(1, 3), keepdims=True)", ""),
+            ("grouped.var(axis=(1, 3), keepdims=True)", "grouped.var(axis=(1, 3), keepdims=True, ddof=1)"), ("dx = rstd *", "dx = 0 * rstd *"), ("(dy * gamma)", "dy")],
+    "7.2": [(" - normal * (dnormal * normal).mean(axis=(1, 3), keepdims=True)", ""), ("dnormal - normal", "dnormal - dnormal.mean(axis=(1, 3), keepdims=True) - normal"),
+            ("(grouped**2).mean(axis=(1, 3), keepdims=True)", "grouped.var(axis=(1, 3), keepdims=True)")],
+    "7.3": [("x * (1 + scale[:, None, None])", "x * scale[:, None, None]"), ("(dy * x).sum(axis=(1, 2))", "(dy * x).mean(axis=(1, 2))"), ("dy * (1 + scale[:, None, None])", "dy")],
+    "8.1": [(" - x.max(axis=-1, keepdims=True)", ""), (" - (p * dp).sum(axis=-1, keepdims=True)", ""), ("e.sum(axis=-1, keepdims=True)", "e.sum()"), ("return p * (dp", "return 0 * (dp")],
+    "8.2": [("1 / math.sqrt(q.shape[-1])", "1.0"), ("softmax_backward(dy @ v.swapaxes(-1, -2), p) * scale", "softmax_backward(dy @ v.swapaxes(-1, -2), p)"),
+            ("join_heads(dlogits @ k), join_heads(dlogits.swapaxes(-1, -2) @ q)", "join_heads(dlogits.swapaxes(-1, -2) @ q), join_heads(dlogits @ k)"),
+            ("p.swapaxes(-1, -2) @ dy", "p @ dy")],
+    "8.3": [("np.where(mask, x, -np.inf)", "np.where(mask, x, 0)"), ("return cache * (dp", "return (dp"), (" - (cache * dp).sum(axis=-1, keepdims=True)", " - (cache * dp).mean(axis=-1, keepdims=True)")],
+    "9.1": [("(t - 1)", "t"), ("[xp.sin(angles), xp.cos(angles)]", "[xp.cos(angles), xp.sin(angles)]"), ("width // 2 - 1", "width // 2"), (".astype(dtype)", "")],
+    "9.2": [("[a, b]", "[b, a]"), ("dy[..., :channels], dy[..., channels:]", "dy[..., channels:], dy[..., :channels]"), ("dy[..., channels:]", "dy[..., :-channels]")],
+    "9.3": [(".swapaxes(2, 3)\n    return y", "\n    return y"), ("dx.reshape(N, size * H", "2 * dx.reshape(N, size * H"), ("H // size, size, W // size, size, C).swapaxes(2, 3)", "H // size, size, W // size, size, C).swapaxes(2, 3)[:, :, :, ::-1]")],
+    "9.4": [(" / 4", ""), (".mean(axis=(2, 4))", ".sum(axis=(2, 4))"), (".mean(axis=(2, 4))", "[:, :, 0, :, 0]")],
+    "10.1": [("2 / difference.size", "1 / difference.size"), (".mean(), difference", ".sum(), difference"), ("* dloss", "")],
+    "10.2": [("(1.0, cache)", "(0.5, cache)"), (".target(s, x0, xt, t, eps)", ".target(s, x0, xt, t, x0)"), ("PREDICTIONS[prediction]", "PREDICTIONS['eps']")],
+    "10.3": [("delta * (size - delta / 2)", "delta * size"), ("np.clip(d, -delta, delta)", "d"), ("(dloss / d.size)", "dloss")],
+    "11.1": [("np.linspace(T, 1, steps)", "np.linspace(T, 0, steps)"), ("np.round(", "np.floor("), ("np.linspace(T, 1, steps)", "np.linspace(1, T, steps)")],
+    "11.2": [("[*times[1:], 0]", "times[1:]"), ("- sigma**2", ""), ("eta * np.sqrt", "np.sqrt"), ("alpha_bar / alpha_bar_previous", "alpha_bar_previous / 2")],
+    "11.3": [("np.full(len(x), now)", "np.full(len(x), after)"), ("np.sqrt(1 - s.alpha_bar[after])", "np.sqrt(1 - s.alpha_bar[now])"), ("(times[:-1], times[1:])", "(times[:-2], times[1:])")],
+    "11.4": [("(1 - weight) * angle", "weight * angle"), (" / np.sin(angle)", ""), ("np.arccos(cosine)", "np.arccos(cosine.mean() + 0 * cosine)")],
+    "12.1": [(" / math.log(2)", ""), ("mean(axis=1)", "sum(axis=1)"), (".mean(axis=1)", ".mean()")],
+    "12.2": [("- math.log1p(-alpha_bar)", "+ math.log1p(-alpha_bar)"), (") / 2", ")"), ("s.alpha_bar[-1]", "s.alpha_bar[1]")],
+    "12.3": [("x0 < -EDGE", "x0 < -2"), ("x0 + HALF_BIN", "x0"), ("log_variance / 2", "log_variance"), ("1e-12", "1e-3")],
+    "12.4": [("1 / (levels - 1)", "1 / levels"), ("x0 > 1 - half", "x0 > 2"), (" / sigma)", ")")],
+    "13.1": [("* eps -", "* eps +"), ("* xt -", "* xt +"), ("np.sqrt(1 - alpha_bar), x0", "np.sqrt(alpha_bar), x0")],
+    "13.2": [("* x0 + per_sample(from_xt, xt) * xt", "* x0"), ("/ per_sample(from_x0, xt)", ""), ("mu - per", "mu + per")],
+    "13.3": [("s.beta[t]**2", "s.beta[t]"), ("2 * s.variance", "s.variance"), (" * s.alpha[t]\n", "\n"), ("return weights / weights.sum()", "return weights")],
+    "13.4": [("* v +", "* v -"), ("np.sqrt(1 - alpha_bar) * xt", "xt"), ("np.sqrt(alpha_bar) * v", "v")],
+    "13.5": [("np.minimum", "np.maximum"), (" / s.snr[t]", ""), ("gamma) /", "1.0) /")],
+    "14.1": [("- 2 *", "- "), ("((a.mean - b.mean) ** 2).sum() +", ""), ("np.trace(S2)", "np.trace(S1)")],
+    "14.2": [("_divergence(p[i:j]).mean()", "_divergence(p).mean()"), ("np.exp(", "("), ("np.std(scores)", "np.std(scores, ddof=1) if splits > 1 else 0")],
+    "14.3": [(" + 0x7fff + ((bits >> 16) & 1)", ""), ("0x7fff + ((bits >> 16) & 1)", "0x8000"), ("0xffff0000", "0xfff80000")],
+    "14.4": [("scale / 2, 0", "scale / 2, good"), ("scale * 2, 0", "scale * 2, good + 1"), ("good + 1 == grow_after", "good == grow_after")],
+    "14.5": [("batch[rank * each:(rank + 1) * each]", "batch[rank::size]"), ("(rank + 1) * each", "(rank + 1) * each + 1"), ("rank * each:", "max(0, rank * each - 1):")],
+}
+
+
+def test_every_task_has_three_mutants():
+    assert MUTANTS.keys() == {task.number for task in TASKS} and min(map(len, MUTANTS.values())) >= 3
+
+
+@pytest.mark.parametrize("number, right, wrong", [(number, *m) for number, found in MUTANTS.items() for m in found])
+def test_a_wrong_answer_fails(number, right, wrong):
+    task = tasks.find(number)
+    its = source(task)
+    assert right in its, its
+    text = solution(number.split(".")[0].zfill(2)).replace(its, its.replace(right, wrong))
+    with np.errstate(all="ignore"):
+        found = problems(task, text)
+    assert any(found) and not any("is no Python" in f or "NameError" in f or "SyntaxError" in f for f in found if f), found
+
+
+# ---- the grader as a program ----
+
+def graded(tmp_path, lesson, text):
+    """(results, what was printed) of the program for a homework with this text."""
+    path = tmp_path / "homework.py"
+    path.write_text(text)
+    done = subprocess.run([sys.executable, LESSONS / "grade.py", lesson, "--file", path, "--json", tmp_path / "r.json"], capture_output=True,
+                          text=True, cwd=tmp_path)
+    assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr, done.stderr
+    return json.loads((tmp_path / "r.json").read_text()), done.stdout
+
+
+FIELDS = {"score": (int, float), "max_score": (int, float), "name": str, "number": str, "output": str, "status": str, "visibility": str}
+
+
+@pytest.mark.parametrize("lesson", ["06", "08", "12"])
+def test_the_whole_homework_filled_in_has_all_points(tmp_path, lesson):
+    """As a program, where the library's own answers are taken away; the results have Gradescope's fields and add up."""
+    results, printed = graded(tmp_path, lesson, solution(lesson))
+    assert results.keys() == {"score", "max_score", "tests"}
+    points = sum(task.points for task in tasks.LESSONS[lesson])
+    assert results["score"] == results["max_score"] == points == sum(t["max_score"] for t in results["tests"]), printed
+    assert len(results["tests"]) == 2 * len(tasks.LESSONS[lesson])
+    for test in results["tests"]:
+        assert test.keys() == FIELDS.keys() and all(isinstance(test[name], kind) for name, kind in FIELDS.items())
+        assert test["status"] == "passed" and test["visibility"] in ("visible", "hidden")
+    assert f"{points} of {points} points" in printed
+
+
+SILU = "import numpy as np\n\n\ndef silu(x):\n    s = (1 + np.tanh(x / 2)) / 2\n    return x * s, (x, s)\n\n\ndef silu_backward(dy, cache):\n    x, s = cache\n    return dy * s * (1 + x * (1 - s))\n"
+LINEAR = "\n\ndef linear(x, w, b):\n    return x @ w + b, (x, w)\n\n\ndef linear_backward(dy, cache):\n    {}\n"
+OF_LINEAR = "    x, w = cache\n    return dy @ w.T, x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1]), dy.reshape(-1, dy.shape[-1]).sum(axis=0)"
+BAD = {
+    "an endless loop": (LINEAR.format("while True: pass"), "endless loop"),
+    "an end of the process": (LINEAR.format("np.lib.stride_tricks.as_strided(np.zeros(1), (10**9, 10**9), (1, 1)).sum(); raise SystemExit(0)"), "SystemExit|status"),
+    "the library's answer": (LINEAR.format("from tinyddpm.ops import linear_backward as f; return f(dy, cache)"), "library's own linear_backward"),
+    "the library's answer by its table": (LINEAR.format("from tinyddpm.backend import ops; return ops.linear_backward(dy, cache)"), "library's own linear_backward"),
+    "the library's answer by its table of names": (LINEAR.format("import tinyddpm.ops; return tinyddpm.ops.TABLE['linear_backward'](dy, cache)"), "library's own linear_backward"),
+    "a gradient too few": (LINEAR.format("x, w = cache; return dy @ w.T, x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])"), "gradient 3 of linear_backward"),
+    "a result that is no number": (LINEAR.format("return 'a', 'b', 'c'"), "expected numbers"),
+    "an object that claims to be equal": (LINEAR.format("return [type('A', (), {'__eq__': lambda a, b: True})()] * 3"), "expected numbers|which a homework may not"),
+    "an argument that is changed": (LINEAR.replace("    return x @ w + b", "    x += 1\n    return x @ w + b").format(OF_LINEAR.strip()), "y of linear|the arguments of linear"),
+}
+
+
+@pytest.mark.parametrize("trick", BAD)
+def test_a_bad_function_costs_its_own_task_alone(tmp_path, trick, monkeypatch):
+    """Zero for the task, in words; what stands beside it keeps its points."""
+    code, message = BAD[trick]
+    (tmp_path / "homework.py").write_text(SILU + code)
+    monkeypatch.setattr(grade, "SECONDS", 3)
+    results = grade.grade("04", tmp_path / "homework.py")
+    by_task = {t["number"]: t for t in results["tests"]}
+    if "may not" not in message or by_task["4.2.1"]["score"]:
+        assert by_task["4.2.1"]["status"] == by_task["4.2.2"]["status"] == "passed", by_task["4.2.1"]
+    for seed in "12":
+        assert by_task[f"4.1.{seed}"]["score"] == 0 and re.search(message, by_task[f"4.1.{seed}"]["output"]), by_task[f"4.1.{seed}"]
+
+
+@pytest.mark.parametrize("line, message", [("def silu(x:", "is no Python: line 1"), ("import os", "imports os in line 1"), ("from importlib import reload", "imports importlib"),
+                                           ("x = eval('1')", "uses eval in line 1"), ("from tinyddpm.backend import sys", "uses sys"), ("y = (1).__class__", "uses __class__"),
+                                           ("import tinyddpm.backend as b\nb.importlib.reload(b)", "uses importlib in line 2"), ("1 / 0", "cannot be imported: ZeroDivisionError"),
+                                           ("from tinyddpm.kernels import cpu", "uses kernels")])
+def test_a_file_that_cannot_or_may_not_run_scores_nothing(tmp_path, line, message):
+    results, printed = graded(tmp_path, "04", line + "\n" + SILU)
+    assert results["score"] == 0 and all(message in t["output"] for t in results["tests"]), results["tests"][0]
+    assert message in printed
+
+
+def test_a_wrong_answer_is_told_where(tmp_path):
+    results, printed = graded(tmp_path, "04", SILU.replace("(1 + x * (1 - s))", "(1 + x)"))
+    found = next(t for t in results["tests"] if t["number"] == "4.2.1")
+    assert re.search(r"gradient 1 of silu_backward for x \(3, 4\), shape \(3, 4\): worst at index \(\d, \d\): expected \S+, got \S+", found["output"])
+    assert found["output"] in printed and "there is no function linear" in printed
+
+
+@pytest.mark.parametrize("arguments, message", [(["99"], "no lesson 99"), (["4", "--file", "none.py"], "none.py does not exist"), (["4", "--json", "no/such/r.json"], "folder does not exist"),
+                                                (["4", "--what"], "--what")])
+def test_wrong_arguments_are_said(arguments, message, tmp_path):
+    done = subprocess.run([sys.executable, LESSONS / "grade.py", *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and message in done.stderr

@@ -1,0 +1,80 @@
+"""Operations of a learner in place of the library's: which they are, and what is wrong with them, in words."""
+
+import inspect
+
+
+def find(module, table):
+    """The operations that a module defines itself (not those that it only imports): name -> function.
+
+    Each is wrapped: a result of a wrong shape, or an error within, is a ValueError with the operation's name.
+    Raises ValueError for a module that has none, half a pair, or parameters that differ from the operation's.
+    """
+    own = {name: f for name, f in vars(module).items()
+           if name in table and getattr(f, "__module__", None) == module.__name__}
+    if not own:
+        raise ValueError(f"{module.__name__} defines none of the operations: {', '.join(table)}")
+    for name, f in own.items():
+        forward = name.removesuffix("_backward")
+        for half in (forward, forward + "_backward"):
+            if half in table and half not in own:
+                raise ValueError(f"{module.__name__} overrides {name} but not {half}: an operation "
+                                 "is overridden as a pair, forward and backward")
+        expected, got = (list(inspect.signature(g).parameters) for g in (table[name], f))
+        if not any(a.startswith("*") for a in map(str, inspect.signature(f).parameters.values())) and len(got) != len(expected):
+            raise ValueError(f"{name} of {module.__name__} takes ({', '.join(got)}); the operation takes ({', '.join(expected)})")
+    wrapped = {}
+    for name, f in own.items():
+        if name + "_backward" in own:
+            wrapped |= _pair(name, f, own[name + "_backward"], table[name], table[name + "_backward"], module.__name__)
+        elif not name.endswith("_backward"):
+            wrapped[name] = _single(name, f, module.__name__)
+    return wrapped
+
+
+def _pair(name, forward, backward, readable, readable_backward, where):
+    """The two, with their results held to the shapes of the readable operation's, which runs once for each set of arguments' shapes."""
+    known = {}
+
+    def checked(*args, **kwargs):
+        y, cache = _unpack(_run(name, where, forward, *args, **kwargs), 2, f"{name} of {where}", "y and a cache")
+        key = tuple(getattr(a, "shape", str(a)) for a in args), str(kwargs)
+        if key not in known:
+            expected, its_cache = readable(*args, **kwargs)
+            gradients = readable_backward(expected, its_cache)
+            known[key] = expected.shape, [g.shape for g in (gradients if isinstance(gradients, tuple) else (gradients,))]
+        _require(f"{name} of {where}", "y", y, known[key][0])
+        return y, (cache, known[key][1])
+
+    def checked_backward(dy, cache):
+        cache, shapes = cache
+        gradients = _run(name + "_backward", where, backward, dy, cache)
+        for i, (gradient, shape) in enumerate(zip(_unpack(gradients, len(shapes), f"{name}_backward of {where}", "gradients"), shapes), 1):
+            _require(f"{name}_backward of {where}", f"gradient {i}", gradient, shape)
+        return gradients
+
+    return {name: checked, name + "_backward": checked_backward}
+
+
+def _single(name, f, where):
+    return lambda *args, **kwargs: _run(name, where, f, *args, **kwargs)
+
+
+def _run(name, where, f, *args, **kwargs):
+    try:
+        return f(*args, **kwargs)
+    except NotImplementedError:
+        raise ValueError(f"{name} of {where} is not written yet: fill it in, or delete the pair to train with the library's") from None
+    except Exception as error:                          # whatever is wrong with it is its author's to mend
+        raise ValueError(f"{name} of {where} fails: {type(error).__name__}: {error}") from error
+
+
+def _unpack(results, count, who, what):
+    results = results if isinstance(results, (tuple, list)) else (results,)
+    if len(results) != count:
+        raise ValueError(f"{who} returned {len(results)} values; expected {count}: {what}")
+    return results
+
+
+def _require(who, what, a, shape):
+    if getattr(a, "shape", ()) != shape:
+        raise ValueError(f"{who} returned {what} of shape {getattr(a, 'shape', type(a).__name__)}; expected {shape}")
