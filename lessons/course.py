@@ -32,7 +32,7 @@ class Lesson:
 
     def save(self, figure, name):
         path = self.folder / name
-        figure.savefig(path, dpi=90)
+        figure.savefig(path, dpi=80)
         assert path.stat().st_size < SIZE, f"{name} has {path.stat().st_size} bytes"
 
     def end(self):
@@ -41,9 +41,10 @@ class Lesson:
 
 
 def digits(count=None):
-    """The first of the 5,000 digits that come with the package, as uint8 (N, 28, 28, 1), and their labels."""
+    """Some of the 5,000 digits that come with the package, or all: uint8 (N, 28, 28, 1), and their labels."""
     found = data.load("digits", presets.get("mnist").model)
-    return found.images[:count], found.labels[:count]
+    order = np.random.default_rng(0).permutation(len(found))[:count]            # they lie sorted by digit
+    return found.images[order], found.labels[order]
 
 
 def show(axes, image, title=None, low=-1, high=1):

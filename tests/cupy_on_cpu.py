@@ -216,6 +216,9 @@ class Communicator:
     def __init__(self, size, rank):
         self.size, self.rank = size, rank
 
+    def destroy(self):
+        Nccl.barrier.wait(20)
+
     def _all(self, address, count, kind):
         """Everybody's numbers, once everybody is there."""
         mine = np.frombuffer((ctypes.c_char * (count * {7: 4, 8: 8}[kind])).from_address(address), {7: np.float32, 8: np.float64}[kind])
@@ -258,7 +261,7 @@ def modules():
     stream = types.SimpleNamespace(synchronize=lambda: waits.append("synchronize"), ptr=0)
     cuda = types.SimpleNamespace(runtime=runtime, device=device, get_current_stream=lambda: stream, nccl=nccl,
                                  Device=lambda i: types.SimpleNamespace(use=lambda: None))
-    random = types.SimpleNamespace(Generator=Generator, Philox4x3210=lambda seed: seed)
+    random = types.SimpleNamespace(Generator=Generator, Philox4x3210=lambda seed, size: seed)
     cupy = _module("cupy", __version__="14.0 on a CPU", __getattr__=_numpys, ndarray=ndarray, empty=empty, asarray=asarray, array=asarray,
                    empty_like=lambda a: empty(a.shape, a.dtype), RawModule=RawModule, cuda=cuda, random=random,
                    get_default_memory_pool=lambda: types.SimpleNamespace(total_bytes=lambda: 123))

@@ -16,7 +16,7 @@ state = SimpleNamespace(backend=None, xp=np, precision="fp32")
 
 BACKENDS = ("numpy", "numba", "cupy")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-INSTALL = {"numba": "pip install numba", "cupy": "pip install cupy-cuda12x  (or cupy-cuda13x)"}
+INSTALL = {"numba": "pip install numba", "cupy": "pip install cupy-cuda12x[ctk]  (or cupy-cuda13x[ctk])"}
 
 
 def use(backend="auto", overrides=None, precision="fp32"):
@@ -115,4 +115,5 @@ def generator(seed, *stream):
     if state.xp is np:
         return np.random.default_rng(key)
     random, number = state.xp.random, int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-    return random.Generator(random.Philox4x3210(number))        # counter-based: a new one costs nothing, XORWOW milliseconds
+    # Counter-based: a new one costs nothing, where XORWOW takes milliseconds. The size makes the numbers those of any GPU.
+    return random.Generator(random.Philox4x3210(number, size=2**18))

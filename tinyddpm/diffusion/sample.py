@@ -15,7 +15,8 @@ from tinyddpm.diffusion.objective import reverse_process
 from tinyddpm.diffusion.process import eps_from_x0
 from tinyddpm.diffusion.schedule import per_sample
 
-BATCH, ON_GPU = 64, 256         # images that are sampled together
+BATCH = 64                      # images that are sampled together
+PIXELS_ON_GPU = 2**18           # or, on a GPU, in how many pixels: 256 images of 32x32
 
 Step = namedtuple("Step", "t x x0")
 Step.__doc__ = """After a step from time t: x, the new and less noisy image, and x0, the estimate of the data it was made from."""
@@ -81,7 +82,7 @@ def generate(model, diffusion, count, seed=0, sampler="ddpm", steps=50, eta=0.0,
     if sampler not in ("ddpm", "ddim"):
         raise ValueError(f"sampler is {sampler!r}; expected ddpm or ddim")
     s, config = diffusion.make_schedule(), model.config
-    batch = BATCH if state.xp is np else ON_GPU
+    batch = BATCH if state.xp is np else max(1, PIXELS_ON_GPU // config.image_size**2)
     total = math.ceil(count / batch) * (s.T if sampler == "ddpm" else steps)
     number, images = 0, []
     for start in range(0, count, batch):

@@ -62,7 +62,7 @@ extern "C" __global__ void start(real* y, const real* b, const real* other, int 
     y[i] = b[k] + (other ? other[i / (pixels * K) * K + k] : 0);
 }
 
-// rows (N, H2, W2, kh, kw, C): for each pixel (i, j) of the result and each position (p, q) of the kernel, the source
+// rows (N, H2, W2, kh, kw, C); a thread for each pixel and pack: for each pixel (i, j) of the result and each position (p, q) of the kernel, the source
 // pixel ((mul i + sign p + top) / div, (mul j + sign q + left) / div), or zeros where there is none.
 template <int V>
 __device__ void gather(const operand* source, operand* rows, int H, int W, int C, int H2, int W2, int kh, int kw,
@@ -71,13 +71,21 @@ __device__ void gather(const operand* source, operand* rows, int H, int W, int C
     typedef Pack<operand, V> pack;
     int i = thread();
     if (i >= size) return;
-    int c = i % (C / V), rest = i / (C / V);
-    int q = rest % kw, p = rest / kw % kh, column = rest / (kw * kh) % W2, row = rest / (kw * kh * W2);     // row: of all images
-    int y = mul * (row % H2) + sign * p + top, x = mul * column + sign * q + left, n = row / H2;
-    pack value = {};
-    if (y >= 0 && x >= 0 && y % div == 0 && x % div == 0 && y / div < H && x / div < W)
-        value = ((const pack*)source)[((n * H + y / div) * W + x / div) * (C / V) + c];
-    ((pack*)rows)[i] = value;
+    int packs = C / V, pixel = i / packs, c = i % packs, row = pixel / W2, n = row / H2;            // row: of all images
+    int top_y = mul * (row % H2) + top, left_x = mul * (pixel % W2) + left;
+    pack* target = (pack*)rows + pixel * kh * kw * packs + c;
+    for (int p = 0; p < kh; p++)
+        for (int q = 0; q < kw; q++, target += packs) {
+            int y = top_y + sign * p, x = left_x + sign * q;
+            bool meets = y >= 0 && x >= 0;
+            if (div > 1) {
+                meets = meets && y % div == 0 && x % div == 0;
+                y /= div, x /= div;
+            }
+            pack value = {};
+            if (meets && y < H && x < W) value = ((const pack*)source)[((n * H + y) * W + x) * packs + c];
+            *target = value;
+        }
 }
 
 #define GATHER(name, V) extern "C" __global__ void name(const operand* source, operand* rows, int H, int W, int C, int H2, int W2, \

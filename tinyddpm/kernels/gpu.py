@@ -44,11 +44,16 @@ def kernels(real, narrow):
     return cupy.RawModule(code=code, options=("--std=c++17", f"-DREAL={real}", f"-DNARROW={narrow}"))
 
 
+@functools.cache
+def kernel(name, real, narrow):
+    return kernels(real, narrow).get_function(name)
+
+
 def launch(name, dtype, grid, block, *arguments):
     """Start a kernel with the numbers among its arguments in its own types."""
     arguments = [np.int32(a) if isinstance(a, int) else dtype.type(a) if isinstance(a, float) else a for a in arguments]
     real = "double" if dtype == np.float64 else "float"
-    kernels(real, narrow_to(dtype)).get_function(name)(grid, block, arguments)
+    kernel(name, real, narrow_to(dtype))(grid, block, arguments)
 
 
 def launch_each(name, dtype, size, *arguments):
@@ -73,6 +78,12 @@ def operands(x):
     return y
 
 
+@functools.cache
+def number(value, dtype):
+    """A number that cuBLAS reads from the host's memory."""
+    return np.full(1, value, dtype)
+
+
 def multiply(a, b, out, transpose_a=False, transpose_b=False, add=False):
     """out = a b, or out += a b, each (rows, columns), or (batch, rows, columns) with any strides before the columns.
 
@@ -82,15 +93,15 @@ def multiply(a, b, out, transpose_a=False, transpose_b=False, add=False):
     types = {np.float64: R_64F, np.float32: R_32F, np.float16: R_16F, np.uint16: R_16BF}
     kinds = [types[z.dtype.type] for z in (b, a, out)]
     compute = COMPUTE_64F if kinds[2] == R_64F else COMPUTE_TF32 if state.precision == "tf32" else COMPUTE_32F
-    one, factor = np.ones(1, out.dtype), np.full(1, add, out.dtype)
+    one, factor = (number(value, out.dtype).ctypes.data for value in (1, int(add)))
     handle = cupy.cuda.device.get_cublas_handle()
+    steps = [max(z.strides[-2] // z.itemsize, z.shape[-1]) for z in (b, a, out)]            # from row to row
     if out.ndim == 2:
-        (B, A, C) = ((z.data.ptr, kind, z.strides[-2] // z.itemsize) for z, kind in zip((b, a, out), kinds))
-        cublas.gemmEx(handle, transpose_b, transpose_a, N, M, K, one.ctypes.data, *B, *A, factor.ctypes.data, *C, compute, -1)
+        B, A, C = ((z.data.ptr, kind, step) for z, kind, step in zip((b, a, out), kinds, steps))
+        cublas.gemmEx(handle, transpose_b, transpose_a, N, M, K, one, *B, *A, factor, *C, compute, -1)
     else:
-        (B, A, C) = ((z.data.ptr, kind, z.strides[-2] // z.itemsize, z.strides[0] // z.itemsize) for z, kind in zip((b, a, out), kinds))
-        cublas.gemmStridedBatchedEx(handle, transpose_b, transpose_a, N, M, K, one.ctypes.data, *B, *A, factor.ctypes.data, *C,
-                                    len(out), compute, -1)
+        B, A, C = ((z.data.ptr, kind, step, z.strides[0] // z.itemsize) for z, kind, step in zip((b, a, out), kinds, steps))
+        cublas.gemmStridedBatchedEx(handle, transpose_b, transpose_a, N, M, K, one, *B, *A, factor, *C, len(out), compute, -1)
 
 
 def start(shape, b, other=None):
@@ -102,8 +113,11 @@ def start(shape, b, other=None):
 
 
 def column_sums(x):
-    """x (S, rows, K) -> (S, K)"""
+    """x (S, rows, K) -> (S, K), in two stages where there are many rows: parts of about a thousand, then all parts."""
     S, rows, K = x.shape
+    parts = next(parts for parts in range(max(1, rows // 1024), 0, -1) if rows % parts == 0)
+    if parts > 1:
+        return column_sums(column_sums(x.reshape(S * parts, -1, K)).reshape(S, parts, K))
     sums = cupy.empty((S, K), x.dtype)
     launch("column_sums", x.dtype, (-(-K // 32), S), (32, 8), x, sums, rows, K)
     return sums
@@ -127,7 +141,7 @@ def _accumulate_linear(dy, cache, dw, db):
     narrow_dy, dx = operands(dy), cupy.empty(shape, dy.dtype)
     multiply(narrow_dy, filters, dx.reshape(rows.shape), transpose_b=True)
     multiply(rows, narrow_dy, dw, transpose_a=True, add=True)
-    db += _sum_of_rows(dy)
+    db += column_sums(dy[None])[0]
     return dx
 
 
@@ -139,13 +153,6 @@ def _zeros_and(accumulate, dy, cache, shape, dtype):
     dw, db = cupy.zeros(shape, dtype), cupy.zeros(shape[-1], dtype)
     dx = accumulate(dy, cache, dw, db)
     return dx, dw, db
-
-
-def _sum_of_rows(x):
-    """x (rows, K) -> (K,), in two stages: parts of about a thousand rows, where these fill the rows, then all parts."""
-    parts = next(parts for parts in range(max(1, len(x) // 1024), 0, -1) if len(x) % parts == 0)
-    sums = column_sums(x.reshape(parts, -1, x.shape[1]))
-    return column_sums(sums[None])[0]
 
 
 # ---- convolution: the linear map of the pixels that an output pixel sees, which are gathered in rows ----
@@ -218,7 +225,7 @@ def _parts(source, shape, kh, kw, mul, sign, div, top, left):
         part = slice(first, min(N, first + each))
         rows = cupy.empty(((part.stop - first) * shape[0] * shape[1], kh * kw * C), source.dtype)
         width, name = (pack, "gather_pack") if C % pack == 0 else (1, "gather_one")
-        launch_each(name, real, rows.size // width, source[part], rows, H, W, C, *shape, kh, kw, mul, sign, div, top, left)
+        launch_each(name, real, rows.size // (kh * kw * width), source[part], rows, H, W, C, *shape, kh, kw, mul, sign, div, top, left)
         yield part, rows
 
 

@@ -120,11 +120,14 @@ class GpuGroup(Group):
         self.nccl = nccl
         identity = np.array(list(nccl.get_unique_id()) if rank == 0 else [0] * UNIQUE_ID)
         super().broadcast(identity)
-        kind = bytes if int(state.xp.__version__.split(".")[0]) >= 14 else tuple
-        self.communicator = nccl.NcclCommunicator(size, kind(identity.tolist()), rank)
         self.closing = False
         for other, link in self.links.items():
             threading.Thread(target=self._watch, args=(other, link), daemon=True).start()
+        kind = bytes if int(state.xp.__version__.split(".")[0]) >= 14 else tuple
+        try:
+            self.communicator = nccl.NcclCommunicator(size, kind(identity.tolist()), rank)
+        except RuntimeError as error:
+            raise ValueError(f"NCCL refuses: {error}; each process needs a GPU of its own") from None
 
     def average(self, a):
         on_gpu = state.xp.asarray(a)
@@ -141,6 +144,8 @@ class GpuGroup(Group):
 
     def close(self):
         self.closing = True
+        state.xp.cuda.get_current_stream().synchronize()
+        self.communicator.destroy()                     # all ranks together
         for link in self.links.values():
             link.sendall(b".")
             link.close()
