@@ -11,6 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure                    # draws without a window
 
 from tinyddpm import data, presets
+from tinyddpm.progress import Progress
+from tinyddpm.training import Trainer
 
 SIZE = 300_000          # bytes that a committed figure may have
 
@@ -45,6 +47,23 @@ def digits(count=None):
     found = data.load("digits", presets.get("mnist").model)
     order = np.random.default_rng(0).permutation(len(found))[:count]            # they lie sorted by digit
     return found.images[order], found.labels[order]
+
+
+def train(preset, images, steps, watch=None):
+    """A Trainer after so many steps on uint8 images, and the losses. watch(trainer) after each step."""
+    trainer, dataset, losses, progress = Trainer(preset.override(steps=steps)), data.Dataset(images), [], Progress()
+    for step in range(steps):
+        losses.append(trainer.step(*dataset.batch(step, preset.training.batch_size, seed=0)))
+        progress.count(f"training, loss {np.mean(losses[-50:]):.3f}, step", step + 1, steps)
+        if watch:
+            watch(trainer)
+    progress.close()
+    return trainer, np.array(losses)
+
+
+def small(preset, quick):
+    """The preset, or for --quick a network of the same kind that is trained in a moment."""
+    return preset.override(base_channels=8, groups=4, batch_size=8, T=50, beta_1=2e-3, beta_T=0.3, warmup=2) if quick else preset
 
 
 def show(axes, image, title=None, low=-1, high=1):

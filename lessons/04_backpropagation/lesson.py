@@ -62,7 +62,7 @@ def network_backward(dloss, caches):
 
 
 def caught(forward, backward, *arrays, dy=None):
-    """Whether a check finds the backward wrong; dy: the upstream gradient (default: random)."""
+    """Whether a check finds the backward wrong. dy: an upstream gradient (default: random)"""
     if dy is None:
         try:
             gradcheck.check(forward, backward, *arrays)
@@ -119,8 +119,7 @@ def main():
         left.loglog(steps, found, ".-", label=name)
     left.set(xlabel="h", title="relative error of (f(x + h) - f(x - h)) / 2h")
     left.legend()
-    t = np.linspace(-6, 6, 200)
-    right.plot(t, silu(t)[0], label="SiLU")
+    right.plot(t := np.linspace(-6, 6, 200), silu(t)[0], label="SiLU")
     right.plot(t, silu_backward(1.0, silu(t)[1]), label="its derivative")
     right.legend()
     lesson.save(figure, "figure_steps.png")
@@ -128,16 +127,16 @@ def main():
     # A wrong gradient trains, only worse: gradient descent with the first of the mistakes
     figure, axes = lesson.figure(1, 1, size=(4.5, 3))
     inputs = rng.uniform(-2, 2, (200, 1))
-    targets = np.sin(3 * inputs)
     for name, second_term in (("right", 1), ("SiLU without its second term", 0)):
-        parameters, losses = [q.copy() for q in (rng.standard_normal((1, 20)), np.zeros(20), rng.standard_normal((20, 1)) / 5, np.zeros(1))], []
+        start, losses = np.random.default_rng(1), []
+        parameters = [2 * start.standard_normal((1, 20)), start.standard_normal(20), start.standard_normal((20, 1)) / 5, np.zeros(1)]
         for _ in range(400 if lesson.quick else 4000):
-            loss, caches = network(inputs, targets, *parameters)
+            loss, caches = network(inputs, np.sin(3 * inputs), *parameters)
             cache1, (h, s), cache3, cache4 = caches
             da, dw2, db2 = linear_backward(mean_squared_error_backward(1.0, cache4), cache3)
             _, dw1, db1 = linear_backward(da * s * (1 + second_term * h * (1 - s)), cache1)
             for p, g in zip(parameters, (dw1, db1, dw2, db2)):
-                p -= 0.1 * g
+                p -= 0.03 * g
             losses.append(loss)
         axes.loglog(losses, label=name)
         print(f"gradient descent, {name}: loss {losses[0]:.2f} at the start, {losses[-1]:.3f} at the end")

@@ -1,0 +1,148 @@
+"""Lesson 6: convolution, from seven loops to Winograd.
+
+    python lessons/06_convolution/lesson.py [--quick]
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import course
+
+import tinyddpm
+from tinyddpm import gradcheck, ops
+from tinyddpm.backend import ops as in_force
+from tinyddpm.ops.conv import conv2d_loops
+
+
+def im2col(x, kh, kw):
+    """For each output pixel, the kh kw C numbers that it sees, as a row. x (N, H, W, C) -> (N H W, kh kw C)"""
+    N, H, W, C = x.shape
+    padded = np.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
+    rows = np.empty((N, H, W, kh, kw, C), x.dtype)
+    for p in range(kh):
+        for q in range(kw):
+            rows[:, :, :, p, q] = padded[:, p:p + H, q:q + W]
+    return rows.reshape(N * H * W, kh * kw * C)
+
+
+def conv_by_rows(x, w, b):
+    """One matrix product for the whole convolution."""
+    kh, kw, C, K = w.shape
+    return (im2col(x, kh, kw) @ w.reshape(-1, K) + b).reshape(*x.shape[:3], K)
+
+
+def conv_by_windows(x, w, b):
+    """One matrix product for each position of the kernel, and no copies."""
+    kh, kw = w.shape[:2]
+    padded = np.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
+    y = b
+    for p in range(kh):
+        for q in range(kw):
+            y = y + padded[:, p:p + x.shape[1], q:q + x.shape[2]] @ w[p, q]
+    return y
+
+
+def conv_backward(dy, x, w):
+    """Line by line the forward's transpose: what went through w[p, q] comes back through its transpose."""
+    kh, kw, C, K = w.shape
+    padded = np.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
+    dpadded, dw = np.zeros_like(padded), np.zeros_like(w)
+    for p in range(kh):
+        for q in range(kw):
+            window = slice(None), slice(p, p + x.shape[1]), slice(q, q + x.shape[2])
+            dw[p, q] = padded[window].reshape(-1, C).T @ dy.reshape(-1, K)
+            dpadded[window] += dy @ w[p, q].T                    # windows overlap: add
+    dx = dpadded[:, kh // 2:kh // 2 + x.shape[1], kw // 2:kw // 2 + x.shape[2]]
+    return dx, dw, dy.sum(axis=(0, 1, 2))
+
+
+# Winograd's F(2, 3): two outputs of a three-tap filter with four products instead of six (Lavin and Gray 2016)
+B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
+G = np.array([[1, 0, 0], [.5, .5, .5], [.5, -.5, .5], [0, 0, 1]])
+A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
+
+
+def winograd_1d(d, g):
+    """y_0 = d_0 g_0 + d_1 g_1 + d_2 g_2 and y_1 = d_1 g_0 + d_2 g_1 + d_3 g_2."""
+    return A @ ((G @ g) * (B @ d))
+
+
+def winograd_2d(d, g):
+    """A tile of 4 x 4 pixels and a 3 x 3 filter -> 2 x 2 outputs, with 16 products instead of 36."""
+    return A @ ((G @ g @ G.T) * (B @ d @ B.T)) @ A.T
+
+
+def median_ms(f, *args, repeats=7):
+    f(*args)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        f(*args)
+        times.append(time.perf_counter() - start)
+    return 1e3 * float(np.median(times))
+
+
+def main():
+    lesson = course.Lesson(__file__, __doc__)
+    rng = np.random.default_rng(0)
+    x, w, b = rng.standard_normal((2, 5, 6, 3)), rng.standard_normal((3, 3, 3, 4)), rng.standard_normal(4)
+    expected = conv2d_loops(x, w, b)
+    for name, f in (("rows", conv_by_rows), ("windows", conv_by_windows)):
+        print(f"by {name}: differs from the seven loops by {np.abs(f(x, w, b) - expected).max():.0e}")
+    check = gradcheck.check(lambda x, w, b: (conv_by_windows(x, w, b), (x, w)), lambda dy, cache: conv_backward(dy, *cache), x, w, b)
+    print(f"the backward: largest relative error {check:.0e}")
+    try:
+        gradcheck.check(lambda x, w, b: (conv_by_windows(x, w, b), (x, w)),
+                        lambda dy, cache: conv_backward(dy[:, ::-1], *cache), x, w, b)
+    except AssertionError:
+        print("negative control, dy upside down: caught")
+    d, g = rng.standard_normal((4, 4)), rng.standard_normal((3, 3))
+    direct = np.array([[(d[i:i + 3, j:j + 3] * g).sum() for j in range(2)] for i in range(2)])
+    line = np.array([d[0, 0:3] @ g[0], d[0, 1:4] @ g[0]])
+    print(f"Winograd: a line of 4 differs by {np.abs(winograd_1d(d[0], g[0]) - line).max():.0e}, a tile by {np.abs(winograd_2d(d, g) - direct).max():.0e}; "
+          f"products: {36} directly, {16} here")
+
+    shape, K = (8, 14, 14, 16) if lesson.quick else (64, 14, 14, 64), 16 if lesson.quick else 64
+    x, w, b = (rng.standard_normal(s).astype(np.float32) for s in (shape, (3, 3, shape[3], K), (K,)))
+    work = 2 * x.size * 9 * K
+    small = x[:1, :4, :4], w, b
+    times = {"loops": median_ms(conv2d_loops, *small, repeats=1) * x.size / small[0].size, "rows": median_ms(conv_by_rows, x, w, b),
+             "windows": median_ms(conv_by_windows, x, w, b)}
+    tinyddpm.use("auto")
+    times["numba, Winograd"] = median_ms(in_force.conv2d, x, w, b)
+    for name, ms in times.items():
+        print(f"measured: {name}: {ms:,.1f} ms, {work / ms / 1e6:,.2f} GFLOP/s" + (" (from a 4 x 4 corner of one image)" if name == "loops" else ""))
+    tinyddpm.use("numpy")
+
+    images, _ = course.digits(1)
+    digit = images[:1] / 127.5 - 1
+    sobel = np.array([[1, 2, 1], [0, 0, 0], [-1, -2, -1]]) / 4
+    kernels = {"identity": np.eye(9)[4].reshape(3, 3), "blur": np.ones((3, 3)) / 9, "edges across": sobel, "edges down": sobel.T}
+    figure, axes = lesson.figure(1, 5, size=(9, 2))
+    course.show(axes[0], digit[0], "a digit")
+    for ax, (name, kernel) in zip(axes[1:], kernels.items()):
+        course.show(ax, ops.conv2d(digit, kernel[:, :, None, None], np.zeros(1))[0][0], name)
+    lesson.save(figure, "figure_filters.png")
+
+    figure, axes = lesson.figure(1, 1, size=(5.5, 2.4))
+    axes.barh(list(times), [work / ms / 1e6 for ms in times.values()])
+    axes.set(xscale="log", xlabel="GFLOP/s of a direct convolution")
+    lesson.save(figure, "figure_speed.png")
+
+    figure, axes = lesson.figure(1, 3, size=(7, 2.4))
+    blur, many, shifted = kernels["blur"][:, :, None, None], digit, digit
+    for _ in range(6):
+        many = ops.conv2d(many, blur, np.zeros(1))[0]
+        shifted = ops.conv2d(shifted, blur, np.zeros(1), padding=(0, 2))[0]
+    for ax, picture, title in zip(axes, (digit, many, shifted), ("a digit", "six blurs", "six blurs, padded on one side")):
+        course.show(ax, picture[0], title)
+    lesson.save(figure, "figure_wrong.png")
+    lesson.end()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Lesson 13: what to predict, what to weigh.
+
+    python lessons/13_predictions/lesson.py [--quick]
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import course
+
+import tinyddpm
+from tinyddpm import metrics, plots, presets
+from tinyddpm.diffusion import likelihood, objective, process, sample, schedule
+
+STEPS = 260
+ROWS = [("eps", "simple", "large"), ("eps", "L", "large"), ("x0", "simple", "large"), ("v", "simple", "large"), ("mu", "L", "large"),
+        ("eps", "hybrid", "learned")]
+
+
+def all_from_x0(s, x0, xt, t):
+    """The four things a network may predict are the same knowledge: from x_0 and x_t follow the others."""
+    a = s.alpha_bar[t]
+    eps = (xt - np.sqrt(a) * x0) / np.sqrt(1 - a)                            # Eq. 4, solved
+    v = np.sqrt(a) * eps - np.sqrt(1 - a) * x0
+    from_x0, from_xt = process.posterior_coefficients(s, t)                  # Eq. 7
+    return {"eps": eps, "v": v, "mu": from_x0 * x0 + from_xt * xt}
+
+
+def error_of_x0(s, prediction, t, error):
+    """How far x_0 is off when the prediction is off by so much: its slope."""
+    return abs(objective.PREDICTIONS[prediction].x0_slope(s, t)) * error
+
+
+def learned_variance(s, v, t):
+    """sigma_t^2 between its two bounds, on a logarithmic scale: v = 1 is beta_t, v = -1 is beta_tilde_t."""
+    large, small = np.log(s.beta[t]), np.log(s.variance("small")[t])
+    return np.exp((v + 1) / 2 * large + (1 - v) / 2 * small)
+
+
+def main():
+    lesson = course.Lesson(__file__, __doc__)
+    rng = np.random.default_rng(13)
+    s, t = schedule.linear(), 300
+    x0, eps = rng.standard_normal((2, 4, 3))
+    xt = process.q_sample(s, x0, t, eps)
+    for name, value in all_from_x0(s, x0, xt, t).items():
+        back = objective.PREDICTIONS[name].to_x0(s, xt, t, value)
+        print(f"x_0 -> {name} -> x_0: {np.abs(back - x0).max():.0e}; the library's target differs by "
+              f"{np.abs(objective.PREDICTIONS[name].target(s, x0, xt, t, eps) - value).max():.0e}")
+    for t in (1, 100, 999):
+        print(f"t = {t:3}: a prediction that is off by 0.01 puts x_0 off by "
+              + ", ".join(f"{error_of_x0(s, name, t, 0.01):.2g} ({name})" for name in ("eps", "x0", "v", "mu")))
+    for v in (-1.0, 0.0, 1.0):
+        assert np.isclose(learned_variance(s, v, 500), np.exp(process.learned_log_variance(s, np.array([v]), 500))[0])
+    print(f"at t = 500 sigma^2 lies between {learned_variance(s, -1, 500):.5f} and {learned_variance(s, 1, 500):.5f}, "
+          f"at t = 2 between {learned_variance(s, -1, 2):.6f} and {learned_variance(s, 1, 2):.6f}")
+    probabilities = objective.time_probabilities(s)
+    print(f"L draws t <= 10 in {probabilities[:10].sum():.0%} of its steps; drawn uniformly they would be 1%")
+
+    tinyddpm.use("auto")
+    images, _ = course.digits()
+    train, test = images[:-256], images[-256:]
+    base = course.small(presets.get("mnist").override(schedule="linear"), lesson.quick)
+    extractor, _ = metrics.extractor(base.model)
+    real = metrics.measure(extractor, images[:500] if lesson.quick else images, "digits")[0]
+    print("trained: predicts, by, sigma^2: bits/dim, distance of classifier features")
+    pictures, curves = {}, {}
+    for prediction, loss, variance in ROWS:
+        trainer, losses = course.train(base.override(prediction=prediction, loss=loss, variance=variance), train, 6 if lesson.quick else STEPS)
+        model, schedule_ = trainer.model.eval(), trainer.schedule
+        model.flat_values[...] = trainer.optimizer.ema
+        p = objective.reverse_process(model, schedule_, prediction, variance)
+        count, steps, bound_count = (8, 3, 4) if lesson.quick else (64, 50, 32)
+        x = sample.last(sample.ddim(p, schedule_, rng.standard_normal((count, 28, 28, 1), dtype=np.float32), rng, steps))
+        bits = likelihood.evaluate(p, schedule_, test[:bound_count], 4 if lesson.quick else 10).summary()["total"]
+        distance = metrics.fid(metrics.measure(extractor, plots.to_uint8(x), "samples")[0], real)
+        name = f"{prediction}, {'L_' * (loss == 'simple') + loss}, {variance}"
+        print(f"trained: {name}: {bits[0]:.2f} +- {bits[1]:.2f}, {distance:.2f}", flush=True)
+        pictures[name], curves[name] = x[:8], losses
+
+    figure, axes = lesson.figure(len(ROWS), 8, size=(6, 5.2))
+    for row, (name, x) in enumerate(pictures.items()):
+        for i in range(8):
+            course.show(axes[row, i], x[i], name if i == 3 else None)
+    lesson.save(figure, "figure_samples.png")
+
+    figure, (left, right) = lesson.figure(1, 2, size=(9, 3))
+    t = np.arange(1, s.T + 1)
+    for name in ("eps", "x0", "v", "mu"):
+        left.loglog(t, error_of_x0(s, name, t, 1.0), label=name)
+    left.set(xlabel="t", title="how far x_0 is off for an error of 1")
+    left.legend()
+    right.loglog(t, objective.bound_weights(s, t) / objective.bound_weights(s, t).mean(), label="L (Eq. 12)")
+    right.loglog(t, np.ones(s.T), label="L_simple")
+    right.loglog(t, np.minimum(s.snr[1:], 5) / s.snr[1:], label="min(snr, 5) / snr")
+    right.set(xlabel="t", title="weights of the error of eps")
+    right.legend()
+    lesson.save(figure, "figure_weights.png")
+
+    # What goes wrong: L with t drawn uniformly has the same mean and far more noise
+    figure, axes = lesson.figure(1, 1, size=(5, 2.8))
+    weights = objective.bound_weights(s, t)
+    for name, chosen, scale in (("t uniform", rng.integers(1, s.T + 1, (2000, 64)), s.T), ("t as the weights", rng.choice(t, (2000, 64), p=probabilities), None)):
+        factor = weights[chosen - 1] * (1 if scale else 1 / (s.T * probabilities[chosen - 1]))
+        batch = factor.mean(axis=1)
+        axes.hist(np.log10(batch), 60, alpha=0.6, label=name)
+        print(f"the loss L of a batch of 64 at errors of 1, {name}: mean {batch.mean():.4f}, spread {batch.std():.4f}")
+    axes.set(xlabel="log10 of a batch's loss", title="the same expectation")
+    axes.legend()
+    lesson.save(figure, "figure_wrong.png")
+    lesson.end()
+
+
+if __name__ == "__main__":
+    main()

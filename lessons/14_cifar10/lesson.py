@@ -1,0 +1,132 @@
+"""Lesson 14: the full CIFAR10 DDPM: recipe, cost, precision, several GPUs, evaluation, published weights.
+
+    python lessons/14_cifar10/lesson.py [--quick]
+"""
+
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import course
+
+import tinyddpm
+from tinyddpm import metrics, presets
+from tinyddpm.diffusion import objective, schedule
+from tinyddpm.interop import load_diffusers, save_diffusers
+from tinyddpm.nn import UNet, UNetConfig
+
+TINY = UNetConfig(image_size=8, base_channels=16, channel_multipliers=(1, 2), blocks_per_level=1, attention_resolutions=(), groups=4, dropout=0.0)
+GFLOP_FORWARD = 2 * 6.22        # of the paper's network for one image
+
+
+def bf16(x):
+    """float32 numbers, rounded to the half of their bits that bfloat16 keeps."""
+    bits = np.asarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000).astype(np.uint32).view(np.float32)
+
+
+def product(a, b, narrow):
+    """A matrix product as the GPU makes it: narrow operands, sums in float32."""
+    return narrow(a).astype(np.float32) @ narrow(b).astype(np.float32)
+
+
+def gradient(model, s, x0, t, eps):
+    model.flat_grads.fill(0)
+    objective.evaluate(model, s, x0, t, eps)
+    return model.flat_grads.copy()
+
+
+def fit_line(narrow, steps, keep_master):
+    """Gradient descent on (w - 1)^2 with weights that are rounded after each step, or kept in float32 beside the rounded ones."""
+    w, path = np.float32(0.0), []
+    for _ in range(steps):
+        w = w - np.float32(2e-3) * (narrow(w) - 1)
+        if not keep_master:
+            w = narrow(w)
+        path.append(float(w))
+    return path
+
+
+def main():
+    lesson = course.Lesson(__file__, __doc__)
+    rng = np.random.default_rng(14)
+
+    paper = presets.get("cifar10")
+    for part in ("model", "diffusion", "training"):
+        print(f"the recipe, {part}: " + ", ".join(f"{name} {value}" for name, value in asdict(getattr(paper, part)).items()))
+    parameters = UNet(paper.model).flat_values.size
+    step = 3 * GFLOP_FORWARD * paper.training.batch_size / 1e3
+    print(f"cost: {parameters:,} parameters; a step is {step:.2f} TFLOP, forward and backward for 128 images; {paper.training.steps:,} of them "
+          f"{step * paper.training.steps / 1e6:.1f} million TFLOP")
+    for name, rate in (("the paper's 21 steps a second", 21), ("2 CPU cores, at 200 GFLOP/s", 0.2 / step)):
+        print(f"cost: {name}: {paper.training.steps / rate / 3600:,.1f} hours")
+    print(f"cost: weights, gradients, two moments and the average: {5 * 4 * parameters / 1e6:,.0f} MB")
+
+    # Precision
+    a, b = rng.standard_normal((2, 256, 256)).astype(np.float32)
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    for name, narrow in (("fp32", np.float32), ("fp16", np.float16), ("bf16", bf16)):
+        error = np.abs(product(a, b, narrow) - exact).max() / np.abs(exact).max()
+        print(f"a product with operands in {name}: largest error {error:.0e} of the largest value")
+    model, s = UNet(TINY), schedule.linear()
+    model.flat_values[...] += 0.05 * rng.standard_normal(model.flat_values.size).astype(np.float32)
+    x0, eps = rng.standard_normal((2, 8, 8, 8, 3)).astype(np.float32)
+    t = rng.integers(1, 1001, 8)
+    whole = gradient(model, s, x0, t, eps)
+    sizes = np.abs(whole[whole != 0])
+    for scale in (1, 2**16):
+        print(f"gradients times {scale}: {np.mean(sizes / 1e4 * scale < 2.0**-24):.0%} would be zero in fp16, if they were ten thousand times smaller")
+    stuck, moves = (fit_line(bf16, 200 if lesson.quick else 3000, keep) for keep in (False, True))
+    print(f"weights in bf16 alone stop at {stuck[-1]:.3f} of 1; with a float32 copy they reach {moves[-1]:.3f}")
+
+    # Several GPUs: the mean of the parts' gradients is the gradient of the batch
+    parts = [gradient(model, s, x0[i::2], t[i::2], eps[i::2]) for i in range(2)]
+    print(f"two halves of a batch: the mean of their gradients differs from the batch's by {np.abs((parts[0] + parts[1]) / 2 - whole).max() / np.abs(whole).max():.0e} "
+          "of the largest")
+
+    # Evaluating: FID falls with the number of samples, even if they are real
+    tinyddpm.use("auto")
+    images, _ = course.digits()
+    extractor, _ = metrics.extractor(presets.get("mnist").model)
+    half = 300 if lesson.quick else 2500
+    reference = metrics.measure(extractor, images[:half], "digits")[0]
+    counts = (50, 100, 200) if lesson.quick else (50, 100, 200, 500, 1000, 2000)
+    found = [metrics.fid(metrics.measure(extractor, images[half:half + n], "digits")[0], reference) for n in counts]
+    print("the distance of real digits from other real digits: " + ", ".join(f"{d:.2f} ({n})" for n, d in zip(counts, found)))
+
+    # Published weights: written, read, the same network
+    tinyddpm.use("numpy")
+    with tempfile.TemporaryDirectory() as folder:
+        save_diffusers(model, folder)
+        files = sorted(path.name for path in Path(folder).iterdir())
+        again = load_diffusers(folder)
+    difference = np.abs(again.forward(x0, t) - model.eval().forward(x0, t)).max()
+    print(f"written as {', '.join(files)}; read again, outputs differ by {difference:g}")
+    assert difference == 0
+
+    figure, (left, right) = lesson.figure(1, 2, size=(9, 3))
+    numbers = np.logspace(-9, 6, 400).astype(np.float32)
+    with np.errstate(all="ignore"):
+        for name, narrow in (("bf16", bf16), ("fp16", np.float16)):
+            left.loglog(numbers, np.abs(narrow(numbers).astype(np.float64) - numbers) / numbers + 1e-9, ".", markersize=2, label=name)
+    left.set(xlabel="number", title="relative error of rounding", ylim=(1e-6, 10))
+    left.legend()
+    right.loglog(counts, found, "o-")
+    right.set(xlabel="real digits", title="their distance from other real digits")
+    lesson.save(figure, "figure_precision.png")
+
+    figure, axes = lesson.figure(1, 1, size=(4.8, 2.8))
+    axes.plot(moves, label="float32 copy, bf16 in the products")
+    axes.plot(stuck, label="bf16 alone")
+    axes.set(xlabel="step", title="a weight on its way to 1")
+    axes.legend()
+    lesson.save(figure, "figure_wrong.png")
+    lesson.end()
+
+
+if __name__ == "__main__":
+    main()
