@@ -54,6 +54,7 @@ def main():
     assert abs(z.mean()) < 0.01 and abs(np.std(a + b) - 5) < 0.05 and abs(area - 1) < 1e-6
 
     # Bytes wrap around: the same sum of image and noise in uint8 and in floating point
+    print(f"250 + 10 in uint8: {(np.array([250], np.uint8) + np.array([10], np.uint8))[0]}")
     noise = 40 * rng.standard_normal(images[0].shape)
     wrapped, right = images[0] + noise.astype(np.int8).astype(np.uint8), x[0] + noise / 127.5
     print(f"noise added in uint8: {np.mean(np.abs(wrapped.astype(float) - np.clip(images[0] + noise, 0, 255)) > 100):.0%} of the pixels wrapped around")

@@ -136,7 +136,7 @@ def main():
             da, dw2, db2 = linear_backward(mean_squared_error_backward(1.0, cache4), cache3)
             _, dw1, db1 = linear_backward(da * s * (1 + second_term * h * (1 - s)), cache1)
             for p, g in zip(parameters, (dw1, db1, dw2, db2)):
-                p -= 0.03 * g
+                p -= 0.02 * g
             losses.append(loss)
         axes.loglog(losses, label=name)
         print(f"gradient descent, {name}: loss {losses[0]:.2f} at the start, {losses[-1]:.3f} at the end")

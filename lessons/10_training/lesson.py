@@ -86,6 +86,7 @@ def main():
         values = trainer.model.flat_values
         slow["ema"] = values.copy() if trainer.steps_done == 1 else slow["ema"] + 1e-4 * (values - slow["ema"])
 
+    print(f"{len(images):,} digits, batches of {preset.training.batch_size}")
     trainer, losses = course.train(preset, images, steps, watch)
     tenth = max(1, steps // 10)
     print(f"trained: {steps:,} steps, {trainer.model.flat_values.size:,} parameters; mean loss of the first tenth {losses[:tenth].mean():.3f}, "

@@ -32,10 +32,14 @@ def algorithm_2(predict_x0, s, x, rng, variance="large", clip=True):
     return x
 
 
-def ddim(predict_x0, s, x, steps):
+def ddim_times(s, steps):
+    """From T down to 1 in equal strides, and 0, the data."""
+    return [*np.round(np.linspace(s.T, 1, steps)).astype(int), 0]
+
+
+def ddim(predict_x0, s, x, times):
     """Some of the times only, and no noise: from x_t straight towards x_0, and back to the noise level of the next time."""
-    times = np.round(np.linspace(s.T, 1, steps)).astype(int)
-    for t, following in zip(times, [*times[1:], 0]):
+    for t, following in zip(times, times[1:]):
         x0 = np.clip(predict_x0(x, np.full(len(x), t)), -1, 1)
         eps = (x - np.sqrt(s.alpha_bar[t]) * x0) / np.sqrt(1 - s.alpha_bar[t])
         x = (np.sqrt(s.alpha_bar[following]) * x0 + np.sqrt(1 - s.alpha_bar[following]) * eps).astype(np.float32)
@@ -59,7 +63,7 @@ def main():
     library = sample.last(sample.ddpm(p, noise(4, 5), np.random.default_rng(6), s.T))
     print(f"Algorithm 2 by hand and the library's: {np.abs(mine - library).max():.0e}")
     few = 5 if lesson.quick else 50
-    print(f"DDIM by hand and the library's: {np.abs(ddim(predict_x0, s, noise(4, 5), few) - sample.last(sample.ddim(p, s, noise(4, 5), None, few))).max():.0e}")
+    print(f"DDIM by hand and the library's: {np.abs(ddim(predict_x0, s, noise(4, 5), ddim_times(s, few)) - sample.last(sample.ddim(p, s, noise(4, 5), None, few))).max():.0e}")
 
     # Both variances, and what clipping does
     count = 4 if lesson.quick else 8
@@ -99,13 +103,11 @@ def main():
     figure, (left, right) = lesson.figure(1, 2, size=(8, 2.8))
     left.plot([row[0] for row in table], [row[1] for row in table], "o-")
     left.set(xlabel="steps of DDIM", title="distance of classifier features")
-    bad = noise(4, 1)
-    for t in range(s.T, 0, -1):                          # the mean is formed first, x_0 clipped afterwards: as if it were not
-        x0 = predict_x0(bad, np.full(4, t))
-        bad = process.mu_from_x0(s, bad, t, x0) + np.float32(np.sqrt(s.beta[t])) * np.random.default_rng(t).standard_normal(bad.shape, dtype=np.float32)
-        x0 = np.clip(x0, -1, 1)
+    strides = np.arange(s.T, 0, -s.T // 10)              # T, 9/10 T, ..., 1/10 T: and the rest is forgotten
+    bad = ddim(predict_x0, s, noise(4, 1), strides)
+    print(f"ten strides that end at t = {strides[-1]}: noise of spread {np.sqrt(1 - s.alpha_bar[strides[-1]]):.2f} is left")
     right.imshow(plots.grid(plots.to_uint8(bad), 4)[..., 0], cmap="gray")
-    right.set(title="noise at the last step too, no clipping")
+    right.set(title="DDIM that stops a stride too early")
     right.set_axis_off()
     lesson.save(figure, "figure_steps.png")
     lesson.end()

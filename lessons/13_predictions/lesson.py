@@ -15,7 +15,7 @@ import tinyddpm
 from tinyddpm import metrics, plots, presets
 from tinyddpm.diffusion import likelihood, objective, process, sample, schedule
 
-STEPS = 260
+STEPS = 230
 ROWS = [("eps", "simple", "large"), ("eps", "L", "large"), ("x0", "simple", "large"), ("v", "simple", "large"), ("mu", "L", "large"),
         ("eps", "hybrid", "learned")]
 
@@ -106,9 +106,9 @@ def main():
     for name, chosen, scale in (("t uniform", rng.integers(1, s.T + 1, (2000, 64)), s.T), ("t as the weights", rng.choice(t, (2000, 64), p=probabilities), None)):
         factor = weights[chosen - 1] * (1 if scale else 1 / (s.T * probabilities[chosen - 1]))
         batch = factor.mean(axis=1)
-        axes.hist(np.log10(batch), 60, alpha=0.6, label=name)
+        axes.hist(np.log10(batch), np.linspace(-2.25, -1.35, 60), alpha=0.6, label=name)
         print(f"the loss L of a batch of 64 at errors of 1, {name}: mean {batch.mean():.4f}, spread {batch.std():.4f}")
-    axes.set(xlabel="log10 of a batch's loss", title="the same expectation")
+    axes.set(xlabel="log10 of a batch's loss", yscale="log", title="the same expectation")
     axes.legend()
     lesson.save(figure, "figure_wrong.png")
     lesson.end()

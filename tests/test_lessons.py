@@ -1,0 +1,153 @@
+"""The lessons: every script runs, and the text beside it shows what it does."""
+
+import concurrent.futures
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LESSONS = sorted((ROOT / "lessons").glob("[0-9][0-9]_*"))
+MAP = (ROOT / "lessons" / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """What each script prints with --quick; two run at a time, on a core each."""
+    def run(folder):
+        done = subprocess.run([sys.executable, folder / "lesson.py", "--quick"], capture_output=True, text=True,
+                              env=__import__("os").environ | {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
+        return folder.name, done
+    before = figures()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        found = dict(pool.map(run, LESSONS))
+    assert figures() == before                                  # --quick leaves the committed figures alone
+    return found
+
+
+def figures():
+    return {path: path.stat().st_mtime_ns for folder in LESSONS for path in folder.glob("*.[pg][ni][gf]")}
+
+
+def text(folder):
+    return (folder / "README.md").read_text()
+
+
+def skeleton(line):
+    """A line without its numbers, which --quick changes."""
+    return re.sub(r"[\d.,:e+-]+", "#", line).strip()
+
+
+@pytest.mark.parametrize("folder", LESSONS, ids=lambda folder: folder.name)
+def test_a_script_runs(runs, folder):
+    done = runs[folder.name]
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("folder", LESSONS, ids=lambda folder: folder.name)
+def test_the_code_in_the_text_is_the_scripts(folder):
+    blocks = re.findall(r"```python\n(.*?)\n```", text(folder), re.DOTALL)
+    script = (folder / "lesson.py").read_text()
+    assert blocks and all(block in script for block in blocks), [block for block in blocks if block not in script]
+
+
+@pytest.mark.parametrize("folder", LESSONS, ids=lambda folder: folder.name)
+def test_the_output_in_the_text_is_printed(runs, folder):
+    """Every line of it, but for its numbers: the run here is a quick one."""
+    printed = {skeleton(line) for line in runs[folder.name].stdout.splitlines()}
+    shown = [line for block in re.findall(r"```text\n(.*?)\n```", text(folder), re.DOTALL) for line in block.splitlines()]
+    # lines of a loop over more cases than --quick has differ in numbers alone
+    assert shown and {skeleton(line) for line in shown} <= printed, {skeleton(line) for line in shown} - printed
+
+
+@pytest.mark.parametrize("folder", LESSONS, ids=lambda folder: folder.name)
+def test_every_figure_is_made_shown_and_small(folder):
+    script = (folder / "lesson.py").read_text()
+    committed = {path.name for path in folder.iterdir() if path.suffix in (".png", ".gif")}
+    shown = set(re.findall(r"!\[[^]]+\]\((figure\w*\.(?:png|gif))\)", text(folder)))
+    assert committed and committed == shown and all(f'"{name}"' in script for name in committed)
+    assert all((folder / name).stat().st_size < 300_000 for name in committed)
+    assert "figure_wrong.png" in shown or "## What can go wrong" in text(folder)
+
+
+@pytest.mark.parametrize("folder", [*LESSONS, ROOT / "lessons"], ids=lambda folder: folder.name)
+def test_links_lead_somewhere(folder):
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text(folder)):
+        assert (folder / link).exists(), link
+
+
+@pytest.mark.parametrize("folder", LESSONS, ids=lambda folder: folder.name)
+def test_a_lesson_has_its_parts(folder):
+    for part in ("**The question.**", "## What can go wrong", "## Exercises", "## Where this lives in tinyddpm", f"python lessons/grade.py {folder.name[:2]}"):
+        assert part in text(folder), part
+    assert (folder / "lesson.py").read_text().count("\n") <= 150
+
+
+def test_the_points_are_those_of_the_homeworks():
+    sys.path.insert(0, str(ROOT / "lessons"))
+    import tasks
+
+    for folder in LESSONS:
+        points = sum(task.points for task in tasks.LESSONS[folder.name[:2]])
+        assert f"{points} points" in text(folder)
+        row = next(line for line in MAP.splitlines() if f"({folder.name}/README.md)" in line)
+        assert row.split("|")[-2].strip() == str(points), row
+
+
+PLAYS = ["forward", "score", "walk", "steps", "rate-distortion"]
+
+
+@pytest.mark.parametrize("name", PLAYS)
+def test_a_play_is_a_picture_where_there_is_no_display(name, tmp_path):
+    done = subprocess.run([sys.executable, ROOT / "lessons" / "play.py", name, "--out", "picture.png"], capture_output=True, text=True, cwd=tmp_path,
+                          env=__import__("os").environ | {"MPLBACKEND": "agg"})
+    assert done.returncode == 0 and (tmp_path / "picture.png").stat().st_size > 5000, done.stderr
+
+
+@pytest.mark.parametrize("arguments, message", [(["nothing"], "nothing"), (["forward", "--out", "x.jpg"], ".png or .gif"), (["walk", "--checkpoint", "x"], "does not belong"),
+                                                (["steps", "--checkpoint", "none.safetensors"], "none.safetensors")])
+def test_wrong_arguments_of_play_are_said(arguments, message, tmp_path):
+    done = subprocess.run([sys.executable, ROOT / "lessons" / "play.py", *arguments], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_learners_convolution_trains_mnist(tmp_path):
+    """Written into the lesson's homework, the other stubs left as they are or deleted."""
+    homework = (ROOT / "lessons" / "06_convolution" / "homework.py").read_text()
+    mine = '''
+def conv2d(x, w, b, stride=1, padding=None):
+    kh, kw = w.shape[:2]
+    pads = ((kh // 2, kh // 2), (kw // 2, kw // 2)) if padding is None else (padding, padding)
+    padded = np.pad(x, ((0, 0), *pads, (0, 0)))
+    H, W = padded.shape[1] - kh + 1, padded.shape[2] - kw + 1
+    y = sum(padded[:, p:p + H:stride, q:q + W:stride] @ w[p, q] for p in range(kh) for q in range(kw)) + b
+    return y, (x, w, stride, pads)
+
+
+def conv2d_backward(dy, cache):
+    x, w, stride, pads = cache
+    kh, kw, C, K = w.shape
+    padded = np.pad(x, ((0, 0), *pads, (0, 0)))
+    dpadded, dw = np.zeros_like(padded), np.zeros_like(w)
+    H, W = padded.shape[1] - kh + 1, padded.shape[2] - kw + 1
+    for p in range(kh):
+        for q in range(kw):
+            place = np.s_[:, p:p + H:stride, q:q + W:stride]
+            dw[p, q] = padded[place].reshape(-1, C).T @ dy.reshape(-1, K)
+            dpadded[place] += dy @ w[p, q].T
+    top, left = pads[0][0], pads[1][0]
+    return dpadded[:, top:top + x.shape[1], left:left + x.shape[2]], dw, dy.sum(axis=(0, 1, 2))
+'''
+    stubs = homework[homework.index("# ---- 6.1"):homework.index("# ---- 6.2")]
+    flags = ["--steps", "3", "--batch-size", "8", "--T", "5", "--backend", "numpy", "--base-channels", "16", "--groups", "4"]
+    results = {}
+    for name, content in (("stubs", homework), ("mine", homework.replace(stubs, mine)), ("only", "import numpy as np\n" + mine)):
+        (tmp_path / f"{name}.py").write_text(content)
+        results[name] = subprocess.run([sys.executable, ROOT / "examples" / "train_mnist.py", "--ops", f"{name}.py", "--out", name, *flags], cwd=tmp_path,
+                                       capture_output=True, text=True)
+    assert results["only"].returncode == 0, results["only"].stderr
+    assert results["stubs"].returncode == 2 and "conv2d of stubs is not written yet" in results["stubs"].stderr.splitlines()[-1]
+    # the upsampling of the same homework is not written yet, and this network has one
+    assert results["mine"].returncode == 2 and "upsample of mine is not written yet" in results["mine"].stderr.splitlines()[-1]
