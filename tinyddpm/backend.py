@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 
 ops = SimpleNamespace()     # the table: attribute name -> the operation in force
-state = SimpleNamespace(backend=None, xp=np, precision="fp32")
+state = SimpleNamespace(backend=None, xp=np, precision="fp32", own=())
 
 BACKENDS = ("numpy", "numba", "cupy")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -56,7 +56,7 @@ def use(backend="auto", overrides=None, precision="fp32"):
 
     vars(ops).clear()
     vars(ops).update(readable.TABLE | twins | own)
-    state.backend, state.xp, state.precision = backend, xp, precision
+    state.backend, state.xp, state.precision, state.own = backend, xp, precision, tuple(own)
     return backend
 
 

@@ -229,7 +229,7 @@ def use_backend(args):
         state.xp.cuda.Device(args.rank % state.xp.cuda.runtime.getDeviceCount()).use()
     if args.verbose:
         print(backend.describe(), file=sys.stderr)
-    return f"backend {state.backend}" + f" in {state.precision}" * (state.precision != "fp32") + (f", with the operations of {args.ops}" if args.ops else "")
+    return f"backend {state.backend}" + f" in {state.precision}" * (state.precision != "fp32") + (f", with {', '.join(state.own)} of {args.ops}" if args.ops else "")
 
 
 def program(main):

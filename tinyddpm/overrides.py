@@ -6,13 +6,14 @@ import inspect
 def find(module, table):
     """The operations that a module defines itself (not those that it only imports): name -> function.
 
-    Each is wrapped: a result of a wrong shape, or an error within, is a ValueError with the operation's name.
+    Stubs that do nothing but raise NotImplementedError do not count. Each function is wrapped: a result of a wrong shape,
+    or an error within, is a ValueError with the operation's name.
     Raises ValueError for a module that has none, half a pair, or parameters that differ from the operation's.
     """
     own = {name: f for name, f in vars(module).items()
-           if name in table and getattr(f, "__module__", None) == module.__name__}
+           if name in table and getattr(f, "__module__", None) == module.__name__ and not _is_stub(f)}
     if not own:
-        raise ValueError(f"{module.__name__} defines none of the operations: {', '.join(table)}")
+        raise ValueError(f"{module.__name__} defines none of the operations, or none that is written yet: {', '.join(table)}")
     for name, f in own.items():
         forward = name.removesuffix("_backward")
         for half in (forward, forward + "_backward"):
@@ -29,6 +30,10 @@ def find(module, table):
         elif not name.endswith("_backward"):
             wrapped[name] = _single(name, f, module.__name__)
     return wrapped
+
+
+def _is_stub(f):
+    return getattr(getattr(f, "__code__", None), "co_names", None) == ("NotImplementedError",)
 
 
 def _pair(name, forward, backward, readable, readable_backward, where):
@@ -62,8 +67,6 @@ def _single(name, f, where):
 def _run(name, where, f, *args, **kwargs):
     try:
         return f(*args, **kwargs)
-    except NotImplementedError:
-        raise ValueError(f"{name} of {where} is not written yet: fill it in, or delete the pair to train with the library's") from None
     except Exception as error:                          # whatever is wrong with it is its author's to mend
         raise ValueError(f"{name} of {where} fails: {type(error).__name__}: {error}") from error
 
