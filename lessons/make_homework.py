@@ -18,10 +18,11 @@ def homework(lesson):
     """The text of a lesson's homework.py."""
     points = sum(task.points for task in tasks.LESSONS[lesson])
     parts = [f'"""Homework {lesson}: {points} points. To have it graded: python lessons/grade.py {lesson}\n\n'
-             'Each function raises NotImplementedError until you write it. Arrays are float64 when graded. The library\'s own\n'
-             'versions are taken away while the grader runs.\n"""\n\n' + tasks.IMPORTS[lesson] + "\n"]
+             'Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that\n'
+             'cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library\'s\n'
+             'own versions are taken away while the grader runs.\n"""\n\n' + tasks.IMPORTS[lesson] + "\n"]
     for task in tasks.LESSONS[lesson]:
-        parts.append(f"\n# ---- {task.number} {task.title}: {task.points} points ----\n")
+        parts.append(f"\n# ---- {task.number} {task.title}: {task.points} point{'s' * (task.points > 1)} ----\n")
         for name in task.names:
             head = task.stubs.get(name) or opening(task.answers[name])
             steps = task.steps.get(name, ())

@@ -12,6 +12,7 @@ one, the data are a mixture of Gaussians whose perfect network is known.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -153,13 +154,14 @@ def main(argv):
     args = parser.parse_args(argv)
     if args.checkpoint and args.name not in ("steps", "rate-distortion"):
         parser.error(f"--checkpoint does not belong to {args.name}")
-    if args.out and Path(args.out).suffix not in (".png", ".gif"):
-        parser.error(f"--out {args.out}: expected a name that ends in .png or .gif")
+    if args.out and (Path(args.out).suffix not in (".png", ".gif") or not Path(args.out).resolve().parent.is_dir()):
+        parser.error(f"--out {args.out}: expected a name that ends in .png or .gif, in a folder that exists")
     try:
         draw, (name, first, last, start) = PLAYS[args.name](args)
     except (OSError, ValueError) as error:
         parser.error(" ".join(str(error).split()))
-    headless = matplotlib.get_backend().lower() == "agg"
+    no_display = sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    headless = no_display or matplotlib.get_backend().lower() == "agg"
     if args.out or headless:
         out = Path(args.out or f"{args.name}.gif")
         values = [start] if out.suffix == ".png" else [round(v) for v in np.linspace(first, last, FRAMES)]

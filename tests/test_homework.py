@@ -118,7 +118,7 @@ MUTANTS = {        # task -> (right, wrong) in its functions' source
             ("(grouped**2).mean(axis=(1, 3), keepdims=True)", "grouped.var(axis=(1, 3), keepdims=True)")],
     "7.3": [("x * (1 + scale[:, None, None])", "x * scale[:, None, None]"), ("(dy * x).sum(axis=(1, 2))", "(dy * x).mean(axis=(1, 2))"), ("dy * (1 + scale[:, None, None])", "dy")],
     "8.1": [(" - x.max(axis=-1, keepdims=True)", ""), (" - (p * dp).sum(axis=-1, keepdims=True)", ""), ("e.sum(axis=-1, keepdims=True)", "e.sum()"), ("return p * (dp", "return 0 * (dp")],
-    "8.2": [("1 / math.sqrt(q.shape[-1])", "1.0"), ("softmax_backward(dy @ v.swapaxes(-1, -2), p) * scale", "softmax_backward(dy @ v.swapaxes(-1, -2), p)"),
+    "8.2": [("1 / math.sqrt(q.shape[-1])", "1.0"), ("softmax_cache) * scale", "softmax_cache)"),
             ("join_heads(dlogits @ k), join_heads(dlogits.swapaxes(-1, -2) @ q)", "join_heads(dlogits.swapaxes(-1, -2) @ q), join_heads(dlogits @ k)"),
             ("p.swapaxes(-1, -2) @ dy", "p @ dy")],
     "8.3": [("np.where(mask, x, -np.inf)", "np.where(mask, x, 0)"), ("return cache * (dp", "return (dp"), (" - (cache * dp).sum(axis=-1, keepdims=True)", " - (cache * dp).mean(axis=-1, keepdims=True)")],
@@ -163,6 +163,25 @@ def test_a_wrong_answer_fails(number, right, wrong):
     with np.errstate(all="ignore"):
         found = problems(task, text)
     assert any(found) and not any("is no Python" in f or "NameError" in f or "SyntaxError" in f for f in found if f), found
+
+
+@pytest.mark.parametrize("lesson", ["06", "07", "08", "09", "10"])
+def test_a_right_homework_trains_the_real_thing(lesson):
+    """Its operations take the place of the library's in a whole U-Net, and the losses are the same."""
+    import tinyddpm
+    from tinyddpm import presets
+    from tinyddpm.training import Trainer
+
+    module = types.ModuleType("homework")
+    exec(compile(solution(lesson), "homework.py", "exec"), vars(module))
+    preset = presets.get("mnist").override(base_channels=16, groups=4, batch_size=4, attention_resolutions=(7,))
+    images, losses = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1)).astype(np.uint8), []
+    for overrides in (None, module):
+        tinyddpm.use("numpy", overrides)
+        trainer = Trainer(preset)
+        losses.append([trainer.step(images) for _ in range(3)])
+    assert tinyddpm.backend.state.own
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 # ---- the grader as a program ----
@@ -234,6 +253,14 @@ def test_a_file_that_cannot_or_may_not_run_scores_nothing(tmp_path, line, messag
     assert message in printed
 
 
+def test_a_homework_that_was_not_handed_in_has_a_result_too(tmp_path):
+    """Gradescope shows a failed autograder where there is none."""
+    command = [sys.executable, LESSONS / "grade.py", "04", "--file", tmp_path / "homework.py", "--json", tmp_path / "r.json"]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert results["score"] == 0 and {t["output"] for t in results["tests"]} == {"homework.py was not handed in"}
+
+
 def test_a_wrong_answer_is_told_where(tmp_path):
     results, printed = graded(tmp_path, "04", SILU.replace("(1 + x * (1 - s))", "(1 + x)"))
     found = next(t for t in results["tests"] if t["number"] == "4.2.1")
@@ -242,7 +269,8 @@ def test_a_wrong_answer_is_told_where(tmp_path):
 
 
 @pytest.mark.parametrize("arguments, message", [(["99"], "no lesson 99"), (["4", "--file", "none.py"], "none.py does not exist"), (["4", "--json", "no/such/r.json"], "folder does not exist"),
-                                                (["4", "--what"], "--what")])
+                                                (["4", "--what"], "--what"), (["4", "--hidden-seed", "-5"], "--hidden-seed -5"),
+                                                (["4", "--hidden-seed", "1"], "the visible one")])
 def test_wrong_arguments_are_said(arguments, message, tmp_path):
     done = subprocess.run([sys.executable, LESSONS / "grade.py", *arguments], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr

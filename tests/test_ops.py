@@ -134,7 +134,7 @@ def norm_without(term):
 
 
 def attention_without_scale(dy, cache):
-    dq, dk, dv = ops.attention_backward(dy, (*cache[:4], 1.0))
+    dq, dk, dv = ops.attention_backward(dy, (*cache[:5], 1.0))
     return dq, dk, dv
 
 

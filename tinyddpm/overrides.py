@@ -1,6 +1,7 @@
 """Operations of a learner in place of the library's: which they are, and what is wrong with them, in words."""
 
 import inspect
+from collections import namedtuple
 
 
 def find(module, table):
@@ -38,7 +39,7 @@ def _is_stub(f):
 
 def _pair(name, forward, backward, readable, readable_backward, where):
     """The two, with their results held to the shapes of the readable operation's, which runs once for each set of arguments' shapes."""
-    known = {}
+    known, Kept = {}, namedtuple("Kept", "cache shapes")
 
     def checked(*args, **kwargs):
         y, cache = _unpack(_run(name, where, forward, *args, **kwargs), 2, f"{name} of {where}", "y and a cache")
@@ -48,9 +49,11 @@ def _pair(name, forward, backward, readable, readable_backward, where):
             gradients = readable_backward(expected, its_cache)
             known[key] = expected.shape, [g.shape for g in (gradients if isinstance(gradients, tuple) else (gradients,))]
         _require(f"{name} of {where}", "y", y, known[key][0])
-        return y, (cache, known[key][1])
+        return y, Kept(cache, known[key][1])
 
     def checked_backward(dy, cache):
+        if not isinstance(cache, Kept):                 # patchify's, which is the size, is known without its forward
+            return _run(name + "_backward", where, backward, dy, cache)
         cache, shapes = cache
         gradients = _run(name + "_backward", where, backward, dy, cache)
         for i, (gradient, shape) in enumerate(zip(_unpack(gradients, len(shapes), f"{name}_backward of {where}", "gradients"), shapes), 1):

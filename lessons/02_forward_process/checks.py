@@ -5,7 +5,7 @@ from tasks import library, question
 
 from tinyddpm.diffusion import process, schedule
 
-IMPORTS = "import numpy as np\n\nfrom tinyddpm.diffusion.schedule import from_betas, per_sample      # per_sample: a number for each image, as a factor"
+IMPORTS = "import numpy as np\n\nfrom tinyddpm.diffusion.schedule import from_betas, per_sample\n\n# s is a Schedule: s.T, and the tables s.beta, s.alpha, s.alpha_bar for t = 0..T. per_sample(values, x) gives numbers of a\n# table, one or (N,), the axes of x, so that they can multiply it."
 linear = schedule.linear
 
 
@@ -51,5 +51,5 @@ def sigmoid_betas(T, start=-6, end=6, beta_1=1e-4, beta_T=0.02):
 
     -> (T + 1,), with beta[0] = 0 for the data
     """
-''', {"sigmoid_betas": sigmoid_answer}, sigmoid_betas=["T equal steps from start to end", "index 0 stands for the data"]),
+''', {"sigmoid_betas": sigmoid_answer}, sigmoid_betas=["T values from start to end, at equal distances", "index 0 stands for the data"]),
 ]

@@ -1,12 +1,16 @@
 """Homework 02: 10 points. To have it graded: python lessons/grade.py 02
 
-Each function raises NotImplementedError until you write it. Arrays are float64 when graded. The library's own
-versions are taken away while the grader runs.
+Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
+cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
+own versions are taken away while the grader runs.
 """
 
 import numpy as np
 
-from tinyddpm.diffusion.schedule import from_betas, per_sample      # per_sample: a number for each image, as a factor
+from tinyddpm.diffusion.schedule import from_betas, per_sample
+
+# s is a Schedule: s.T, and the tables s.beta, s.alpha, s.alpha_bar for t = 0..T. per_sample(values, x) gives numbers of a
+# table, one or (N,), the axes of x, so that they can multiply it.
 
 
 # ---- 2.1 One step of noise (Eq. 2): 2 points ----
@@ -48,6 +52,6 @@ def sigmoid_betas(T, start=-6, end=6, beta_1=1e-4, beta_T=0.02):
 
     -> (T + 1,), with beta[0] = 0 for the data
     """
-    # 1. T equal steps from start to end
+    # 1. T values from start to end, at equal distances
     # 2. index 0 stands for the data
     raise NotImplementedError("2.4 sigmoid_betas")

@@ -72,7 +72,8 @@ TASKS = [
             x0_from_eps=["solve Eq. 4 for x_0"], mu_from_eps=["Eq. 11"]),
     library("3.3", "Algorithm 2", 4, ddpm, [sample.ddpm],
             ddpm=["a generator: for t = start down to 1, ask p(x, t) with one t for each sample, np.full(len(x), t)",
-                  "draw noise of x's shape and dtype from rng.standard_normal, but not at t = 1", "yield a Step after each step"]),
+                  "p gives the mean, the variance (not its root) and the x_0 of the step",
+                  "draw noise of x's shape and dtype from rng.standard_normal, but not at t = 1", "yield Step(t, x, x_0) after each step"]),
     question("3.4", "The exact noise of a mixture", 3, mixture_eps, '''
 def mixture_eps(x, alpha_bar, means, sigma, weights):
     """E[eps | x_t = x] for data from a mixture of Gaussians: the perfect network's output.

@@ -1,7 +1,8 @@
 """Homework 03: 11 points. To have it graded: python lessons/grade.py 03
 
-Each function raises NotImplementedError until you write it. Arrays are float64 when graded. The library's own
-versions are taken away while the grader runs.
+Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
+cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
+own versions are taken away while the grader runs.
 """
 
 import numpy as np
@@ -45,8 +46,9 @@ def ddpm(p, xt, rng, start):
     xt (N, ...): x at that time, for T standard normal noise; rng: the generator of the noise of each step
     """
     # 1. a generator: for t = start down to 1, ask p(x, t) with one t for each sample, np.full(len(x), t)
-    # 2. draw noise of x's shape and dtype from rng.standard_normal, but not at t = 1
-    # 3. yield a Step after each step
+    # 2. p gives the mean, the variance (not its root) and the x_0 of the step
+    # 3. draw noise of x's shape and dtype from rng.standard_normal, but not at t = 1
+    # 4. yield Step(t, x, x_0) after each step
     raise NotImplementedError("3.3 ddpm")
 
 

@@ -103,6 +103,8 @@ def main():
         ax.set(title=f"-eps at t = {t}", xticks=[], yticks=[])
     lesson.save(figure, "figure_score.png")
 
+    sides = np.stack(path)[:, :, 0] > 0                                  # of t = T, ..., 0
+    print("walks that never change sides again: " + ", ".join(f"{np.mean((sides[s.T - t:] == sides[-1]).all(axis=0)):.0%} after t = {t}" for t in (400, 300, 200, 100)))
     walks = np.stack(backwards(s, start[:40], np.random.default_rng(2)))[:, :, 0]
     figure, (left, right) = lesson.figure(1, 2, size=(9, 3.2), gridspec_kw={"width_ratios": (3, 1)}, sharey=True)
     left.plot(np.arange(s.T, -1, -1), walks, linewidth=0.5, color="0.5")

@@ -138,7 +138,7 @@ def main():
             for p, g in zip(parameters, (dw1, db1, dw2, db2)):
                 p -= 0.02 * g
             losses.append(loss)
-        axes.loglog(losses, label=name)
+        axes.loglog(np.arange(1, len(losses) + 1), losses, label=name)
         print(f"gradient descent, {name}: loss {losses[0]:.2f} at the start, {losses[-1]:.3f} at the end")
     axes.set(xlabel="step", title="the loss")
     axes.legend()

@@ -43,8 +43,8 @@ def dilated_answer_backward(dy, cache):
 
 TASKS = [
     library("6.1", "Convolution", 5, check_conv2d, [ops.conv2d, ops.conv2d_backward],
-            conv2d=["check_conv2d(x, w, b, padding) gives the padding; pad x with zeros", "for each kernel position (p, q): the view of the padded x that it meets",
-                    "one matrix product for each position, added up; then the bias", "keep what the backward needs: x, not the padded copy"],
+            conv2d=["check_conv2d(x, w, b, padding) gives the padding; pad x with zeros; H' = (H + top + bottom - kh) // stride + 1", "for each kernel position (p, q): the view of the padded x that it meets",
+                    "one matrix product for each position, added up; then the bias", "return y and what the backward needs: x, not the padded copy; w, the stride and the padding"],
             conv2d_backward=["the same windows again: dw[p, q] is a product of the window and dy", "dy w[p, q]^T goes back to where the window came from; windows overlap, so add",
                              "cut the padding off dx"]),
     library("6.2", "Upsampling", 2, check_upsample, [ops.upsample, ops.upsample_backward],

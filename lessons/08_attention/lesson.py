@@ -101,7 +101,7 @@ def main():
     p = softmax(patches @ patches.T * 8)
     asking = [int(i) for i in np.argsort(-np.ptp(ops.patchify(digit[None], 4)[0].reshape(49, -1), axis=1))[[0, 3, 12]]]
     figure, axes = lesson.figure(1, 4, size=(8, 2.3))
-    course.show(axes[0], digit, "a digit, and three patches that ask")
+    course.show(axes[0], digit, "three patches ask")
     for ax, i, colour in zip(axes[1:], asking, ("tab:red", "tab:blue", "tab:green")):
         axes[0].plot(*np.array([[i % 7, i // 7], [i % 7 + 1, i // 7], [i % 7 + 1, i // 7 + 1], [i % 7, i // 7 + 1], [i % 7, i // 7]]).T * 4 - 0.5, color=colour)
         course.show(ax, digit)

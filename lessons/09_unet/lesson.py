@@ -133,7 +133,7 @@ def main():
         ax.set(title=name, xticks=[], yticks=[])
     lesson.save(figure, "figure_reach.png")
 
-    # What goes wrong without skips: random networks that have to repeat a digit's detail through 4 x 4 pixels
+    # Without skips: what one channel can carry through each resolution
     images, _ = course.digits(1)
     digit = np.pad(images[0, :, :, 0] / 127.5 - 1, 2, constant_values=-1)
     figure, axes = lesson.figure(1, 4, size=(7, 2))

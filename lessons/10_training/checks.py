@@ -1,7 +1,7 @@
 """The tasks of homework 10."""
 
 import numpy as np
-from tasks import library, numeric, question
+from tasks import expect, library, numeric, question
 
 from tinyddpm import ops
 from tinyddpm.diffusion import objective, schedule
@@ -16,7 +16,7 @@ from tinyddpm.diffusion.objective import PREDICTIONS, join, split    # PREDICTIO
 def mean_squared_error(f, rng):
     for shape in ((3, 4), (2, 5, 1, 3)):
         a, b = rng.standard_normal((2, *shape))
-        loss, cache = f.mean_squared_error(a, b)
+        loss, cache = expect(f.mean_squared_error(a, b), 2, "mean_squared_error", "the loss and a cache")
         yield f"the loss, {shape}", loss
         yield f"the gradient, {shape}", f.mean_squared_error_backward(0.7, cache)
 
@@ -26,7 +26,7 @@ def l_simple(f, rng):
     x0, eps, y = rng.standard_normal((3, 4, 2, 2, 3))
     xt = np.sqrt(s.alpha_bar[t])[:, None, None, None] * x0 + np.sqrt(1 - s.alpha_bar[t])[:, None, None, None] * eps
     for prediction in ("eps", "x0", "v"):
-        loss, dy = f.l_simple(s, x0, xt, t, eps, y, prediction)
+        loss, dy = expect(f.l_simple(s, x0, xt, t, eps, y, prediction), 2, "l_simple", "the loss and its gradient by y")
         yield f"the loss, {prediction} predicted", loss
         yield f"its gradient, {prediction} predicted", dy
 
@@ -34,7 +34,7 @@ def l_simple(f, rng):
 def huber(f, rng):
     a, b = 2 * rng.standard_normal((2, 3, 5))
     for delta in (0.5, 2.0):
-        loss, cache = f.huber(a, b, delta)
+        loss, cache = expect(f.huber(a, b, delta), 2, "huber", "the loss and a cache")
         yield f"the loss, delta {delta}", loss
         yield f"the gradient, delta {delta}", f.huber_backward(0.7, cache)
 
@@ -50,7 +50,7 @@ _huber = numeric(huber_answer, gradients=1)
 
 TASKS = [
     library("10.1", "The mean squared error", 2, mean_squared_error, [ops.mean_squared_error, ops.mean_squared_error_backward],
-            mean_squared_error=["the mean over all elements, not the sum"], mean_squared_error_backward=["dloss is a number"]),
+            mean_squared_error=["the mean over all elements, not the sum; and a cache, the difference"], mean_squared_error_backward=["dloss is a number"]),
     library("10.2", "L_simple (Eq. 14)", 3, l_simple, [objective.l_simple],
             l_simple=["split(y, variance) gives the prediction, and v where the variance is learned (else None)",
                       "the loss against the prediction's target, and its gradient for dloss = 1",

@@ -1,7 +1,8 @@
 """Homework 10: 8 points. To have it graded: python lessons/grade.py 10
 
-Each function raises NotImplementedError until you write it. Arrays are float64 when graded. The library's own
-versions are taken away while the grader runs.
+Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
+cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
+own versions are taken away while the grader runs.
 """
 
 import numpy as np
@@ -15,8 +16,8 @@ from tinyddpm.diffusion.objective import PREDICTIONS, join, split    # PREDICTIO
 
 
 def mean_squared_error(prediction, target):
-    """mean((prediction - target)^2) over all elements. Two arrays of one shape -> a number"""
-    # 1. the mean over all elements, not the sum
+    """mean((prediction - target)^2) over all elements. Two arrays of one shape -> a number, and the cache"""
+    # 1. the mean over all elements, not the sum; and a cache, the difference
     raise NotImplementedError("10.1 mean_squared_error")
 
 

@@ -1,7 +1,8 @@
 """Homework 11: 10 points. To have it graded: python lessons/grade.py 11
 
-Each function raises NotImplementedError until you write it. Arrays are float64 when graded. The library's own
-versions are taken away while the grader runs.
+Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
+cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
+own versions are taken away while the grader runs.
 """
 
 import numpy as np
@@ -12,12 +13,12 @@ from tinyddpm.diffusion.sample import Step                   # Step(t, x, x0)
 from tinyddpm.diffusion.schedule import per_sample
 
 
-# ---- 11.1 Which times DDIM visits: 1 points ----
+# ---- 11.1 Which times DDIM visits: 1 point ----
 
 
 def ddim_times(T, steps):
     """The times of DDIM, falling from T."""
-    # 1. a list of whole numbers from T down to 1, evenly spread and rounded; ValueError for steps outside 1..T
+    # 1. a list of whole numbers from T down to 1, evenly spread and rounded as np.round does, without a 0 at the end; ValueError for steps outside 1..T
     raise NotImplementedError("11.1 ddim_times")
 
 
@@ -31,9 +32,10 @@ def ddim(p, s, xT, rng, steps=50, eta=0.0):
     Algorithm 2's with the small variance. The last step goes from t = 1 to the data.
     """
     # 1. each time with the one after it in the list, 0 after the last
-    # 2. x_0 from p, one t for each sample; the noise it implies, by eps_from_x0
+    # 2. p(x, t), one t for each sample, gives mean, variance and x_0: take the third; the noise it implies, by eps_from_x0
     # 3. sigma = eta sqrt((1 - a') / (1 - a) (1 - a / a')), a and a' being alpha_bar now and after
     # 4. x = sqrt(a') x_0 + sqrt(1 - a' - sigma^2) eps, and noise times sigma only where sigma > 0: draw none else
+    # 5. it is a generator: yield Step(t, x, x_0) after each step, t the time that it started from
     raise NotImplementedError("11.2 ddim")
 
 
@@ -47,7 +49,7 @@ def ddim_invert(eps, s, x, times):
     -> x at the last time
     """
     # 1. eps is asked at the time that x is at
-    # 2. the same two lines as in 11.2
+    # 2. x_0 from eps is Eq. 4, solved; then the last line of 11.2 with sigma 0
     raise NotImplementedError("11.3 ddim_invert")
 
 

@@ -1,7 +1,8 @@
 """Homework 12: 10 points. To have it graded: python lessons/grade.py 12
 
-Each function raises NotImplementedError until you write it. Arrays are float64 when graded. The library's own
-versions are taken away while the grader runs.
+Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
+cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
+own versions are taken away while the grader runs.
 """
 
 import math
@@ -13,7 +14,7 @@ from tinyddpm.diffusion.likelihood import EDGE, HALF_BIN, tanh_cdf       # 0.999
 from tinyddpm.diffusion.normal import log_interval                       # log(CDF(high) - CDF(low)) without underflow
 
 
-# ---- 12.1 Bits per dimension: 1 points ----
+# ---- 12.1 Bits per dimension: 1 point ----
 
 
 def bits_per_dim(nats):

@@ -115,14 +115,14 @@ def main():
     lesson.save(figure, "figure_terms.png")
 
     figure, axes = lesson.figure(1, 1, size=(5, 2.8))
-    center = np.array([0.0, 0.3, 0.6, 0.9, 0.97])
-    cost = lambda open_ends: [-(np.log(np.maximum(1 - cdf((1 - 1 / 255 - m) / 0.05), 1e-300)) if open_ends
-                                else np.log(np.maximum(cdf((1 + 1 / 255 - m) / 0.05) - cdf((1 - 1 / 255 - m) / 0.05), 1e-300))) / math.log(2) for m in center + 0.1]
-    axes.plot(center + 0.1, cost(True), "o-", label="the last bin reaches to infinity")
-    axes.plot(center + 0.1, cost(False), "o-", label="the last bin is closed")
+    means = np.array([0.1, 0.4, 0.7, 0.9, 1.0])                  # upper tails, for 1 - cdf would be 0 for the first two
+    below, above = (cdf((means - edge) / 0.05) for edge in (1 - 1 / 255, 1 + 1 / 255))
+    opened, closed = -np.log2(below), -np.log2(below - above)
+    axes.plot(means, opened, "o-", label="the last bin reaches to infinity")
+    axes.plot(means, closed, "o-", label="the last bin is closed")
     axes.set(xlabel="mean, sigma = 0.05", title="bits for a white pixel", yscale="log")
     axes.legend()
-    print(f"a white pixel, mean 1.07: {cost(True)[-1]:.2f} bits with an open last bin, {cost(False)[-1]:.2f} with a closed one")
+    print(f"a white pixel, mean 1: {opened[-1]:.2f} bits with an open last bin, {closed[-1]:.2f} with a closed one")
     lesson.save(figure, "figure_wrong.png")
     lesson.end()
 

@@ -1,7 +1,8 @@
 """Homework 14: 13 points. To have it graded: python lessons/grade.py 14
 
-Each function raises NotImplementedError until you write it. Arrays are float64 when graded. The library's own
-versions are taken away while the grader runs.
+Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
+cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
+own versions are taken away while the grader runs.
 """
 
 import numpy as np

@@ -80,7 +80,7 @@ def main():
     sizes = np.abs(whole[whole != 0])
     print(f"float16 ends at {np.finfo(np.float16).max:,.0f}, and its smallest number is {2.0**-24:.8f}")
     for scale in (1, 2**16):
-        print(f"gradients times {scale:,}: {np.mean(sizes / 1e4 * scale < 2.0**-24):.0%} would be zero in fp16, if they were ten thousand times smaller")
+        print(f"of gradients ten thousand times smaller than these, times {scale:,}, fp16 makes {np.mean((sizes / 1e4 * scale).astype(np.float16) == 0):.0%} zero")
     stuck, moves = (fit_line(bf16, 200 if lesson.quick else 3000, keep) for keep in (False, True))
     print(f"weights in bf16 alone stop at {stuck[-1]:.3f} of 1; with a float32 copy they reach {moves[-1]:.3f}")
 

@@ -186,8 +186,8 @@ class Upsample(Conv2d):
         super().__init__(rng, C, C)
 
     def forward(self, x):
-        y, _ = ops.upsample(x)
+        y, self.upsampled = ops.upsample(x)
         return super().forward(y)
 
     def backward(self, dy):
-        return ops.upsample_backward(super().backward(dy), None)
+        return ops.upsample_backward(super().backward(dy), self.upsampled)

@@ -25,16 +25,16 @@ def attention(q, k, v, heads=1):
     check_attention(q, k, v, heads)
     q, k, v = (split_heads(z, heads) for z in (q, k, v))
     scale = 1 / math.sqrt(q.shape[-1])
-    p, _ = ops.softmax(q @ k.swapaxes(-1, -2) * scale)                   # (N, heads, L, L)
-    return join_heads(p @ v), (q, k, v, p, scale)
+    p, softmax_cache = ops.softmax(q @ k.swapaxes(-1, -2) * scale)       # (N, heads, L, L)
+    return join_heads(p @ v), (q, k, v, p, softmax_cache, scale)
 
 
 def attention_backward(dy, cache):
     """dy (N, L, C) -> dq, dk, dv (N, L, C)"""
-    q, k, v, p, scale = cache
+    q, k, v, p, softmax_cache, scale = cache
     dy = split_heads(dy, q.shape[1])
     dv = p.swapaxes(-1, -2) @ dy
-    dlogits = ops.softmax_backward(dy @ v.swapaxes(-1, -2), p) * scale
+    dlogits = ops.softmax_backward(dy @ v.swapaxes(-1, -2), softmax_cache) * scale
     return join_heads(dlogits @ k), join_heads(dlogits.swapaxes(-1, -2) @ q), join_heads(dv)
 
 

@@ -4,7 +4,7 @@ from tinyddpm.backend import array_module, ops
 
 
 def mean_squared_error(prediction, target):
-    """mean((prediction - target)^2) over all elements. Two arrays of one shape -> a number"""
+    """mean((prediction - target)^2) over all elements. Two arrays of one shape -> a number, and the cache"""
     if prediction.shape != target.shape:
         raise ValueError(f"mean_squared_error: the prediction is {prediction.shape}, the target {target.shape}")
     difference = prediction - target
@@ -17,7 +17,7 @@ def mean_squared_error_backward(dloss, difference):
 
 
 def cross_entropy(logits, labels):
-    """-log softmax(logits)[label], the mean over the batch. logits (N, K), labels (N,) integers 0..K-1 -> a number"""
+    """-log softmax(logits)[label], the mean over the batch. logits (N, K), labels (N,) integers 0..K-1 -> a number, and the cache"""
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"cross_entropy: logits are {logits.shape}, labels {labels.shape}; expected (N, K) and (N,)")
     xp = array_module(logits)
