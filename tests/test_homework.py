@@ -1,5 +1,6 @@
 """The homeworks: stubs from the library's source, a grader that is not fooled, and results that Gradescope reads."""
 
+import ast
 import inspect
 import json
 import re
@@ -26,28 +27,30 @@ TASKS = [task for found in tasks.LESSONS.values() for task in found]
 
 def solution(lesson):
     """A homework with all functions filled in: the library's source, and the answers to the questions."""
-    text = '"""Filled in."""\n\nimport math\n\nimport numpy as np\n\n'
-    for task in tasks.LESSONS[lesson]:
-        text += source(task) + "\n\n"
-    return text
+    return f'"""Filled in."""\n\nimport math\n\n{tasks.IMPORTS[lesson]}\n\n' + "\n\n".join(source(task) for task in tasks.LESSONS[lesson])
 
 
 def source(task):
-    """The code of one task's functions, with the imports that the library's need."""
-    text = ""
+    """The code of one task's functions; helpers of the library that a homework may not import come with it."""
+    lesson = task.number.split(".")[0].zfill(2)
+    answers = {name for t in tasks.LESSONS[lesson] for name in t.names}
+    given = set(re.findall(r"\w+", tasks.IMPORTS[lesson])) | {"array_module", "to_numpy", "np", "math", "ops", "numpy"}
+    parts, helpers = [], []
+
+    def add(f):
+        code, module = textwrap.dedent(inspect.getsource(f)), vars(inspect.getmodule(f))
+        for name in sorted({node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}):
+            if name in module and name not in answers | given | {f.__name__, *helpers}:
+                helpers.append(name)
+                if inspect.isfunction(module[name]):
+                    add(module[name])
+                elif not inspect.ismodule(module[name]):
+                    parts.append(f"{name} = {module[name]!r}")
+        parts.append(re.sub(r"\bops\.(\w+)", r"\1", code))             # what a homework has written itself
+
     for name in task.names:
-        f = getattr(homework_answers, name) if task.stubs else task.answers[name]
-        code = textwrap.dedent(inspect.getsource(f))
-        answers = [n for t in TASKS if t.number.split(".")[0] == task.number.split(".")[0] for n in t.names]
-        for needed in set(re.findall(r"\b[A-Za-z_]\w*", code)) & (vars(inspect.getmodule(f)).keys() - {"np", "math", "ops", name, *answers}):
-            value = vars(inspect.getmodule(f))[needed]
-            if not isinstance(value, types.ModuleType):
-                text += f"from {f.__module__} import {needed}\n"
-            elif value.__name__.startswith("tinyddpm"):
-                package, _, module = value.__name__.rpartition(".")
-                text += f"from {package} import {module}\n"
-        text += re.sub(r"\bops\.(\w+)", r"\1", code) + "\n\n"               # what a homework has written itself
-    return text.replace("from homework_answers import check_conv2d", "from tinyddpm.ops.conv import check_conv2d")
+        add(getattr(homework_answers, name) if task.stubs else task.answers[name])
+    return "from tinyddpm.backend import array_module, to_numpy\n\n\n" + "\n\n".join(parts)
 
 
 def problems(task, text, tmp_path=None):
@@ -162,7 +165,7 @@ def test_a_wrong_answer_fails(number, right, wrong):
     text = solution(number.split(".")[0].zfill(2)).replace(its, its.replace(right, wrong))
     with np.errstate(all="ignore"):
         found = problems(task, text)
-    assert any(found) and not any("is no Python" in f or "NameError" in f or "SyntaxError" in f for f in found if f), found
+    assert all(found) and not any("is no Python" in f or "NameError" in f or "SyntaxError" in f for f in found if f), found
 
 
 @pytest.mark.parametrize("lesson", ["06", "07", "08", "09", "10"])
@@ -218,14 +221,16 @@ LINEAR = "\n\ndef linear(x, w, b):\n    return x @ w + b, (x, w)\n\n\ndef linear
 OF_LINEAR = "    x, w = cache\n    return dy @ w.T, x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1]), dy.reshape(-1, dy.shape[-1]).sum(axis=0)"
 BAD = {
     "an endless loop": (LINEAR.format("while True: pass"), "endless loop"),
-    "an end of the process": (LINEAR.format("np.lib.stride_tricks.as_strided(np.zeros(1), (10**9, 10**9), (1, 1)).sum(); raise SystemExit(0)"), "SystemExit|status"),
-    "the library's answer": (LINEAR.format("from tinyddpm.ops import linear_backward as f; return f(dy, cache)"), "library's own linear_backward"),
-    "the library's answer by its table": (LINEAR.format("from tinyddpm.backend import ops; return ops.linear_backward(dy, cache)"), "library's own linear_backward"),
-    "the library's answer by its table of names": (LINEAR.format("import tinyddpm.ops; return tinyddpm.ops.TABLE['linear_backward'](dy, cache)"), "library's own linear_backward"),
+    "an end of the process": (LINEAR.format("raise SystemExit(0)"), "SystemExit"),
+    "a crash": (LINEAR.format("f = lambda n: f(n + 1); return f(0)"), "RecursionError|status"),
     "a gradient too few": (LINEAR.format("x, w = cache; return dy @ w.T, x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])"), "gradient 3 of linear_backward"),
+    "a gradient too many": (LINEAR.format("x, w = cache; g = np.ones(w.shape[1]); return dy @ w.T, w, g, g"), "gradient|results"),
     "a result that is no number": (LINEAR.format("return 'a', 'b', 'c'"), "expected numbers"),
-    "an object that claims to be equal": (LINEAR.format("return [type('A', (), {'__eq__': lambda a, b: True})()] * 3"), "expected numbers|which a homework may not"),
-    "an argument that is changed": (LINEAR.replace("    return x @ w + b", "    x += 1\n    return x @ w + b").format(OF_LINEAR.strip()), "y of linear|the arguments of linear"),
+    "an object that claims to be equal": (LINEAR.format("return [type('A', (), {'__eq__': lambda a, b: True})()] * 3"), "expected numbers"),
+    "a result that fills the memory": (LINEAR.format("return np.ones((10**4, 2000)), 1, 1"), "expected numbers"),
+    "an argument that is changed": (LINEAR.replace("    return x @ w + b", "    y = x @ w + b\n    x += 1\n    return y").format(OF_LINEAR.strip()), "linear"),
+    "an upstream gradient that is changed": (LINEAR.format("dy *= 1.0; x, w = cache; g = dy @ w.T; dy += 1; return g, w, w[0]"), "linear"),
+    "a flood of words": (LINEAR.format("while True: print('x' * 100000)"), "endless loop"),
 }
 
 
@@ -235,22 +240,58 @@ def test_a_bad_function_costs_its_own_task_alone(tmp_path, trick, monkeypatch):
     code, message = BAD[trick]
     (tmp_path / "homework.py").write_text(SILU + code)
     monkeypatch.setattr(grade, "SECONDS", 3)
-    results = grade.grade("04", tmp_path / "homework.py")
-    by_task = {t["number"]: t for t in results["tests"]}
-    if "may not" not in message or by_task["4.2.1"]["score"]:
-        assert by_task["4.2.1"]["status"] == by_task["4.2.2"]["status"] == "passed", by_task["4.2.1"]
+    by_task = {t["number"]: t for t in grade.grade("04", tmp_path / "homework.py")["tests"]}
+    assert by_task["4.2.1"]["status"] == by_task["4.2.2"]["status"] == "passed", by_task["4.2.1"]
     for seed in "12":
         assert by_task[f"4.1.{seed}"]["score"] == 0 and re.search(message, by_task[f"4.1.{seed}"]["output"]), by_task[f"4.1.{seed}"]
 
 
-@pytest.mark.parametrize("line, message", [("def silu(x:", "is no Python: line 1"), ("import os", "imports os in line 1"), ("from importlib import reload", "imports importlib"),
-                                           ("x = eval('1')", "uses eval in line 1"), ("from tinyddpm.backend import sys", "uses sys"), ("y = (1).__class__", "uses __class__"),
-                                           ("import tinyddpm.backend as b\nb.importlib.reload(b)", "uses importlib in line 2"), ("1 / 0", "cannot be imported: ZeroDivisionError"),
-                                           ("from tinyddpm.kernels import cpu", "uses kernels")])
-def test_a_file_that_cannot_or_may_not_run_scores_nothing(tmp_path, line, message):
-    results, printed = graded(tmp_path, "04", line + "\n" + SILU)
-    assert results["score"] == 0 and all(message in t["output"] for t in results["tests"]), results["tests"][0]
-    assert message in printed
+def test_the_librarys_answers_are_gone_while_it_grades():
+    """Even for a homework that finds its way to them: no function of the lesson, nor its twins, is where it was."""
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); import tasks; tasks.take_away('4.1'); import tinyddpm.ops as o, tinyddpm.backend as b\n"
+            "def refuses(f):\n    try: f(1, 2, 3)\n    except RuntimeError as e: return 'is the answer' in str(e)\n"
+            "print(refuses(o.linear), refuses(b.ops.linear), refuses(o.TABLE['linear']), tasks.find('4.1').answers, sys.modules['tinyddpm.kernels'])")
+    done = subprocess.run([sys.executable, "-c", code, str(LESSONS)], capture_output=True, text=True)
+    assert done.stdout == "True True True {} None\n", done.stderr
+
+
+FORBIDDEN = [
+    ("def silu(x:", "is no Python: line 1"), ("import os", "imports os in line 1"), ("from importlib import reload", "imports importlib"), ("1 / 0", "cannot be imported: ZeroDivisionError"),
+    ("x = eval('1')", "uses eval in line 1"), ("from tinyddpm.backend import sys", "imports sys from tinyddpm.backend"), ("y = (1).__class__", "uses .__class__"),
+    ("import tinyddpm.backend as b", "imports tinyddpm.backend"), ("from tinyddpm.ops import linear", "imports tinyddpm.ops"), ("from tinyddpm.kernels import cpu", "imports tinyddpm.kernels"),
+    ("from tinyddpm import *", "imports tinyddpm"), ("from numpy import *", "imports * from numpy"), ("import collections", "imports collections"), ("import tasks", "imports tasks"),
+    ("def g(): yield it.gi_frame.f_back", "uses .f_back"), ("f = getattr(print, 'x')", "uses getattr"), ("v = vars()", "uses vars"), ("b = __builtins__", "uses __builtins__"),
+    ("match 1:\n    case object(__globals__=g): pass", "uses .__globals__"), ("import numpy as np\nnp.testing.runstring('', {})", "uses .testing"), ("import numpy as np\nnp.savez = print", "uses .savez"),
+    ("import numpy as np\nnp.sum = print", "assigns to np.sum"), ("import numpy as np\nnp.savetxt('homework.py', [])", "uses .savetxt"), ("import numpy as np\nnp.ma.core.inspect", "uses ."),
+    ("x = " + "-" * 3000 + "1", "nested too deeply|cannot be imported"), ("x = " + "not " * 100_000 + "1", "nested too deeply|is no Python"), ("# -*- coding: utf-7 -*-\n# +AAo-import os", "imports os"),
+    ("raise ValueError('\\ud800')", "ValueError"), ("raise BaseException", "BaseException"), ("x = 1 \0", "is no Python"), ("while True: pass", "endless loop"),
+]
+
+
+@pytest.mark.parametrize("text, message", FORBIDDEN, ids=[str(i) for i in range(len(FORBIDDEN))])
+def test_a_file_that_cannot_or_may_not_run_scores_nothing(tmp_path, text, message, monkeypatch):
+    """Never a traceback of the grader, always a reason."""
+    monkeypatch.setattr(grade, "SECONDS", 2)
+    monkeypatch.setitem(tasks.LESSONS, "04", [tasks.find("4.2")])                # one task, to be quick
+    (tmp_path / "homework.py").write_bytes(("" if text.startswith("#") else SILU + "\n").encode() + text.encode("utf-8", "surrogatepass") + b"\n")
+    results = grade.grade("04", tmp_path / "homework.py")
+    message = re.sub(r"line 1", r"line \\d+", message)
+    assert results["score"] == 0 and all(re.search(message.replace("*", "[*]"), t["output"]) for t in results["tests"]), results["tests"][0]
+
+
+@pytest.mark.parametrize("change", [lambda text: "\ufeff" + text, lambda text: text.replace("\n", "\r\n"), lambda text: "# -*- coding: latin-1 -*-\n# \xe9\n" + text,
+                                    lambda text: "from __future__ import annotations\nimport numpy\ninput = load = kernels = 1\n" + text])
+def test_a_right_homework_in_another_form_scores(tmp_path, change, monkeypatch):
+    monkeypatch.setitem(tasks.LESSONS, "04", [tasks.find("4.2")])
+    text = change(SILU)
+    (tmp_path / "homework.py").write_bytes(text.encode("latin-1" if "latin-1" in text else "utf-8"))
+    results = grade.grade("04", tmp_path / "homework.py")
+    assert results["score"] == 3, results["tests"][0]
+
+
+def test_a_folder_is_no_homework(tmp_path):
+    results = grade.grade("04", tmp_path)
+    assert results["score"] == 0 and "cannot be read" in results["tests"][0]["output"]
 
 
 def test_a_homework_that_was_not_handed_in_has_a_result_too(tmp_path):

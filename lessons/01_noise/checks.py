@@ -11,14 +11,16 @@ IMPORTS = "import numpy as np\n\nfrom tinyddpm.backend import to_numpy        # 
 def to_uint8(f, rng):
     x = rng.uniform(-1.3, 1.3, (2, 3, 4))
     yield "to_uint8(x)", f.to_uint8(x)
+    yield "x after the call", x
     yield "to_uint8 of bytes that were scaled", f.to_uint8(np.arange(256) / 127.5 - 1)
     yield "the type is uint8", f.to_uint8(x).dtype == np.uint8
 
 
 def grid(f, rng):
-    for N, columns, margin in ((7, None, 1), (6, 2, 3), (1, None, 0)):
+    for N, columns, margin in ((7, None, 1), (5, None, 2), (11, None, 1), (6, 2, 3), (1, None, 0)):
         images = rng.integers(0, 256, (N, 3, 5, 2)).astype(np.uint8)
         yield f"grid({N} images, columns={columns}, margin={margin})", f.grid(images, columns, margin)
+    yield "the type is uint8", f.grid(images).dtype == np.uint8
 
 
 def correlated(f, rng):
@@ -30,7 +32,7 @@ def correlated(f, rng):
 
 def rescale(f, rng):
     images = rng.integers(0, 256, (2, 3, 3)).astype(np.uint8)
-    for low, high in ((0.0, 1.0), (-1.0, 1.0), (-3.0, 5.5)):
+    for low, high in ((0.0, 1.0), (-1, 1), (-3.0, 5.5)):
         yield f"rescale(x, {low}, {high})", f.rescale(images, low, high)
 
 

@@ -1,6 +1,6 @@
 """The tasks of homework 03."""
 
-from types import SimpleNamespace
+import itertools
 
 import numpy as np
 from tasks import library, question
@@ -36,7 +36,9 @@ def ddpm(f, rng):
         return 0.9 * xt + 0.01 * t[:, None], s.beta[t][:, None], np.tanh(xt)
 
     for start in (8, 5):
-        for step in f.ddpm(p, x, noise, start):
+        steps = list(itertools.islice(f.ddpm(p, x.copy(), noise, start), start + 1))
+        yield f"the times, started at {start}", [step.t for step in steps]
+        for step in steps:
             yield f"x after the step from t = {step.t}, started at {start}", step.x
             yield f"x0 of the step from t = {step.t}, started at {start}", step.x0
 

@@ -18,28 +18,36 @@ def adam_ema(f, rng):
         f.adam_ema(values, grads, m, v, ema, step, 0.1, 0.9, 0.99, 1e-3, 0.5, 0.8)
         for name, a in zip(names, (values, m, v, ema)):
             yield f"{name} after step {step}", a.copy()
-    f.adam_ema(values, grads, m, v, ema, 3, 0.1, 0.9, 0.99, 1e-8, math.nan, 0.8)
-    yield "values after a step whose grad_scale is not finite", values.copy()
+    for bad in (math.nan, math.inf):
+        f.adam_ema(values, grads, m, v, ema, 3, 0.1, 0.9, 0.99, 1e-8, bad, 0.8)
+        for name, a in zip((*names, "grads"), (values, m, v, ema, grads)):
+            yield f"{name} after a step whose grad_scale is {bad}", a.copy()
 
 
 def momentum_step(f, rng):
     values, velocity = rng.standard_normal((2, 6))
     for i in range(3):
-        f.momentum_step(values, rng.standard_normal(6), velocity, 0.1, 0.9)
+        grads = rng.standard_normal(6)
+        f.momentum_step(values, grads, velocity, 0.1, 0.9)
+        yield f"grads after step {i + 1}", grads
         yield f"velocity after step {i + 1}", velocity.copy()
         yield f"values after step {i + 1}", values.copy()
 
 
 def learning_rate(f, rng):
     lr = rng.uniform(0.01, 0.1)
-    for step in (1, 5, 10, 11, 55, 100):
-        yield f"learning_rate at step {step} of 100, 10 of them warm-up", f.learning_rate(step, 100, lr, 10)
+    for total, warmup in ((100, 10), (int(rng.integers(40, 80)), int(rng.integers(2, 9))), (20, 0)):
+        for step in (1, warmup or 2, warmup + 1, total // 2, total):
+            yield f"learning_rate at step {step} of {total}, {warmup} of them warm-up", f.learning_rate(step, total, lr, warmup)
 
 
 def clip_by_norm(f, rng):
     for scale in (0.01, 10.0):
         grads = [scale * rng.standard_normal(shape) for shape in ((3, 2), (4,))]
-        clipped, norm = f.clip_by_norm(grads, 1.0)
+        largest = rng.uniform(0.5, 3)
+        given = [g.copy() for g in grads]
+        clipped, norm = f.clip_by_norm(given, largest)
+        yield f"the gradients after the call, of size {scale}", np.concatenate([g.ravel() for g in given])
         yield f"the norm, gradients of size {scale}", norm
         for i, g in enumerate(clipped):
             yield f"array {i} after clipping, gradients of size {scale}", g

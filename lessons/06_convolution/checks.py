@@ -11,7 +11,7 @@ conv2d, conv2d_backward = ops.conv2d, ops.conv2d_backward
 
 def check_conv2d(f, rng):
     C, K = (int(n) for n in rng.integers(1, 4, 2))
-    for shape, kernel, settings in (((2, 5, 6), (3, 3), (1, None)), ((1, 4, 7), (5, 3), (1, None)), ((2, 6, 5), (3, 3), (2, (0, 1))), ((1, 3, 3), (1, 1), (1, None))):
+    for shape, kernel, settings in (((2, 5, 6), (3, 3), (1, None)), ((1, 4, 7), (5, 3), (1, None)), ((2, 6, 5), (3, 3), (2, (0, 1))), ((1, 3, 3), (1, 1), (1, None)), ((1, 7, 6), (2, 3), (3, (2, 1)))):
         yield from pair(f, "conv2d", f"x ({', '.join(map(str, shape))}, {C}), w {(*kernel, C, K)}, stride {settings[0]}, padding {settings[1]}", rng,
                         [(*shape, C), (*kernel, C, K), (K,)], *settings)
 
@@ -23,7 +23,7 @@ def check_upsample(f, rng):
 
 def dilated_conv2d(f, rng):
     C, K = (int(n) for n in rng.integers(1, 4, 2))
-    for kernel, dilation in (((3, 3), 2), ((3, 3), 1), ((1, 3), 3)):
+    for kernel, dilation in (((3, 3), 2), ((3, 3), 1), ((1, 3), 3), ((5, 3), 2)):
         yield from pair(f, "dilated_conv2d", f"x (2, 7, 6, {C}), w {(*kernel, C, K)}, dilation {dilation}", rng, [(2, 7, 6, C), (*kernel, C, K), (K,)], dilation)
 
 

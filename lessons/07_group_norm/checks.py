@@ -21,6 +21,7 @@ def rms_group_norm(f, rng):
     C = G * width
     yield from pair(f, "rms_group_norm", f"x (2, 3, {C}), {G} groups", rng, [(2, 3, C), (C,), (C,)], G)
     yield from pair(f, "rms_group_norm", f"x (1, 2, 2, {C}), 1 group", rng, [(1, 2, 2, C), (C,), (C,)], 1)
+    yield from pair(f, "rms_group_norm", f"x (2, 4, {C}), {G} groups, eps 0.5", rng, [(2, 4, C), (C,), (C,)], G, 0.5)
 
 
 def modulate(f, rng):

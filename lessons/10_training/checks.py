@@ -29,6 +29,9 @@ def l_simple(f, rng):
         loss, dy = expect(f.l_simple(s, x0, xt, t, eps, y, prediction), 2, "l_simple", "the loss and its gradient by y")
         yield f"the loss, {prediction} predicted", loss
         yield f"its gradient, {prediction} predicted", dy
+    loss, dy = f.l_simple(s, x0, xt, t, eps, np.concatenate([y, xt], axis=-1), "eps", "learned")
+    yield "the loss, variance learned", loss
+    yield "its gradient, variance learned", dy
 
 
 def huber(f, rng):

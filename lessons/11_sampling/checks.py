@@ -1,5 +1,7 @@
 """The tasks of homework 11."""
 
+import itertools
+
 import numpy as np
 from tasks import library, question
 
@@ -16,13 +18,18 @@ from tinyddpm.diffusion.schedule import per_sample"""
 def ddim_times(f, rng):
     for T, steps in ((1000, 50), (10, 10), (1000, 1), (int(rng.integers(50, 200)), 7)):
         yield f"ddim_times({T}, {steps})", np.array(f.ddim_times(T, steps))
+        yield "they are whole numbers", all(isinstance(t, (int, np.integer)) for t in f.ddim_times(T, steps))
 
 
 def ddim(f, rng):
     s, x = schedule.linear(20, 1e-3, 0.3), rng.standard_normal((4, 3))
     for steps, eta in ((5, 0.0), (20, 1.0), (6, 0.5)):
         noise = np.random.default_rng(3)
-        for step in f.ddim(lambda xt, t: (None, None, np.tanh(xt + 0.01 * t[:, None])), s, x, noise, steps, eta):
+        found = list(itertools.islice(f.ddim(lambda xt, t: (None, None, np.tanh(xt + 0.01 * t[:, None])), s, x.copy(), noise, steps, eta), steps + 1))
+        yield f"the times, {steps} steps, eta {eta}", [step.t for step in found]
+        yield f"the next number of the generator, {steps} steps, eta {eta}", noise.random()
+        for step in found:
+            yield f"x0 of the step from t = {step.t}, {steps} steps, eta {eta}", step.x0
             yield f"x after the step from t = {step.t}, {steps} steps, eta {eta}", step.x
 
 

@@ -34,6 +34,7 @@ def decoder(f, rng):
     yield "log p", f.decoder(x0, mean, log_variance)[0]
     yield "log p of far means", f.decoder(x0, mean + 0.3, log_variance)[0]
     yield "log p by the authors' CDF", f.decoder(x0, mean, log_variance, "tanh")[0]
+    yield "log p of far means by the authors' CDF", f.decoder(x0, mean + 0.3, log_variance, "tanh")[0]
 
 
 def decoder_of_levels(f, rng):

@@ -35,6 +35,7 @@ def mu(f, rng):
 def weights(f, rng):
     s = schedule.linear(int(rng.integers(10, 40)), 1e-3, 0.3)
     yield "bound_weights", f.bound_weights(s, np.arange(1, s.T + 1))
+    yield "bound_weights of some t", f.bound_weights(s, rng.integers(1, s.T + 1, 5))
     yield "time_probabilities", f.time_probabilities(s)
 
 
@@ -48,6 +49,7 @@ def min_snr_weights(f, rng):
     s = schedule.linear(int(rng.integers(10, 40)), 1e-3, 0.3)
     for gamma in (5.0, 0.5):
         yield f"min_snr_weights, gamma {gamma}", f.min_snr_weights(s, np.arange(1, s.T + 1), gamma)
+        yield f"min_snr_weights of some t, gamma {gamma}", f.min_snr_weights(s, rng.integers(1, s.T + 1, 5), gamma)
 
 
 def eps_answer(s, xt, t, v):
