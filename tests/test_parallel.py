@@ -125,7 +125,7 @@ def test_a_rank_that_dies_stops_the_others(tmp_path, port, dead):
 
 @pytest.mark.parametrize("asked", [0, 1])
 def test_one_rank_that_is_asked_to_stop_stops_all(tmp_path, port, asked):
-    processes = [start(tmp_path, port, 2, rank, "--steps", 100_000) for rank in range(2)]
+    processes = [start(tmp_path, port, 2, rank, "--steps", 100_000, "--save-every", 1) for rank in range(2)]
     wait_for_steps(tmp_path)
     processes[asked].send_signal(signal.SIGINT)
     done = finish(processes)

@@ -214,7 +214,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(tmp_path):
 @pytest.mark.parametrize("kind", ["ctrl-c", "kill -9"])
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_stopped_runs_end_with_the_bits_of_an_unbroken_one(tmp_path, kind, backend):
-    flags = [*SMALL[:-1], backend, "--steps", 40, "--save-every", 1, "--sample-every", 0, "--base-channels", 16, "--T", 10]
+    flags = [*SMALL[:-1], backend, "--steps", 25, "--save-every", 1, "--sample-every", 0, "--base-channels", 16, "--T", 10]
     whole = run("train_mnist.py", *flags, "--out", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     process = subprocess.Popen([sys.executable, ROOT / "examples" / "train_mnist.py", *map(str, flags), "--out", "part"],

@@ -21,9 +21,13 @@ def find(module, table):
             if half in table and half not in own:
                 raise ValueError(f"{module.__name__} overrides {name} but not {half}: an operation "
                                  "is overridden as a pair, forward and backward")
-        expected, got = (list(inspect.signature(g).parameters) for g in (table[name], f))
-        if not any(a.startswith("*") for a in map(str, inspect.signature(f).parameters.values())) and len(got) != len(expected):
-            raise ValueError(f"{name} of {module.__name__} takes ({', '.join(got)}); the operation takes ({', '.join(expected)})")
+        expected, got = inspect.signature(table[name]), inspect.signature(f)
+        required = [p for p in expected.parameters.values() if p.default is p.empty]
+        try:                                            # as it is called: with all arguments, and without those that have a default
+            got.bind(*expected.parameters)
+            got.bind(*required)
+        except TypeError:
+            raise ValueError(f"{name} of {module.__name__} takes {got}; the operation takes {expected}") from None
     wrapped = {}
     for name, f in own.items():
         if name + "_backward" in own:
