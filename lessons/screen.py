@@ -5,7 +5,6 @@ answers, and from doing anything but computing. It is no jail: a list of what is
 """
 
 import ast
-import sys
 
 MODULES = {"numpy", "math", "itertools"}
 FROM = {"functools": {"reduce", "partial"}, "collections": {"namedtuple", "defaultdict", "deque", "Counter"},
@@ -15,7 +14,8 @@ FROM = {"functools": {"reduce", "partial"}, "collections": {"namedtuple", "defau
 NAMES = {"exec", "eval", "compile", "open", "globals", "locals", "vars", "dir", "getattr", "setattr", "delattr", "breakpoint"}
 OF_NUMPY = {"lib", "testing", "load", "loads", "save", "savez", "savez_compressed", "savetxt", "loadtxt", "genfromtxt", "fromregex", "fromfile",
             "tofile", "dump", "dumps", "memmap", "DataSource", "f2py", "ctypeslib", "core", "get_type_hints", "attrgetter", "methodcaller"}
-OF_STANDARD_MODULES = set(sys.stdlib_module_names) - {"array", "copy", "fft", "math", "random", "select"}
+DOORS = {"sys", "os", "posix", "nt", "io", "pathlib", "importlib", "inspect", "builtins", "ctypes", "subprocess", "multiprocessing", "threading",
+         "pickle", "marshal", "runpy", "code", "codeop", "gc", "types", "operator", "weakref", "traceback", "pkgutil", "linecache", "ast", "shutil"}
 OF_FRAMES = ("_", "f_", "gi_", "cr_", "ag_", "tb_", "co_")
 
 
@@ -57,7 +57,7 @@ def wrong_word(node):
         return f"uses {node.id}"
     words = [node.attr] if isinstance(node, ast.Attribute) else node.kwd_attrs if isinstance(node, ast.MatchClass) else []
     for word in words:
-        if word in OF_NUMPY | OF_STANDARD_MODULES | NAMES or word.startswith(OF_FRAMES):
+        if word in OF_NUMPY | DOORS | NAMES or word.startswith(OF_FRAMES):
             return f"uses .{word}"
     if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name) and node.value.id in ("np", "numpy", "math"):
         return f"assigns to {ast.unparse(node)}"

@@ -202,7 +202,14 @@ def graded(tmp_path, lesson, text):
 FIELDS = {"score": (int, float), "max_score": (int, float), "name": str, "number": str, "output": str, "status": str, "visibility": str}
 
 
-@pytest.mark.parametrize("lesson", ["06", "08", "12"])
+@pytest.mark.parametrize("lesson", tasks.LESSONS)
+def test_a_right_homework_may_run(lesson):
+    """As may its stub."""
+    for text in (solution(lesson), (tasks.folder(lesson) / "homework.py").read_text()):
+        assert grade.screen.problem(text.encode(), "homework.py", tasks.IMPORTS[lesson]) is None
+
+
+@pytest.mark.parametrize("lesson", ["06", "08", "14"])
 def test_the_whole_homework_filled_in_has_all_points(tmp_path, lesson):
     """As a program, where the library's own answers are taken away; the results have Gradescope's fields and add up."""
     results, printed = graded(tmp_path, lesson, solution(lesson))
