@@ -95,7 +95,8 @@ MUTANTS = [("conv2d", "top, left, size); }", "left, top, size); }"), ("conv2d", 
            ("group_norm_silu", "z * sigmoid(z) : z", "sigmoid(z) : z"), ("group_norm_silu", "(1 + z * (1 - s))", "(1 + z * s)"),
            ("group_norm", "- mean_dn -", "-"), ("group_norm", "sum_normal += dz * normal", "sum_normal += dz"),
            ("attention", "- sum) * scale", "- sum)"), ("attention", "exp(logits[j] * scale - largest) / sum", "exp(logits[j] * scale - largest)"),
-           ("upsample", "column / 2) * C", "column) * C"), ("upsample", "+ corner[C] ", "")]
+           ("upsample", "column / 2) * C", "column) * C"), ("upsample", "+ corner[C] ", ""),
+           ("mean_squared_error", "half = 128; half", "half = 64; half"), ("mean_squared_error", "i < size ? prediction[i] - target[i] : 0", "prediction[i]")]
 
 
 @pytest.mark.parametrize("name, right, wrong", MUTANTS)

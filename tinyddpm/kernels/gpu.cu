@@ -253,7 +253,7 @@ extern "C" __global__ void softmax_backward(const real* dp, const operand* p, op
 }
 
 
-// ---- resolution, and the update ----
+// ---- resolution, the loss, and the update ----
 
 // x (N, H, W, C) -> y (N, 2H, 2W, C); H: of all images together
 extern "C" __global__ void upsample(const real* x, real* y, int W, int C, int size)
@@ -272,6 +272,21 @@ extern "C" __global__ void upsample_backward(const real* dy, real* dx, int W, in
     int c = i % C, column = i / C % W, row = i / C / W;
     const real* corner = dy + ((size_t)2 * row * 2 * W + 2 * column) * C + c;
     dx[i] = corner[0] + corner[C] + corner[2 * W * C] + corner[2 * W * C + C];
+}
+
+// difference = prediction - target, and for each block of 256 numbers the sum of its squares
+extern "C" __global__ void squared_error(const real* prediction, const real* target, real* difference, real* sums, int size)
+{
+    __shared__ real shared[256];
+    int i = thread();
+    real d = i < size ? prediction[i] - target[i] : 0;
+    if (i < size) difference[i] = d;
+    shared[threadIdx.x] = d * d;
+    for (int half = 128; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
+    }
+    if (threadIdx.x == 0) sums[blockIdx.x] = shared[0];
 }
 
 // Adam and the moving average; grad_scale is read on the device, and one that is not finite leaves all as it is

@@ -31,7 +31,7 @@ Geometry = namedtuple("Geometry", "shape stride top left")          # shape: of 
 def activate():
     """The twins: name -> function."""
     twins = (linear, linear_backward, conv2d, conv2d_backward, conv2d_add, conv2d_add_backward, group_norm, group_norm_backward,
-             group_norm_silu, group_norm_silu_backward, attention, attention_backward, upsample, upsample_backward, adam_ema)
+             group_norm_silu, group_norm_silu_backward, attention, attention_backward, upsample, upsample_backward, mean_squared_error, adam_ema)
     return {f.__name__: f for f in twins}
 
 
@@ -315,7 +315,7 @@ def _heads(z, heads):
     return [z[:, :, h * width:(h + 1) * width] for h in range(heads)]
 
 
-# ---- resolution, and the update ----
+# ---- resolution, the loss, and the update ----
 
 def upsample(x):
     N, H, W, C = x.shape
@@ -329,6 +329,14 @@ def upsample_backward(dy, cache):
     dx = cupy.empty((N, H // 2, W // 2, C), dy.dtype)
     launch_each("upsample_backward", dy.dtype, dx.size, cupy.ascontiguousarray(dy), dx, W // 2, C)
     return dx
+
+
+def mean_squared_error(prediction, target):
+    if prediction.shape != target.shape:
+        return readable.mean_squared_error(prediction, target)              # which refuses them
+    difference, sums = cupy.empty(prediction.shape, prediction.dtype), cupy.empty((1, -(-prediction.size // 256), 1), prediction.dtype)
+    launch_each("squared_error", prediction.dtype, prediction.size, *map(cupy.ascontiguousarray, (prediction, target)), difference, sums)
+    return column_sums(sums)[0, 0] / prediction.size, difference
 
 
 def adam_ema(values, grads, m, v, ema, step, lr, beta1, beta2, eps, grad_scale, ema_decay):
