@@ -217,7 +217,7 @@ def our_step(preset, task):
     if task == "train":
         trainer, images = Trainer(preset), rng.integers(0, 256, shape, dtype=np.uint8)
         images = from_numpy(images)                         # on the device, as in a run
-        return lambda: (trainer.begin(images), trainer._begun.clear())
+        return lambda: trainer.step(images)
     rng = generator(0, "benchmark")
     s, x = preset.diffusion.make_schedule(), rng.standard_normal(shape, dtype=np.float32)
     p = reverse_process(UNet(c).eval(), s, preset.diffusion.prediction)

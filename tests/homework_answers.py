@@ -4,8 +4,6 @@ import math
 
 import numpy as np
 
-from tinyddpm.ops.conv import check_conv2d
-
 
 # ---- 1 ----
 

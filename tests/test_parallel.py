@@ -101,6 +101,25 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, port):
     assert [row.split(",")[0] for row in rows[1:]] == [str(n) for n in range(1, 13)]
 
 
+def test_ranks_decide_together(monkeypatch):
+    """One rank's loss is infinite and its gradient is not: it still makes the step that the others make; alone it would not."""
+    from tinyddpm import presets
+    from tinyddpm.training import Trainer
+    from tinyddpm.training.trainer import objective
+
+    class Pretended(parallel.Alone):
+        size = 2
+
+    evaluate = objective.evaluate
+    monkeypatch.setattr(objective, "evaluate", lambda *args, **kwargs: evaluate(*args, **kwargs) * np.inf)
+    images, preset = np.zeros((2, 28, 28, 1), np.uint8), presets.get("mnist").override(base_channels=8, groups=4)
+    for group, moves in ((Pretended(), True), (parallel.Alone(), False)):
+        trainer = Trainer(preset, group)
+        before = trainer.model.flat_values.copy()
+        trainer.begin(images)
+        assert (trainer.model.flat_values != before).any() == moves
+
+
 def wait_for_steps(folder, count=3):
     metrics, deadline = folder / "at0" / "run" / "metrics.csv", time.monotonic() + 60
     while not (metrics.exists() and len(metrics.read_text().splitlines()) > count):

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import course
 
 import tinyddpm
-from tinyddpm.diffusion import objective, process, sample, schedule
+from tinyddpm.diffusion import objective, sample, schedule
 from tinyddpm.nn import MLP
 from tinyddpm.presets import TrainingConfig
 from tinyddpm.training.optimizer import Adam

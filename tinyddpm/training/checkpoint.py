@@ -24,7 +24,7 @@ def save_checkpoint(path, trainer):
     metadata = {"format": FORMAT, "preset": trainer.preset.to_json(), "steps_done": json.dumps(trainer.steps_done),
                 "seconds": json.dumps(trainer.seconds)}
     if trainer.loss_scale:
-        metadata["loss_scale"] = json.dumps([float(trainer.loss_scale.scale), float(trainer.loss_scale.good)])
+        metadata["loss_scale"] = json.dumps([float(trainer.loss_scale.scale), float(trainer.loss_scale.good), trainer.skipped])
     tensors = {f"{part}/{name}": view for part, flat in buffers(trainer).items()
                for name, view in trainer.model.views(to_numpy(flat)).items()}
     safetensors.write(path, tensors, metadata)
@@ -42,7 +42,8 @@ def load_checkpoint(path):
         _fill(path, trainer.model, flat, tensors, part)
     trainer.steps_done, trainer.seconds = json.loads(metadata["steps_done"]), json.loads(metadata["seconds"])
     if trainer.loss_scale and "loss_scale" in metadata:
-        trainer.loss_scale = LossScale(state.xp, *json.loads(metadata["loss_scale"]))
+        scale, good, trainer.skipped = json.loads(metadata["loss_scale"])
+        trainer.loss_scale = LossScale(state.xp, scale, good)
     return trainer
 
 

@@ -77,7 +77,8 @@ class Trainer:
         loss = objective.evaluate(self.model, self.schedule, x0, t, eps, diffusion.loss, diffusion.prediction, diffusion.variance,
                                   loss_scale, **inputs)
         self.group.average(self.model.flat_grads)
-        norm = self.optimizer.update(number, self.progress, loss, loss_scale)
+        # Of several ranks each knows its own loss alone: the averaged gradient decides for all, or they would part.
+        norm = self.optimizer.update(number, self.progress, loss if self.group.size == 1 else 0.0, loss_scale)
         if self.loss_scale:
             self.loss_scale.update(norm)
         self.steps_done = number
