@@ -25,9 +25,9 @@ from dataclasses import replace
 import numpy as np
 
 import tinyddpm
-from tinyddpm import cli, presets
-from tinyddpm.backend import PRECISIONS, from_numpy, generator, ops, state
-from tinyddpm.diffusion.objective import reverse_process
+from tinyddpm import cli, dispatch, ops, presets
+from tinyddpm.backend import from_numpy, generator, on_gpu, state
+from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.nn import UNet, UNetConfig
 from tinyddpm.training import Trainer
 
@@ -37,7 +37,7 @@ SMALL = UNetConfig(image_channels=1, base_channels=32, channel_multipliers=(1, 2
 MODELS = {"mnist": presets.get("mnist"),
           "small": replace(presets.get("cifar10"), name="small", model=SMALL).override(batch_size=64),
           "cifar10": presets.get("cifar10").override(batch_size=8)}
-ON_GPU = (*(f"cupy-{p}" for p in PRECISIONS), "torch-cuda-tf32", "torch-cuda-bf16", "torch-cuda-bf16-compiled")
+ON_GPU = (*(f"cupy-{p}" for p in dispatch.PRECISIONS), "torch-cuda-tf32", "torch-cuda-bf16", "torch-cuda-bf16-compiled")
 SIDES, TASKS = ("numpy", "numba", "torch", *ON_GPU), ("train", "sample", "layers", "growth")
 GROWTH = {"batch_size": (1 / 4, 1 / 2, 1, 2), "image_size": (1, 2), "base_channels": (1, 2)}       # times the model's own
 LAYERS = ("conv2d", "conv2d_add", "group_norm", "group_norm_silu", "linear", "attention", "concatenate", "upsample")
@@ -191,7 +191,7 @@ def use(side):
 
 def synchronize():
     """Wait for the GPU that is in use, if any."""
-    if state.backend == "cupy":
+    if on_gpu():
         state.xp.cuda.get_current_stream().synchronize()
     elif "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
         sys.modules["torch"].cuda.synchronize()
@@ -220,7 +220,7 @@ def our_step(preset, task):
         return lambda: trainer.step(images)
     rng = generator(0, "benchmark")
     s, x = preset.diffusion.make_schedule(), rng.standard_normal(shape, dtype=np.float32)
-    p = reverse_process(UNet(c).eval(), s, preset.diffusion.prediction)
+    p = reverse_process(UNet(c).eval(), preset.diffusion)
 
     def step():
         mean, sigma2, _ = p(x, np.full(len(x), s.T // 2))
@@ -298,8 +298,8 @@ def torch_layer(name, shapes, settings, channels_last):
         return F.conv2d(x, w[..., None, None], b) if x.ndim == 4 else F.linear(x, w, b)
 
     layer = {"conv2d": convolution, "conv2d_add": lambda x, w, b, other: convolution(x, w, b) + other, "linear": linear,
-             "group_norm": lambda x, gamma, beta, groups: F.group_norm(x, groups, gamma, beta),
-             "group_norm_silu": lambda x, gamma, beta, groups: F.silu(F.group_norm(x, groups, gamma, beta)),
+             "group_norm": lambda x, gamma, beta, groups, eps: F.group_norm(x, groups, gamma, beta, eps),
+             "group_norm_silu": lambda x, gamma, beta, groups, eps: F.silu(F.group_norm(x, groups, gamma, beta, eps)),
              "attention": lambda q, k, v, n: F.scaled_dot_product_attention(heads(q, n), heads(k, n), heads(v, n)),
              "concatenate": lambda a, b: torch.cat([a, b], 1), "upsample": lambda x: F.interpolate(x, scale_factor=2)}[name]
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -331,13 +331,13 @@ def gemm(side, seconds):
         product = lambda: a @ a
     elif side.startswith("cupy"):
         use(side)
-        from tinyddpm import backend
-        from tinyddpm.kernels import gpu
-        n, what = GEMM_SIZE, backend.describe()
-        a, out = gpu.operands(generator(0).standard_normal((n, n), dtype=np.float32)), state.xp.empty((n, n), np.float32)
-        product = lambda: gpu.multiply(a, a, out)
+        from tinyddpm.kernels.gpu.product import multiply, operands
+        n, what = GEMM_SIZE, dispatch.describe()
+        a = operands(generator(0).standard_normal((n, n), dtype=np.float32))
+        out = state.xp.empty((n, n), np.float32)
+        product = lambda: multiply(a, a, out)
     else:
-        from tinyddpm.kernels import threads
+        from tinyddpm.kernels.cpu import threads
         n, what = 2048, f"{platform.processor() or platform.machine()}, OpenBLAS core {threads.core_name()}"
         a = np.random.default_rng(0).standard_normal((n, n), dtype=np.float32)
         product = lambda: a @ a
@@ -348,7 +348,7 @@ def peak_memory(on_cuda=False):
     """Of this process, or of what it took on the GPU, in bytes; NaN where the system does not say."""
     if on_cuda:
         return sys.modules["torch"].cuda.max_memory_reserved()
-    if state.backend == "cupy":
+    if on_gpu():
         return state.xp.get_default_memory_pool().total_bytes()
     if sys.platform == "linux":             # getrusage's figure includes that of the process that started this one
         with open("/proc/self/status") as status:

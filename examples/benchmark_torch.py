@@ -5,14 +5,15 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from tinyddpm.diffusion import process
+from tinyddpm.nn.layers import NORM_EPS
 
 
 class ResBlock(nn.Module):
     def __init__(self, C, K, D, c):
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(c.groups, C, 1e-6), nn.Conv2d(C, K, 3, padding=1)
+        self.norm1, self.conv1 = nn.GroupNorm(c.groups, C, NORM_EPS), nn.Conv2d(C, K, 3, padding=1)
         self.time = nn.Linear(D, K)
-        self.norm2, self.dropout = nn.GroupNorm(c.groups, K, 1e-6), nn.Dropout(c.dropout)
+        self.norm2, self.dropout = nn.GroupNorm(c.groups, K, NORM_EPS), nn.Dropout(c.dropout)
         self.conv2 = nn.Conv2d(K, K, 3, padding=1)
         self.shortcut = nn.Conv2d(C, K, 1) if C != K else nn.Identity()
 
@@ -24,7 +25,7 @@ class ResBlock(nn.Module):
 class Attention(nn.Module):
     def __init__(self, C, c):
         super().__init__()
-        self.norm, self.heads = nn.GroupNorm(c.groups, C, 1e-6), c.heads
+        self.norm, self.heads = nn.GroupNorm(c.groups, C, NORM_EPS), c.heads
         self.qkv, self.out = nn.Conv2d(C, 3 * C, 1), nn.Conv2d(C, C, 1)
 
     def forward(self, x):
@@ -69,7 +70,7 @@ class UNet(nn.Module):
                 C = widths[level]
             if level:
                 self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(C, C, 3, padding=1)))
-        self.out = nn.Sequential(nn.GroupNorm(c.groups, C, 1e-6), nn.SiLU(), nn.Conv2d(C, folded, 3, padding=1))
+        self.out = nn.Sequential(nn.GroupNorm(c.groups, C, NORM_EPS), nn.SiLU(), nn.Conv2d(C, folded, 3, padding=1))
 
     def forward(self, x, t):
         frequency = torch.logspace(0, -4, self.config.base_channels // 2)

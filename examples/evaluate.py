@@ -11,16 +11,17 @@ import json
 
 import numpy as np
 
-from tinyddpm import cli, data, metrics, plots
+from tinyddpm import cli, data, evaluation, plots
 from tinyddpm.backend import state
-from tinyddpm.diffusion import likelihood, sample
-from tinyddpm.diffusion.objective import reverse_process
+from tinyddpm.diffusion import likelihood
+from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.progress import Progress
+from tinyddpm.sampling.generate import generate
 from tinyddpm.training import load_model
 
 SPLITS = 10         # of the samples for the Inception score
 ROWS = 10           # of Table 4
-OF_SAMPLES, OF_THE_BOUND = ("samples", "sampler", "steps", "eta", "inception"), ("times", "cdf")
+OF_SAMPLES, OF_THE_BOUND = ("samples", "sampler", "steps", *cli.OPTIONS, "inception"), ("times", "cdf")
 
 
 def main(argv):
@@ -29,7 +30,7 @@ def main(argv):
     parser.add_argument("what", choices=("nll", "rate-distortion", "fid", "is"))
     parser.add_argument("--split", choices=("test", "train"), help="(default: test; a folder has none)")
     parser.add_argument("--count", type=int, metavar="N", help="images to measure or draw (default: 256; fid, is: 1000)")
-    parser.add_argument("--times", type=int, metavar="K", 
+    parser.add_argument("--times", type=int, metavar="K",
                         help="times t > 1 drawn for each image (default: 20, for rate-distortion 100; 0: all)")
     parser.add_argument("--cdf", choices=("exact", "tanh"), default="exact", help="of the decoder; tanh: the authors'")
     parser.add_argument("--samples", metavar="FILE.npy", help="measure these uint8 images, such as sample.py draws, not new ones")
@@ -61,7 +62,7 @@ def bound(args, model, preset):
     if len(images) < 2:
         raise ValueError("a standard error needs at least two images")
     s, progress = preset.diffusion.make_schedule(), Progress()
-    p = reverse_process(model, s, preset.diffusion.prediction, preset.diffusion.variance)
+    p = reverse_process(model, preset.diffusion)
     strata = {None: min(20 if args.what == "nll" else 100, s.T - 1), 0: s.T - 1}.get(args.times, args.times)
     found = likelihood.evaluate(p, s, images, strata, args.seed, args.cdf,
                                 lambda number, total: progress.count("batch and time", number, total))
@@ -80,11 +81,11 @@ def bound(args, model, preset):
 
 def distance(args, model, preset):
     """The FID between samples and the images of a data set."""
-    extractor, naming = metrics.extractor(model.config, args.inception)
+    extractor, naming = evaluation.extractor(model.config, args.inception)
     dataset, name = data.compare_with(args.dataset or preset.dataset, preset.model, args.split, args.data_dir)
     samples, how = drawn(args, model, preset, 2)
-    statistics = [metrics.measure(extractor, x, what)[0] for x, what in ((dataset.images, name), (samples, "samples"))]
-    value = metrics.fid(*statistics)
+    statistics = [evaluation.measure(extractor, x, what)[0] for x, what in ((dataset.images, name), (samples, "samples"))]
+    value = evaluation.fid(*statistics)
     measure = naming.format("FID")
     print(f"{measure}: {value:.3f}  ({how} against {len(dataset):,} images of {name})")
     return {"measure": measure, "value": value, "samples": how, "data": name, "images": len(dataset)}
@@ -92,9 +93,9 @@ def distance(args, model, preset):
 
 def score(args, model, preset):
     """The Inception score of samples."""
-    extractor, naming = metrics.extractor(model.config, args.inception)
+    extractor, naming = evaluation.extractor(model.config, args.inception)
     samples, how = drawn(args, model, preset, SPLITS)
-    mean, spread = metrics.inception_score(metrics.measure(extractor, samples, "samples")[1], SPLITS)
+    mean, spread = evaluation.inception_score(evaluation.measure(extractor, samples, "samples")[1], SPLITS)
     measure = naming.format("score")
     print(f"{measure}: {mean:.3f} +- {spread:.3f}  ({how})")
     return {"measure": measure, "value": mean, "spread": spread, "samples": how}
@@ -109,7 +110,7 @@ def drawn(args, model, preset, least):
     if args.samples:
         return images, f"{len(images):,} images of {args.samples}"
     (sampler, method), progress = cli.sampler(args), Progress()
-    images = sample.generate(model, preset.diffusion, count, args.seed, **sampler,
+    images = generate(model, preset.diffusion, count, args.seed, **sampler,
                              watch=lambda step, number, total: progress.count("sampling, step", number, total))
     progress.close()
     return plots.to_uint8(images), f"{count:,} samples by {method}"

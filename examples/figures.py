@@ -6,6 +6,7 @@
 
 from tinyddpm import cli
 from tinyddpm.figures import FIGURES, Figure
+from tinyddpm.training import load_model
 
 
 def main(argv):
@@ -25,7 +26,8 @@ def main(argv):
         parser.error(f"--rows {args.rows} --seed {args.seed}: expected at least 1 and at least 0")
 
     cli.use_backend(args)
-    FIGURES[args.figure](Figure(args, out))
+    model, preset = load_model(args.checkpoint)
+    FIGURES[args.figure](Figure(model, preset, out, args.rows, args.seed, args.dataset, args.data_dir, args.inception))
     print(out)
     return 0
 

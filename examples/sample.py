@@ -7,8 +7,8 @@
 import numpy as np
 
 from tinyddpm import cli, plots
-from tinyddpm.diffusion import sample
 from tinyddpm.progress import Progress
+from tinyddpm.sampling.generate import generate
 from tinyddpm.training import load_model
 
 
@@ -38,7 +38,7 @@ def main(argv):
         progress.count("step", number, total)
         film.add(step)
 
-    images = sample.generate(model, preset.diffusion, args.count, args.seed, labels=labels, watch=watch, **sampler)
+    images = generate(model, preset.diffusion, args.count, args.seed, labels=labels, watch=watch, **sampler)
     progress.close()
     images = plots.to_uint8(images)
     if out.suffix == ".png":

@@ -7,7 +7,8 @@
 """
 
 from tinyddpm import cli, presets
-from tinyddpm.training.fit import draw, fit
+from tinyddpm.training import run
+from tinyddpm.training.fit import fit
 
 PRESETS = [name for name in presets.PRESETS if name != "mnist"]
 QUICK = dict(base_channels=32, groups=8, blocks_per_level=1, steps=10, batch_size=8, warmup=0, sample_every=0, T=50, beta_1=0.002,
@@ -24,9 +25,9 @@ def main(argv):
     if args.preset and args.preset != trainer.preset.name:
         parser.error(f"--preset {args.preset}: the run to resume has the preset {trainer.preset.name}")
     if not fit(trainer, dataset, folder):
-        return cli.stopped(trainer, folder)
-    draw(trainer, folder, SAMPLES)
-    return cli.finished(trainer, folder)
+        return run.stopped(trainer, folder)
+    run.draw(trainer, folder, SAMPLES)
+    return run.finished(trainer, folder)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
 """Train the small classifier whose features and probabilities evaluate.py uses on MNIST and CIFAR10.
 
-    python examples/train_classifier.py --dataset mnist --out tinyddpm/nn/weights/mnist.safetensors
-    python examples/train_classifier.py --dataset cifar10 --out tinyddpm/nn/weights/cifar10.safetensors
+    python examples/train_classifier.py --dataset mnist --out tinyddpm/evaluation/weights/mnist.safetensors
+    python examples/train_classifier.py --dataset cifar10 --out tinyddpm/evaluation/weights/cifar10.safetensors
 """
 
 import math
 
 import numpy as np
 
-from tinyddpm import cli, data
-from tinyddpm.backend import from_numpy, ops, to_numpy
-from tinyddpm.nn.classifier import Classifier, ClassifierConfig, save_classifier
+from tinyddpm import cli, data, ops
+from tinyddpm.backend import from_numpy, to_numpy
+from tinyddpm.data import scaled
+from tinyddpm.evaluation.classifier import Classifier, ClassifierConfig, save_classifier
 from tinyddpm.presets import TrainingConfig
 from tinyddpm.progress import Progress
 from tinyddpm.training.optimizer import Adam
@@ -45,7 +46,8 @@ def main(argv):
         model.flat_grads.fill(0)
         loss, cache = ops.cross_entropy(model.forward(scaled(images)), from_numpy(labels))
         model.backward(ops.cross_entropy_backward(1.0, cache))
-        if not math.isfinite(optimizer.update(step + 1, step / steps, loss)):
+        lr = optimizer.learning_rate(step + 1, step / steps)
+        if not math.isfinite(optimizer.update(step + 1, lr, loss)):
             raise ValueError(f"the gradient is not finite at step {step + 1}")
         mean = float(loss) if mean is None else mean + (float(loss) - mean) / 100
         progress.show(f"step {step + 1:,} of {steps:,}  loss {mean:.4f}")
@@ -59,11 +61,6 @@ def main(argv):
     save_classifier(model, args.out, dataset=args.dataset, accuracy=accuracy)
     print(f"{args.out}: {model.flat_values.size:,} parameters, right on {accuracy}")
     return 0
-
-
-def scaled(images):
-    """uint8 0..255 -> float32 -1..1"""
-    return from_numpy(images).astype(np.float32) / 127.5 - 1
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 """
 
 from tinyddpm import cli, data, presets
-from tinyddpm.training.fit import draw, fit
+from tinyddpm.training import run
+from tinyddpm.training.fit import fit
 
 QUICK = dict(steps=30, batch_size=16, sample_every=20, save_every=20, T=50)
 SAMPLES = 64
@@ -18,9 +19,9 @@ def main(argv):
     args = parser.parse_args(argv)
     trainer, dataset, folder = cli.prepare(args, presets.get("mnist"), QUICK)
     if not fit(trainer, dataset, folder):
-        return cli.stopped(trainer, folder)
-    draw(trainer, folder, SAMPLES)
-    return cli.finished(trainer, folder)
+        return run.stopped(trainer, folder)
+    run.draw(trainer, folder, SAMPLES)
+    return run.finished(trainer, folder)
 
 
 if __name__ == "__main__":

@@ -2,30 +2,30 @@
 
 import argparse
 import importlib.util
+import inspect
+import os
 import sys
 import types
 from dataclasses import fields
 from pathlib import Path
 
 import tinyddpm
-from tinyddpm import backend, data
-from tinyddpm.backend import BACKENDS, PRECISIONS, state
-from tinyddpm.diffusion.config import DiffusionConfig
-from tinyddpm.nn import UNetConfig
-from tinyddpm.presets import Preset, TrainingConfig
-from tinyddpm.training import Trainer, load_checkpoint, parallel
-from tinyddpm.training.checkpoint import same_state
-from tinyddpm.training.fit import run_folder
+from tinyddpm import dispatch, nn
+from tinyddpm.backend import on_gpu, state
+from tinyddpm.diffusion.config import CHOICES, DiffusionConfig
+from tinyddpm.presets import TrainingConfig
+from tinyddpm.sampling.steps import SAMPLERS
+from tinyddpm.training import rendezvous, run
 
+CONFIGS = (TrainingConfig, DiffusionConfig, *(config for config, _ in nn.NETWORKS.values()))
 HELP = {  # of the flags that stand for the fields of a preset; the fields' own comments say more
     "steps": "training steps", "minutes": "train for so long instead of so many steps",
     "batch_size": "images in a step", "lr": "learning rate", "seed": "of everything random",
-    "prediction": "eps, x0, mu or v", "loss": "simple, L or hybrid", "variance": "large, small or learned",
-    "schedule": "linear, quadratic, constant or cosine", "attention_resolutions": "such as 16 or 16,8, or none",
-    "channel_multipliers": "such as 1,2,2,2: one for each resolution"}
-PORT = 29471
-MAY_CHANGE = ("steps", "minutes", "save_every", "sample_every")         # in a run that is resumed
-
+    "attention_resolutions": "such as 16 or 16,8, or none",
+    "channel_multipliers": "such as 1,2,2,2: one for each resolution",
+    **{name: ", ".join(choices) for name, choices in CHOICES.items()}}
+OPTIONS = {name: parameter.default for sampler in SAMPLERS.values()             # of the samplers: name -> default
+           for name, parameter in list(inspect.signature(sampler.run).parameters.items())[5:]}
 
 Lines = argparse.RawDescriptionHelpFormatter         # keeps the lines of an epilog
 
@@ -58,8 +58,8 @@ def refuse(parser, args, flags, what):
 
 
 def add_backend_flags(parser):
-    parser.add_argument("--backend", default="auto", choices=(*BACKENDS, "auto"), help="auto: numba where installed")
-    parser.add_argument("--precision", default="fp32", choices=PRECISIONS,
+    parser.add_argument("--backend", default="auto", choices=(*dispatch.BACKENDS, "auto"), help="auto: numba where installed")
+    parser.add_argument("--precision", default="fp32", choices=dispatch.PRECISIONS,
                         help="of what goes into matrix products on a GPU (default fp32)")
     parser.add_argument("--ops", metavar="FILE", help="a Python file whose operations replace those of the same name")
     parser.add_argument("--verbose", action="store_true", help="say which libraries and threads do the work")
@@ -74,20 +74,29 @@ def add_data_flags(parser):
 
 
 def add_sampler_flags(parser):
-    parser.add_argument("--sampler", choices=("ddpm", "ddim"), default="ddpm", help="Algorithm 2, or DDIM (default ddpm)")
-    parser.add_argument("--steps", type=int, metavar="K", help="of DDIM (default 50)")
-    parser.add_argument("--eta", type=float, metavar="E", help="noise of DDIM, 0 to 1 (default 0)")
+    by_default = ", ".join(f"{name} {sampler.steps or 'all T'}" for name, sampler in SAMPLERS.items())
+    parser.add_argument("--sampler", choices=SAMPLERS, default="ddpm",
+                        help=", ".join(f"{name}: {sampler.title}" for name, sampler in SAMPLERS.items()) + " (default ddpm)")
+    parser.add_argument("--steps", type=int, metavar="K", help=f"of the sampler (default: {by_default})")
+    for name, default in OPTIONS.items():
+        whose = " and ".join(sampler.title for sampler in SAMPLERS.values() if name in inspect.signature(sampler.run).parameters)
+        parser.add_argument("--" + name.replace("_", "-"), type=type(default), metavar="X", help=f"of {whose} (default {default})")
 
 
 def sampler(args):
-    """The sampler of the flags: the arguments of sample.generate, and its name for what is printed."""
-    if args.sampler == "ddpm":
-        if args.steps is not None or args.eta is not None:
-            raise ValueError("--steps and --eta belong to --sampler ddim; Algorithm 2 always takes all T steps")
-        return {"sampler": "ddpm"}, "Algorithm 2"
-    steps, eta = 50 if args.steps is None else args.steps, args.eta or 0.0
-    name = f"DDIM with {steps} steps" + (f" and eta {eta}" if eta else "")
-    return {"sampler": "ddim", "steps": steps, "eta": eta}, name
+    """The sampler of the flags: the arguments of generate, and its name for what is printed."""
+    title, function, steps = SAMPLERS[args.sampler]
+    options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    wrong = [name for name in options if name not in inspect.signature(function).parameters]
+    if steps is None and args.steps is not None:
+        wrong = ["steps", *wrong]
+    if wrong:
+        raise ValueError(f"--{' and --'.join(wrong)}: {title} does not have that; choose another --sampler")
+    if steps is None:
+        return {"sampler": args.sampler}, title
+    named = "".join(f" and {name} {value}" for name, value in options.items() if value)
+    steps = steps if args.steps is None else args.steps
+    return {"sampler": args.sampler, "steps": steps, **options}, f"{title} with {steps} steps{named}"
 
 
 def add_run_flags(parser, dataset):
@@ -99,13 +108,14 @@ def add_run_flags(parser, dataset):
     parser.add_argument("--resume", action="store_true",
                         help="go on with the run in --out (default: the newest in runs/ on that data set)")
     parser.add_argument("--quick", action="store_true", help="a few steps only, to see that everything works")
-    group = parser.add_argument_group("several GPUs or machines", "one process for each; all with the same flags but --rank")
-    group.add_argument("--world-size", type=int, default=1, metavar="N", help="how many processes share the run (default 1)")
-    group.add_argument("--rank", type=int, default=0, metavar="R", help="which of them this is, 0 to N - 1; 0 writes all files")
-    group.add_argument("--host", default="127.0.0.1", metavar="NAME", help="where rank 0 is (default: this machine)")
-    group.add_argument("--port", type=int, default=PORT, metavar="P", help=f"at which it waits for the others (default {PORT})")
+    group = parser.add_argument_group("several GPUs or machines", "one process for each, with the same flags but --rank; "
+                                      "torchrun, mpirun and srun give the first four by the environment")
+    group.add_argument("--world-size", type=int, metavar="N", help="how many processes share the run (default 1)")
+    group.add_argument("--rank", type=int, metavar="R", help="which of them this is, 0 to N - 1; 0 writes all files")
+    group.add_argument("--host", metavar="NAME", help="where rank 0 is (default: this machine)")
+    group.add_argument("--port", type=int, metavar="P", help=f"at which it waits for the others (default {rendezvous.PORT})")
     group = parser.add_argument_group("configuration", "each overrides a field of the preset")
-    for config in (TrainingConfig, DiffusionConfig, UNetConfig):
+    for config in CONFIGS:
         for field in fields(config):
             if field.name == "learned_variance":             # follows from --variance
                 continue
@@ -130,7 +140,7 @@ _integers.__name__ = "list of integers"
 
 def overrides(args):
     """The fields that were given as flags: name -> value."""
-    names = {f.name for config in (TrainingConfig, DiffusionConfig, UNetConfig) for f in fields(config)} | {"dataset"}
+    names = {f.name for config in CONFIGS for f in fields(config)} | {"dataset"}
     given = {name: value for name, value in vars(args).items() if name in names}
     if "steps" in given and "minutes" in given:
         raise ValueError("--steps and --minutes exclude each other")
@@ -140,79 +150,23 @@ def overrides(args):
 
 
 def prepare(args, preset, quick):
-    """The run that the flags describe, new or resumed: its Trainer, data set and folder.
-
-    quick: the fields that --quick changes
-    """
+    """The run that the flags describe: its Trainer, data set and folder. quick: the fields that --quick changes."""
     given = overrides(args)
     if args.quick:
         given = quick | given
-    if not 0 <= args.rank < args.world_size:
-        raise ValueError(f"--rank {args.rank} --world-size {args.world_size}: expected a rank from 0 to world size - 1")
-    in_force = use_backend(args)
-    if args.rank:
-        return follow(args)
-    preset = preset.override(**given)
-    folder = run_folder(args.out, preset.dataset, args.resume)
-    trainer = None
-    if args.resume:
-        trainer = load_checkpoint(folder / "checkpoint.safetensors")
-        trainer.preset = preset = resumed(trainer.preset, given)
-    dataset = data.load(preset.dataset, preset.model, "train", args.data_dir)
-    trainer = trainer or Trainer(preset)
-    if preset.training.batch_size % args.world_size:
-        raise ValueError(f"--batch-size is {preset.training.batch_size}; expected a multiple of the {args.world_size} ranks that share a batch")
-    trainer.group = parallel.join(args.world_size, 0, args.host, args.port, tinyddpm.__version__)
-    parallel.share(trainer.group, preset.to_json())
-    same_state(trainer)
-    if (left := trainer.schedule.alpha_bar[-1]) > 0.01:
-        print(f"note: x_T keeps {left:.0%} of the data's variance, but sampling starts from noise alone: for "
-              f"T = {preset.diffusion.T} choose a larger --beta-T, or --schedule cosine", file=sys.stderr)
-    print(f"{in_force}; {trainer.model.flat_values.size:,} parameters; {len(dataset):,} images of {preset.dataset}; "
-          f"files go to {folder}", flush=True)
+    ranks = rendezvous.ranks(os.environ, args.world_size, args.rank, args.host, args.port)
+    active = use_backend(args)
+    if on_gpu() and ranks.size > 1:
+        state.xp.cuda.Device(ranks.local % state.xp.cuda.runtime.getDeviceCount()).use()
+    trainer, dataset, folder = run.prepare(preset, given, ranks, tinyddpm.__version__, args.out, args.data_dir, args.resume)
+    images = f"{len(dataset):,} images of {trainer.preset.dataset}"
+    print(f"rank {ranks.rank} of {ranks.size}; {images}" if ranks.rank else
+          f"{active}; {trainer.model.flat_values.size:,} parameters; {images}; files go to {folder}", flush=True)
     return trainer, dataset, folder
 
 
-def follow(args):
-    """On every rank but 0: the trainer and the data set of the run that rank 0 describes, and a folder that stays unused."""
-    group = parallel.join(args.world_size, args.rank, args.host, args.port, tinyddpm.__version__)
-    preset = Preset.from_json(parallel.share(group))
-    dataset = data.load(preset.dataset, preset.model, "train", args.data_dir)
-    trainer = Trainer(preset, group)
-    same_state(trainer)
-    print(f"rank {args.rank} of {args.world_size}; {len(dataset):,} images of {preset.dataset}", flush=True)
-    return trainer, dataset, Path("unused")
-
-
-def stopped(trainer, folder):
-    """The last words of a run that Ctrl-C ended, and the status of the program."""
-    if trainer.group.rank:
-        return 130
-    print(f"stopped after step {trainer.steps_done:,} and saved; to go on, add: --resume --out {folder}")
-    return 130
-
-
-def finished(trainer, folder):
-    """The last words of a run that came to its end, and the status of the program."""
-    if trainer.group.rank:
-        return 0
-    print(f"samples: {folder / 'samples.png'}\nthe way from noise to them: {folder / 'denoising.gif'}\n"
-          f"the loss: {folder / 'loss.png'}, {folder / 'metrics.csv'}\n"
-          f"more samples: python examples/sample.py {folder / 'checkpoint.safetensors'}")
-    return 0
-
-
-def resumed(preset, given):
-    """The preset of a run that goes on, with the flags given now. ValueError for one that would make it another run."""
-    changed = preset.override(**given)
-    if changed != preset.override(**{name: value for name, value in given.items() if name in MAY_CHANGE}):
-        fixed = ", ".join(name for name in given if name not in MAY_CHANGE)
-        raise ValueError(f"the run to resume has its own configuration; of the flags given, {fixed} would change it")
-    return changed
-
-
 def use_backend(args):
-    """Put the backend and the operations of the flags in force. Returns a line that says which."""
+    """Activate the backend and the operations of the flags. Returns a line that says which."""
     module = None
     if args.ops:
         path = Path(args.ops)
@@ -222,14 +176,13 @@ def use_backend(args):
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except Exception as error:              # whatever is wrong with it is its author's to mend
+        except Exception as error:              # whatever is wrong with it, its author has to fix it
             raise ValueError(f"--ops {path} cannot be loaded: {type(error).__name__}: {error}") from None
     tinyddpm.use(args.backend, module, args.precision)
-    if state.backend == "cupy" and getattr(args, "world_size", 1) > 1:
-        state.xp.cuda.Device(args.rank % state.xp.cuda.runtime.getDeviceCount()).use()
     if args.verbose:
-        print(backend.describe(), file=sys.stderr)
-    return f"backend {state.backend}" + f" in {state.precision}" * (state.precision != "fp32") + (f", with {', '.join(state.own)} of {args.ops}" if args.ops else "")
+        print(dispatch.describe(), file=sys.stderr)
+    return (f"backend {state.backend}" + f" in {state.precision}" * (state.precision != "fp32")
+            + f", with {', '.join(state.own)} of {args.ops}" * bool(args.ops))
 
 
 def program(main):

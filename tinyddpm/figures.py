@@ -2,33 +2,36 @@
 
 import numpy as np
 
-from tinyddpm import data, metrics, plots
-from tinyddpm.backend import from_numpy, generator, to_numpy
-from tinyddpm.diffusion import latents, likelihood, sample
-from tinyddpm.diffusion.objective import reverse_process
+from tinyddpm import data, evaluation, plots
+from tinyddpm.backend import generator, to_numpy
+from tinyddpm.data import scaled
+from tinyddpm.diffusion import likelihood
+from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.progress import Progress
-from tinyddpm.training import load_model
+from tinyddpm.sampling import latents
+from tinyddpm.sampling.generate import generate
 
 COLUMNS = 9
 RATE_IMAGES = 32        # of which Figure 5 shows the mean
 
 
 class Figure:
-    """A figure of the model of a checkpoint: each public method draws one and writes it to `out`.
+    """A figure of a trained model and its preset: each public method draws one and writes it to the file `out`.
 
-    args: checkpoint, seed, rows, dataset, data_dir and inception, as the flags of the program have them
+    rows: of the figure, where that is free; seed: of samples, noise and chosen images
+    dataset: a name or a folder (default: the preset's), whose files are in data_dir (default: downloaded)
+    inception: a file with the weights of Inception-v3, for features (default: a small classifier's)
     """
 
-    def __init__(self, args, out):
-        self.args, self.out, self.progress = args, out, Progress()
-        self.model, self.preset = load_model(args.checkpoint)
-        self.s = self.preset.diffusion.make_schedule()
-        self.p = reverse_process(self.model, self.s, self.preset.diffusion.prediction, self.preset.diffusion.variance)
-        self.rng = generator(args.seed, "figure")
+    def __init__(self, model, preset, out, rows=6, seed=0, dataset=None, data_dir=None, inception=None):
+        self.model, self.preset, self.out, self.rows, self.seed = model, preset, out, rows, seed
+        self.dataset, self.data_dir, self.inception = dataset or preset.dataset, data_dir, inception
+        self.progress, self.s = Progress(), preset.diffusion.make_schedule()
+        self.p, self.rng = reverse_process(model, preset.diffusion), generator(seed, "figure")
 
     def samples(self):
         """Figures 11 and 13: samples by Algorithm 2"""
-        plots.save_png(self.out, plots.grid(self._generate(self.args.rows**2)))
+        plots.save_png(self.out, plots.grid(self._generate(self.rows**2)))
 
     def film(self):
         """the film of a reverse process"""
@@ -38,7 +41,7 @@ class Figure:
 
     def progressive(self):
         """Figures 6, 10 and 14: the estimate of x_0 as t falls, a row for each sample"""
-        self._save(latents.progressive(self._watched(self.s.T), self.s, self._noise(self.args.rows), self.rng, COLUMNS))
+        self._save(latents.progressive(self._watched(self.s.T), self.s, self._noise(self.rows), self.rng, COLUMNS))
 
     def shared(self):
         """Figure 7: a row for t = T, 3T/4, T/2, T/4: x_t, then samples that share it"""
@@ -47,7 +50,7 @@ class Figure:
 
     def interpolation(self):
         """Figure 8: from one image to another by way of x_t at t = T/2"""
-        t, rows = self.s.T // 2, self.args.rows
+        t, rows = self.s.T // 2, self.rows
         a, b = np.split(self._images(2 * rows), 2)
         self._save(latents.interpolate(self._watched(t * rows), self.s, scaled(a), scaled(b), t, self.rng, COLUMNS))
 
@@ -59,10 +62,10 @@ class Figure:
 
     def nearest(self):
         """Figures 12 and 15: a sample (left), the training images nearest to it in pixels, and those nearest in features"""
-        extractor, _ = metrics.extractor(self.model.config, self.args.inception)
-        images, samples = self._images(None), self._generate(self.args.rows)
-        found = [metrics.nearest(measure, images, samples, COLUMNS // 2) for measure in
-                 (metrics.pixels, lambda images: extractor.measure(images)[0])]
+        extractor, _ = evaluation.extractor(self.model.config, self.inception)
+        images, samples = self._images(None), self._generate(self.rows)
+        found = [evaluation.nearest(measure, images, samples, COLUMNS // 2) for measure in
+                 (evaluation.pixels, lambda images: extractor.measure(images)[0])]
         self._save([np.concatenate([sample[None], *(images[indices[row]] for indices in found)])
                     for row, sample in enumerate(samples)])
 
@@ -72,7 +75,7 @@ class Figure:
 
     def rate_distortion(self):
         """Figure 5: rate and distortion over the reverse process"""
-        bound = likelihood.evaluate(self.p, self.s, self._images(RATE_IMAGES), min(100, self.s.T - 1), self.args.seed,
+        bound = likelihood.evaluate(self.p, self.s, self._images(RATE_IMAGES), min(100, self.s.T - 1), self.seed,
                                     watch=lambda number, total: self.progress.count("batch and time", number, total))
         plots.rate_distortion(self.out, *bound.rate_distortion())
 
@@ -82,7 +85,7 @@ class Figure:
             self.progress.count("sampling, step", number, total)
             watch(step)
 
-        return plots.to_uint8(sample.generate(self.model, self.preset.diffusion, count, self.args.seed, watch=show))
+        return plots.to_uint8(generate(self.model, self.preset.diffusion, count, self.seed, watch=show))
 
     def _watched(self, total):
         """The reverse process, with its evaluations counted."""
@@ -100,19 +103,14 @@ class Figure:
 
     def _images(self, count):
         """`count` training images, uint8; for None all of them, as they lie in the data set."""
-        dataset = data.load(self.args.dataset or self.preset.dataset, self.preset.model, "train", self.args.data_dir)
-        return dataset.some(count, self.args.seed)
+        dataset = data.load(self.dataset, self.preset.model, "train", self.data_dir)
+        return dataset.some(count, self.seed)
 
     def _save(self, rows):
         """Write images (rows, columns, H, W, C), in [-1, 1] or uint8, as a grid."""
         rows = np.stack([to_numpy(row) for row in rows])
         rows = rows if rows.dtype == np.uint8 else plots.to_uint8(rows)
         plots.save_png(self.out, plots.grid(rows.reshape(-1, *rows.shape[2:]), rows.shape[1]))
-
-
-def scaled(images):
-    """uint8 -> float32 in [-1, 1], on the device"""
-    return from_numpy(images).astype(np.float32) / 127.5 - 1
 
 
 FIGURES = {f.__name__.replace("_", "-"): f for f in (

@@ -12,7 +12,7 @@ import numpy as np
 from tinyddpm import safetensors
 from tinyddpm.backend import from_numpy, to_numpy
 from tinyddpm.nn import UNet, UNetConfig
-from tinyddpm.nn.layers import Conv2d
+from tinyddpm.nn.layers import NORM_EPS, Conv2d
 from tinyddpm.nn.unet import Block
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
@@ -31,7 +31,7 @@ DOWN, UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 COMPUTED = {"_class_name": "UNet2DModel", "act_fn": "silu", "add_attention": True, "attn_norm_num_groups": None,
             "center_input_sample": False, "class_embed_type": None, "downsample_padding": 0,
             "downsample_type": "conv", "flip_sin_to_cos": False, "freq_shift": 1, "mid_block_scale_factor": 1,
-            "mid_block_type": "UNetMidBlock2D", "norm_eps": 1e-6, "num_class_embeds": None,
+            "mid_block_type": "UNetMidBlock2D", "norm_eps": NORM_EPS, "num_class_embeds": None,
             "resnet_time_scale_shift": "default", "time_embedding_dim": None, "time_embedding_type": "positional",
             "upsample_type": "conv"}
 ASSUMED = COMPUTED | {"_class_name": None, "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0,

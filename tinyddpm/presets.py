@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 
+from tinyddpm import nn
 from tinyddpm.diffusion.config import DiffusionConfig
 from tinyddpm.nn import UNetConfig
 
@@ -46,11 +47,15 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """All that defines a run: stored in every checkpoint, so that sampling repeats no flag."""
+    """All that defines a run: stored in every checkpoint, so that sampling repeats no flag.
+
+    model: the configuration of one of nn.NETWORKS. Whatever the network, it has the fields image_size, image_channels,
+        num_classes and learned_variance.
+    """
 
     name: str
     dataset: str
-    model: UNetConfig = field(default_factory=UNetConfig)
+    model: object = field(default_factory=UNetConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -73,18 +78,18 @@ class Preset:
         return replace(self, **changes)
 
     def to_json(self):
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self) | {"network": nn.name_of(self.model)})
 
     @classmethod
     def from_json(cls, text):
-        """The preset of a checkpoint; ValueError for a text that is none."""
+        """The preset of a checkpoint; ValueError for any other text."""
         try:
             d = json.loads(text)
-            d["model"]["channel_multipliers"] = tuple(d["model"]["channel_multipliers"])
-            d["model"]["attention_resolutions"] = tuple(d["model"]["attention_resolutions"])
-            return cls(d["name"], d["dataset"], UNetConfig(**d["model"]), DiffusionConfig(**d["diffusion"]),
+            config, _ = nn.NETWORKS[d.get("network", "unet")]           # older checkpoints know no other
+            model = {name: tuple(value) if isinstance(value, list) else value for name, value in d["model"].items()}
+            return cls(d["name"], d["dataset"], config(**model), DiffusionConfig(**d["diffusion"]),
                        TrainingConfig(**d["training"]))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a configuration of this version of tinyddpm: {error}") from None
 
 

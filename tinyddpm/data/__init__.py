@@ -7,10 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyddpm.backend import from_numpy
+from tinyddpm.backend import from_numpy, on_gpu
 from tinyddpm.data import cifar10, folder, mnist
 
 NAMES = ("digits", "mnist", "fashion-mnist", "cifar10")
+
+
+def scaled(images):
+    """uint8 images as data in [-1, 1], in float32 and on the device."""
+    return from_numpy(images).astype(np.float32) / 127.5 - 1
 
 
 class Dataset:
@@ -36,10 +41,6 @@ class Dataset:
         if isinstance(self.images, np.ndarray):
             self.images = from_numpy(self.images)
 
-    @property
-    def _on_device(self):
-        return hasattr(self.images, "get")
-
     def batch(self, number, size, seed, part=slice(None)):
         """Batch 0, 1, 2, ... of the endless sequence that seed stands for: images and labels (or None); or a part of it.
 
@@ -52,11 +53,11 @@ class Dataset:
         if self._epoch != (seed, epoch):
             self._epoch, self._order = (seed, epoch), np.random.default_rng([seed, epoch]).permutation(len(self))
         chosen = self._order[i * size:(i + 1) * size][part]
-        return self.images[from_numpy(chosen) if self._on_device else chosen], None if self.labels is None else self.labels[chosen]
+        return self.images[from_numpy(chosen) if on_gpu(self.images) else chosen], None if self.labels is None else self.labels[chosen]
 
     def batches(self, first, size, seed, part=slice(None)):
         """Batch `first` and all that follow, or that part of each; while one is in use, a thread makes the next."""
-        if self._on_device:                                 # where a batch takes no time
+        if on_gpu(self.images):                                 # where a batch takes no time
             yield from (self.batch(number, size, seed, part) for number in itertools.count(first))
         with ThreadPoolExecutor(1) as pool:
             ready = pool.submit(self.batch, first, size, seed, part)
@@ -105,9 +106,9 @@ def load_npy(path, config):
     try:
         images = np.load(path, allow_pickle=False)
     except (ValueError, EOFError):
-        raise ValueError(f"{path} is no .npy file of numbers") from None
+        raise ValueError(f"{path} is not a .npy file of numbers") from None
     if not isinstance(images, np.ndarray):              # an archive of several arrays, .npz
-        raise ValueError(f"{path} is no .npy file of one array")
+        raise ValueError(f"{path} is not a .npy file of one array")
     images = images[..., None] if images.ndim == 3 else images
     shape = (config.image_size, config.image_size, config.image_channels)
     if images.dtype != np.uint8 or images.shape[1:] != shape:

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from tinyddpm.diffusion import schedule
-from tinyddpm.diffusion.objective import LOSSES, PREDICTIONS
+from tinyddpm.diffusion.objective import LOSSES
+from tinyddpm.diffusion.prediction import PREDICTIONS
+from tinyddpm.diffusion.schedule import SCHEDULES
 
-VARIANCES = ("large", "small", "learned")
+CHOICES = {"schedule": SCHEDULES, "prediction": PREDICTIONS, "variance": ("large", "small", "learned"), "loss": LOSSES}
 
 
 @dataclass(frozen=True)
@@ -13,17 +14,17 @@ class DiffusionConfig:
     """The forward process, what the network predicts, the reverse process's variance and the loss. By default the paper's."""
 
     T: int = 1000
-    schedule: str = "linear"            # linear, quadratic, constant, cosine
+    schedule: str = "linear"
     beta_1: float = 1e-4
     beta_T: float = 0.02
-    prediction: str = "eps"             # eps, x0, mu (mu_tilde), v
+    prediction: str = "eps"             # mu stands for mu_tilde
     variance: str = "large"             # sigma_t^2 of p: large (beta_t), small (beta_tilde_t), learned
     loss: str = "simple"                # simple (L_simple), L (the variational bound), hybrid (for a learned variance)
 
     def __post_init__(self):
         if self.T < 2:
             raise ValueError(f"T is {self.T}; expected at least 2")
-        for name, choices in (("prediction", PREDICTIONS), ("loss", LOSSES), ("variance", VARIANCES)):
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {', '.join(choices)}")
         if self.loss == "simple" and self.variance == "learned":
@@ -33,11 +34,5 @@ class DiffusionConfig:
         self.make_schedule()
 
     def make_schedule(self):
-        """The Schedule with its tables."""
-        if self.schedule in ("linear", "quadratic"):
-            return getattr(schedule, self.schedule)(self.T, self.beta_1, self.beta_T)
-        if self.schedule == "constant":
-            return schedule.constant(self.T, self.beta_T)
-        if self.schedule == "cosine":
-            return schedule.cosine(self.T)
-        raise ValueError(f"schedule is {self.schedule!r}; expected linear, quadratic, constant or cosine")
+        """The Schedule with its tables. Raises ValueError where a beta does not lie between 0 and 1."""
+        return SCHEDULES[self.schedule](self)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinyddpm.backend import array_module, from_numpy, generator, to_numpy
+from tinyddpm.backend import array_module, generator, to_numpy
+from tinyddpm.data import scaled
 from tinyddpm.diffusion import process
 from tinyddpm.diffusion.normal import log_interval
 from tinyddpm.diffusion.schedule import per_sample
@@ -36,7 +37,7 @@ def bound_terms(s, x0, xt, t, mean, log_variance, cdf="exact"):
     xp = array_module(x0)
     beta_tilde = s.beta_tilde[np.maximum(t, min(2, s.T))]               # at t = 1 another term stands
     log_ratio = log_variance - per_sample(np.log(beta_tilde), x0)
-    error = mean - process.mu_from_x0(s, xt, t, x0)
+    error = mean - process.mu_from_x0(s, x0, xt, t)
     kl = (log_ratio + xp.expm1(-log_ratio) + error**2 * xp.exp(-log_variance)) / 2          # Eq. 8, with its constant C
     terms = bits_per_dim(kl)
     first, decoder_cache = xp.asarray(np.flatnonzero(t == 1)), None
@@ -47,7 +48,7 @@ def bound_terms(s, x0, xt, t, mean, log_variance, cdf="exact"):
 
 
 def bound_terms_backward(dterms, cache):
-    """The gradients by mean and by log_variance, both in the shape of mean."""
+    """The gradients with respect to mean and log_variance, both in the shape of mean."""
     error, log_ratio, log_variance, first, decoder_cache = cache
     xp = array_module(error)
     precision = xp.exp(-log_variance)
@@ -88,7 +89,7 @@ def decoder(x0, mean, log_variance, cdf="exact"):
 
 
 def decoder_backward(dlog_p, cache):
-    """The gradients by mean and by log_variance, in float64."""
+    """The gradients with respect to mean and log_variance, in float64."""
     low, high, sigma, log_p = cache
     xp = array_module(low)
     at_low, at_high = (xp.exp(-z**2 / 2 - log_p) / math.sqrt(2 * math.pi) for z in (low, high))         # densities / p
@@ -169,7 +170,7 @@ def evaluate(p, s, images, times=None, seed=0, cdf="exact", watch=None):
     edges = strata(s.T, times)
     starts, parts = range(0, len(images), BATCH), []
     for number, start in enumerate(starts):
-        x0 = from_numpy(images[start:start + BATCH]).astype(np.float32) / 127.5 - 1
+        x0 = scaled(images[start:start + BATCH])
         noise, choices = generator(seed, "bound", start), np.random.default_rng([seed, start])
         decoder_term, mse = one_term(p, s, x0, np.ones(len(x0), int), noise, cdf)
         kl, errors = [], [mse]

@@ -1,35 +1,21 @@
-"""What training minimizes, and what the network is asked to predict.
+"""What training minimizes.
 
-A loss is a function of the network's output y that returns its value and its gradient by y. The network's output has
+A loss is a function of the network's output y that returns its value and its gradient with respect to y. The output has
 the shape of the data, or twice its channels, [prediction, v], where the variance of the reverse process is learned.
 """
 
-from collections import namedtuple
-
 import numpy as np
 
-from tinyddpm.backend import array_module, ops
+from tinyddpm import ops
+from tinyddpm.backend import array_module
 from tinyddpm.diffusion import process
 from tinyddpm.diffusion.likelihood import bound_terms, bound_terms_backward
+from tinyddpm.diffusion.prediction import PREDICTIONS, join, split
 from tinyddpm.diffusion.schedule import per_sample
-
-Prediction = namedtuple("Prediction", "target to_x0 x0_slope")
-Prediction.__doc__ = """What a network may predict: target(s, x0, xt, t, eps); to_x0(s, xt, t, prediction), the x_0 that
-follows from it; and x0_slope(s, t), the derivative of that x_0 by the prediction."""
-
-PREDICTIONS = {
-    "eps": Prediction(lambda s, x0, xt, t, eps: eps, process.x0_from_eps,
-                      lambda s, t: -np.sqrt((1 - s.alpha_bar[t]) / s.alpha_bar[t])),
-    "x0": Prediction(lambda s, x0, xt, t, eps: x0, lambda s, xt, t, y: y, lambda s, t: np.ones(np.shape(t))),
-    "mu": Prediction(lambda s, x0, xt, t, eps: process.mu_from_x0(s, xt, t, x0), process.x0_from_mu,
-                     lambda s, t: 1 / process.posterior_coefficients(s, t)[0]),
-    "v": Prediction(lambda s, x0, xt, t, eps: process.v_from_x0(s, x0, t, eps), process.x0_from_v,
-                    lambda s, t: -np.sqrt(1 - s.alpha_bar[t])),
-}
 
 
 def l_simple(s, x0, xt, t, eps, y, prediction="eps", variance="large"):
-    """L_simple (Eq. 14): the mean over all elements of (target - prediction)^2. Returns it and its gradient by y."""
+    """L_simple (Eq. 14): the mean over all elements of (target - prediction)^2. Returns it and its gradient with respect to y."""
     predicted, v = split(y, variance)
     loss, cache = ops.mean_squared_error(predicted, PREDICTIONS[prediction].target(s, x0, xt, t, eps))      # Eq. 14
     dv = None if v is None else array_module(v).zeros_like(v)
@@ -40,7 +26,7 @@ def l_bound(s, x0, xt, t, eps, y, prediction="eps", variance="large"):
     """L, the variational bound (Eq. 5) in bits per dimension, without its constant L_T and divided by T.
 
     t comes from draw_times, so each term L_{t-1} is divided by T times its probability: the mean is that over all t.
-    Returns the loss and its gradient by y.
+    Returns the loss and its gradient with respect to y.
     """
     return _weighted_terms(s, x0, xt, t, y, prediction, variance, 1 / (s.T * time_probabilities(s)[t - 1]))
 
@@ -56,7 +42,7 @@ def l_hybrid(s, x0, xt, t, eps, y, prediction="eps", variance="learned"):
 
 
 def _weighted_terms(s, x0, xt, t, y, prediction, variance, weights, through_mean=True):
-    """The mean of the terms L_{t-1} (Eq. 5), each times its weight, and the gradient by y."""
+    """The mean of the terms L_{t-1} (Eq. 5), each times its weight, and the gradient with respect to y."""
     predicted, v = split(y, variance)
     chosen = PREDICTIONS[prediction]
     x0_predicted = chosen.to_x0(s, xt, t, predicted)
@@ -93,44 +79,16 @@ def draw_times(s, loss, N, rng):
 LOSSES = {"simple": l_simple, "L": l_bound, "hybrid": l_hybrid}
 
 
-def evaluate(model, s, x0, t, eps, loss="simple", prediction="eps", variance="large", loss_scale=1.0, **inputs):
-    """The loss on a batch, with its gradient added up in the model: the inner lines of Algorithm 1.
+def loss_and_gradient(model, s, x0, t, eps, loss="simple", prediction="eps", variance="large", loss_scale=1.0,
+                      **inputs):
+    """The loss on a batch; its gradient is added to the model's: the inner lines of Algorithm 1.
 
-    model: its forward(xt, t, **inputs) makes the prediction, its backward adds up the gradients
+    model: its forward(xt, t, **inputs) makes the prediction, its backward adds to the gradients of its parameters
     x0, eps (N, ...): data in [-1, 1] and standard normal noise; t (N,) integers 1..T
     loss: "simple", "L" or "hybrid"; prediction: "eps" as in the paper, "x0", "mu" (mu_tilde) or "v"
-    loss_scale: a factor of the gradients, not of the loss that is returned
+    loss_scale: a factor of the gradients, but not of the returned loss
     """
     xt = process.q_sample(s, x0, t, eps)
     value, dy = LOSSES[loss](s, x0, xt, t, eps, model.forward(xt, t, **inputs), prediction, variance)
     model.backward(dy * loss_scale)
     return value
-
-
-def reverse_process(model, s, prediction="eps", variance="large", clip=True, labels=None):
-    """p(xt, t) of a network in evaluation mode: the mean, the variance and the x_0 of p(x_{t-1} | x_t), for t (N,).
-
-    labels (N,) for a network with classes
-    """
-    if model.training:
-        raise ValueError("the reverse process needs a model in evaluation mode (dropout off): call model.eval() first")
-    inputs = {} if labels is None else {"labels": labels}
-
-    def p(xt, t):
-        predicted, v = split(model.forward(xt, t, **inputs), variance)
-        return process.p_mean_variance(s, PREDICTIONS[prediction].to_x0(s, xt, t, predicted), xt, t, clip, variance, v)
-
-    return p
-
-
-def split(y, variance):
-    """A network's output as (prediction, v), v None unless the variance is learned."""
-    if variance != "learned":
-        return y, None
-    half = y.shape[-1] // 2
-    return y[..., :half], y[..., half:]
-
-
-def join(dprediction, dv):
-    """The gradient by the output from those by its parts."""
-    return dprediction if dv is None else array_module(dprediction).concatenate([dprediction, dv], axis=-1)

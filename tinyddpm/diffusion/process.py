@@ -1,7 +1,7 @@
 """The two processes: q adds noise, p takes it away; and the formulas that join x_0, eps, v and the mean.
 
 Throughout, s is a Schedule, x0, xt, eps and the like are arrays (N, ...) of one shape, and t is an
-integer 1..T or a NumPy array (N,) of them.
+integer 1..T or a NumPy array (N,) of them. The arguments come in the order s, x0, xt, t, then the rest.
 """
 
 import numpy as np
@@ -32,7 +32,7 @@ def posterior_coefficients(s, t):
 
 def q_posterior(s, x0, xt, t):
     """The mean mu_tilde_t and the variance beta_tilde_t of q(x_{t-1} | x_t, x_0) (Eq. 6)."""
-    return mu_from_x0(s, xt, t, x0), per_sample(s.beta_tilde[t], xt)                             # Eq. 6
+    return mu_from_x0(s, x0, xt, t), per_sample(s.beta_tilde[t], xt)                             # Eq. 6
 
 
 def p_mean_variance(s, x0, xt, t, clip=True, variance="large", v=None):
@@ -48,7 +48,7 @@ def p_mean_variance(s, x0, xt, t, clip=True, variance="large", v=None):
         sigma2 = array_module(xt).exp(learned_log_variance(s, v, t))
     else:
         sigma2 = per_sample(s.variance(variance)[t], xt)
-    return mu_from_x0(s, xt, t, x0), sigma2, x0
+    return mu_from_x0(s, x0, xt, t), sigma2, x0
 
 
 def learned_log_variance(s, v, t):
@@ -68,13 +68,13 @@ def x0_from_eps(s, xt, t, eps):
     return (xt - per_sample(np.sqrt(1 - alpha_bar), xt) * eps) / per_sample(np.sqrt(alpha_bar), xt)      # Eq. 15
 
 
-def eps_from_x0(s, xt, t, x0):
+def eps_from_x0(s, x0, xt, t):
     """The noise that leads from x_0 to x_t: Eq. 4 solved for eps."""
     alpha_bar = s.alpha_bar[t]
     return (xt - per_sample(np.sqrt(alpha_bar), xt) * x0) / per_sample(np.sqrt(1 - alpha_bar), xt)
 
 
-def mu_from_x0(s, xt, t, x0):
+def mu_from_x0(s, x0, xt, t):
     """mu_tilde_t(x_t, x_0), the mean of the reverse step for a known or predicted x_0 (Eq. 7)."""
     from_x0, from_xt = posterior_coefficients(s, t)
     return per_sample(from_x0, xt) * x0 + per_sample(from_xt, xt) * xt

@@ -94,3 +94,11 @@ def cosine(T=1000, offset=0.008, largest=0.999):
 def from_betas(betas):
     """The schedule with these beta_1..beta_T."""
     return Schedule(np.append(0.0, betas))
+
+
+SCHEDULES = {           # name -> the Schedule of a DiffusionConfig c
+    "linear": lambda c: linear(c.T, c.beta_1, c.beta_T),
+    "quadratic": lambda c: quadratic(c.T, c.beta_1, c.beta_T),
+    "constant": lambda c: constant(c.T, c.beta_T),
+    "cosine": lambda c: cosine(c.T),
+}

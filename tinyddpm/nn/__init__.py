@@ -1,5 +1,19 @@
 """Networks: parameters and wiring. All mathematics is in `ops`."""
 
+import numpy as np
+
 from tinyddpm.nn.mlp import MLP
 from tinyddpm.nn.module import Module, Parameter
 from tinyddpm.nn.unet import UNet, UNetConfig
+
+NETWORKS = {"unet": (UNetConfig, UNet)}         # what a preset can mean: name -> its configuration and its network
+
+
+def name_of(config):
+    """The name in NETWORKS of the network that a configuration describes."""
+    return next(name for name, (kind, _) in NETWORKS.items() if type(config) is kind)
+
+
+def build(config, seed=0, dtype=np.float32):
+    """The network that a configuration describes, with its initial weights."""
+    return NETWORKS[name_of(config)][1](config, seed, dtype)

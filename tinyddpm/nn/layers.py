@@ -8,10 +8,11 @@ import math
 
 import numpy as np
 
-from tinyddpm.backend import ops
+from tinyddpm import ops
 from tinyddpm.nn.module import Module, Parameter
 
 NEAR_ZERO = 1e-10
+NORM_EPS = 1e-6          # of every group normalization
 
 
 def initial_weight(rng, shape, scale):
@@ -69,7 +70,7 @@ class GroupNorm(Module):
         self.groups = groups
 
     def forward(self, x):
-        return self.remember(ops.group_norm(x, self.gamma.value, self.beta.value, self.groups))
+        return self.remember(ops.group_norm(x, self.gamma.value, self.beta.value, self.groups, NORM_EPS))
 
     def backward(self, dy):
         return self.accumulate(ops.group_norm_backward, dy)
@@ -79,7 +80,7 @@ class GroupNormSiLU(GroupNorm):
     """Group normalization and SiLU in one operation. x (N, ..., C) -> the same shape"""
 
     def forward(self, x):
-        return self.remember(ops.group_norm_silu(x, self.gamma.value, self.beta.value, self.groups))
+        return self.remember(ops.group_norm_silu(x, self.gamma.value, self.beta.value, self.groups, NORM_EPS))
 
     def backward(self, dy):
         return self.accumulate(ops.group_norm_silu_backward, dy)
@@ -179,15 +180,48 @@ class Downsample(Conv2d):
         super().__init__(rng, C, C, stride=2, padding=(0, 1))
 
 
+class Nearest(Module):
+    """Every pixel becomes a 2x2 square. x (N, H, W, C) -> (N, 2H, 2W, C)"""
+
+    def forward(self, x):
+        return self.remember(ops.upsample(x))
+
+    def backward(self, dy):
+        return ops.upsample_backward(dy, self.recall())
+
+
 class Upsample(Conv2d):
     """Twice the resolution: every pixel becomes a 2x2 square, then a 3x3 convolution."""
 
     def __init__(self, rng, C):
         super().__init__(rng, C, C)
+        self.nearest = Nearest()
 
     def forward(self, x):
-        y, self.upsampled = ops.upsample(x)
-        return super().forward(y)
+        return super().forward(self.nearest.forward(x))
 
     def backward(self, dy):
-        return ops.upsample_backward(super().backward(dy), self.upsampled)
+        return self.nearest.backward(super().backward(dy))
+
+
+class Patchify(Module):
+    """Fold each size x size patch into the channels. x (N, H, W, C) -> (N, H / size, W / size, size size C)"""
+
+    def __init__(self, size):
+        self.size = size
+
+    def forward(self, x):
+        return self.remember(ops.patchify(x, self.size))
+
+    def backward(self, dy):
+        return ops.patchify_backward(dy, self.recall())
+
+
+class Unpatchify(Patchify):
+    """The inverse of Patchify. x (N, H, W, size size C) -> (N, size H, size W, C)"""
+
+    def forward(self, x):
+        return self.remember(ops.unpatchify(x, self.size))
+
+    def backward(self, dy):
+        return ops.unpatchify_backward(dy, self.recall())

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from tinyddpm.backend import from_numpy, ops, to_numpy
+from tinyddpm import ops
+from tinyddpm.backend import from_numpy, to_numpy
 from tinyddpm.nn.layers import Linear, SiLU
 from tinyddpm.nn.module import Module
 
@@ -25,9 +26,11 @@ class MLP(Module):
         self.second = Linear(rng, hidden, D)
         self.flatten(dtype)
 
-    def forward(self, x, t):
-        """x (N, *shape), t (N,) integers 1..T -> y like x"""
+    def forward(self, x, t, labels=None, rng=None):
+        """x (N, *shape), t (N,) integers 1..T -> y like x. It has neither classes nor dropout."""
         t = to_numpy(t)
+        if labels is not None:
+            raise ValueError("MLP: labels were given to a model without classes")
         if x.shape[1:] != self.shape or t.shape != (len(x),):
             raise ValueError(f"MLP: x is {x.shape}, t {t.shape}; expected (N, *{self.shape}) and (N,)")
         temb = ops.time_embedding(from_numpy(t), TIME_WIDTH, x.dtype)

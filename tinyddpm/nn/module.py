@@ -3,6 +3,7 @@
 import numpy as np
 
 from tinyddpm.backend import from_numpy
+from tinyddpm.ops.accumulate import Accumulating
 
 
 class Parameter:
@@ -57,27 +58,26 @@ class Module:
     def remember(self, result):
         """Take an operation's (y, cache); keep the cache for backward, in training mode, and return y."""
         y, cache = result
-        self._memory = cache if self.training else None
+        self._memory = (cache,) if self.training else None
         return y
 
     def recall(self):
         """What forward remembered; it can be asked for once."""
-        memory, self._memory = self._memory, None
-        if memory is None:
+        if self._memory is None:
             raise RuntimeError(f"{type(self).__name__}.backward without a forward before it in training mode "
                                "(each forward allows one backward)")
-        return memory
+        (cache,), self._memory = self._memory, None
+        return cache
 
     def accumulate(self, backward, dy):
-        """Run an operation's backward; add what belongs to the own parameters to their gradients, and return the rest.
+        """Run an operation's backward, add the own parameters' gradients to theirs, and return the others.
 
-        The operation takes (x, *own parameters) or (x, *own parameters, other): the rest is dx, or dx and dother. A
-        twin that adds to the gradients itself, without arrays in between, offers that as backward.accumulate.
+        The operation takes (x, *own parameters) or (x, *own parameters, other): the others are dx, or dx and dother.
         """
-        grads = [parameter.grad for parameter in self.own_parameters().values()]
-        if hasattr(backward, "accumulate"):
-            return backward.accumulate(dy, self.recall(), *grads)
-        dx, *gradients = backward(dy, self.recall())
+        cache, grads = self.recall(), [parameter.grad for parameter in self.own_parameters().values()]
+        if isinstance(backward, Accumulating):
+            return backward.add(dy, cache, *grads)
+        dx, *gradients = backward(dy, cache)
         for grad, gradient in zip(grads, gradients):
             grad += gradient
         others = gradients[len(grads):]

@@ -1,12 +1,15 @@
 """The U-Net of the paper (its appendix B), which predicts the noise in an image."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
-from tinyddpm.backend import from_numpy, generator, ops, to_numpy
-from tinyddpm.nn.layers import (NEAR_ZERO, Attention, Conv2d, Downsample, Embedding, GroupNormSiLU, Linear, ResBlock,
-                                SiLU, Upsample)
+from tinyddpm import ops
+from tinyddpm.backend import from_numpy, generator, to_numpy
+from tinyddpm.nn import layers
+from tinyddpm.nn.layers import (NEAR_ZERO, Attention, Conv2d, Embedding, GroupNormSiLU, Linear, Patchify, ResBlock, SiLU,
+                                Unpatchify)
 from tinyddpm.nn.module import Module
 
 
@@ -58,32 +61,69 @@ class UNetConfig:
             refuse(f"base_channels is {self.base_channels}; the time embedding needs an even number, at least 4")
 
 
+# ---- the parts of the path: forward(x, skips, temb, rng) -> h, backward(dy, dskips, dtembs) -> dx. On the way down a
+# part leaves its output in skips; on the way up a block takes the last one. backward collects their gradients, and those
+# of the time embedding, in dskips and dtembs. ----
+
 class Block(Module):
-    """A residual block, and attention after it where the resolution has it."""
+    """A residual block, and attention after it where the resolution has it: in the middle of the path."""
 
     def __init__(self, rng, C, K, attention, config):
         self.res = ResBlock(rng, C, K, 4 * config.base_channels, config.dropout, config.groups)
         self.attention = Attention(rng, K, config.heads, config.groups) if attention else None
 
-    def forward(self, x, temb, rng):
+    def forward(self, x, skips, temb, rng):
         h = self.res.forward(x, temb, rng)
         return self.attention.forward(h) if self.attention else h
 
-    def backward(self, dy):
-        """Returns dx and dtemb."""
-        return self.res.backward(self.attention.backward(dy) if self.attention else dy)
+    def backward(self, dy, dskips, dtembs):
+        dx, dtemb = self.res.backward(self.attention.backward(dy) if self.attention else dy)
+        dtembs.append(dtemb)
+        return dx
+
+
+class DownBlock(Block):
+    """A block on the way down: its output is also a skip connection."""
+
+    def forward(self, x, skips, temb, rng):
+        skips.append(super().forward(x, skips, temb, rng))
+        return skips[-1]
+
+    def backward(self, dy, dskips, dtembs):
+        return super().backward(ops.add(dy, dskips.pop()), dskips, dtembs)
+
+
+class Downsample(layers.Downsample):
+    """Half the resolution, on the way down."""
+
+    def forward(self, x, skips, temb, rng):
+        skips.append(super().forward(x))
+        return skips[-1]
+
+    def backward(self, dy, dskips, dtembs):
+        return super().backward(ops.add(dy, dskips.pop()))
 
 
 class UpBlock(Block):
-    """A block on the way up: it takes a skip connection beside its input."""
+    """A block on the way up: it reads a skip connection beside its input."""
 
-    def forward(self, x, skip, temb, rng):
-        return super().forward(self.remember(ops.concatenate(x, skip)), temb, rng)
+    def forward(self, x, skips, temb, rng):
+        return super().forward(self.remember(ops.concatenate(x, skips.pop())), skips, temb, rng)
 
-    def backward(self, dy):
-        """Returns dx, dskip and dtemb."""
-        dh, dtemb = super().backward(dy)
-        return *ops.concatenate_backward(dh, self.recall()), dtemb
+    def backward(self, dy, dskips, dtembs):
+        dx, dskip = ops.concatenate_backward(super().backward(dy, dskips, dtembs), self.recall())
+        dskips.append(dskip)
+        return dx
+
+
+class Upsample(layers.Upsample):
+    """Twice the resolution, on the way up."""
+
+    def forward(self, x, skips, temb, rng):
+        return super().forward(x)
+
+    def backward(self, dy, dskips, dtembs):
+        return super().backward(dy)
 
 
 class UNet(Module):
@@ -104,12 +144,13 @@ class UNet(Module):
             self.labels = Embedding(rng, config.num_classes + 1, 4 * base)
         self.temb_silu = SiLU()
 
+        self.patchify, self.unpatchify = Patchify(config.patch_size), Unpatchify(config.patch_size)
         self.conv_in = Conv2d(rng, folded * config.image_channels, base)
         C, skips = base, [base]                              # skips: the channels of every output that is kept
         self.down = [[] for _ in levels]
         for level in levels:
             for _ in range(config.blocks_per_level):
-                self.down[level].append(Block(rng, C, widths[level], attention[level], config))
+                self.down[level].append(DownBlock(rng, C, widths[level], attention[level], config))
                 C = widths[level]
                 skips.append(C)
             if level != levels[-1]:
@@ -145,50 +186,29 @@ class UNet(Module):
             temb = temb + self.labels.forward(from_numpy(labels))
         temb = self.temb_silu.forward(temb)
 
-        h = self.conv_in.forward(ops.patchify(x, self.config.patch_size)[0])
+        h = self.conv_in.forward(self.patchify.forward(x))
         skips = [h]
-        for level in self.down:
-            for module in level:
-                h = module.forward(h) if isinstance(module, Downsample) else module.forward(h, temb, rng)
-                skips.append(h)
-        for block in self.middle:
-            h = block.forward(h, temb, rng)
-        for level in reversed(self.up):
-            for module in level:
-                h = module.forward(h) if isinstance(module, Upsample) else module.forward(h, skips.pop(), temb, rng)
-        y = self.conv_out.forward(self.norm_out.forward(h))
-        return ops.patchify_backward(y, self.config.patch_size)
+        for part in self.path():
+            h = part.forward(h, skips, temb, rng)
+        return self.unpatchify.forward(self.conv_out.forward(self.norm_out.forward(h)))
 
     def backward(self, dy):
-        """dy like y -> dx like x. The forward, read from the bottom to the top; dtemb collects every block's share."""
-        dh = self.norm_out.backward(self.conv_out.backward(ops.patchify(dy, self.config.patch_size)[0]))
-        dskips, dtemb = [], 0
-        for level in self.up:
-            for module in reversed(level):
-                if isinstance(module, Upsample):
-                    dh = module.backward(dh)
-                else:
-                    dh, dskip, share = module.backward(dh)
-                    dskips.append(dskip)
-                    dtemb = dtemb + share
-        for block in reversed(self.middle):
-            dh, share = block.backward(dh)
-            dtemb = dtemb + share
-        for level in reversed(self.down):
-            for module in reversed(level):
-                dh = ops.add(dh, dskips.pop())
-                if isinstance(module, Downsample):
-                    dh = module.backward(dh)
-                else:
-                    dh, share = module.backward(dh)
-                    dtemb = dtemb + share
-        dx = self.conv_in.backward(ops.add(dh, dskips.pop()))
+        """dy like y -> dx like x. The forward, read from bottom to top; dtemb is the sum of every block's share."""
+        dh = self.norm_out.backward(self.conv_out.backward(self.unpatchify.backward(dy)))
+        dskips, dtembs = [], []
+        for part in reversed(self.path()):
+            dh = part.backward(dh, dskips, dtembs)
+        dx = self.patchify.backward(self.conv_in.backward(ops.add(dh, dskips.pop())))
 
-        dtemb = self.temb_silu.backward(dtemb)
+        dtemb = self.temb_silu.backward(sum(dtembs))
         if self.config.num_classes is not None:
             self.labels.backward(dtemb)
         self.time0.backward(self.time_silu.backward(self.time1.backward(dtemb)))
-        return ops.patchify_backward(dx, self.config.patch_size)
+        return dx
+
+    def path(self):
+        """The parts from the top of the U down to the middle and up again, in the order of forward."""
+        return [*itertools.chain(*self.down), *self.middle, *itertools.chain(*reversed(self.up))]
 
     def _check(self, x, t, labels):
         """The labels to use, "no label" where none are given, once everything is found to fit."""

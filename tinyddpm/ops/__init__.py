@@ -1,9 +1,13 @@
 """The readable operations: each a forward and its backward, in array code that NumPy and CuPy both run.
 
-`y, cache = op(x, ...)` and `dx, ... = op_backward(dy, cache)`, with one gradient for each array that
-was put in. They are pure: they hold no parameters, draw no random numbers and change no argument
+`y, cache = op(x, ...)` and `dx, ... = op_backward(dy, cache)`, with one gradient for each array
+argument. They are pure: they hold no parameters, draw no random numbers and change no argument
 (adam_ema, which is an update, is the exception and says so). Letters: N batch, H, W, C input
 channels, K output channels, G groups, L = H W positions.
+
+This package is also the table of operations: layers call `ops.conv2d(...)`, and `tinyddpm.use` puts a
+faster twin, or a function of your own, in the place of that name. In their own files, such as
+ops/conv.py, the readable operations stay what they are.
 """
 
 from tinyddpm.ops.activation import silu, silu_backward
@@ -15,16 +19,6 @@ from tinyddpm.ops.embedding import embedding, embedding_backward, time_embedding
 from tinyddpm.ops.linear import linear, linear_backward
 from tinyddpm.ops.loss import cross_entropy, cross_entropy_backward, mean_squared_error, mean_squared_error_backward
 from tinyddpm.ops.norm import group_norm, group_norm_backward, group_norm_silu, group_norm_silu_backward
-from tinyddpm.ops.resample import mean_pool, mean_pool_backward, patchify, patchify_backward, upsample, upsample_backward
+from tinyddpm.ops.resample import (mean_pool, mean_pool_backward, patchify, patchify_backward, unpatchify,
+                                   unpatchify_backward, upsample, upsample_backward)
 from tinyddpm.ops.update import adam_ema
-
-TABLE = {f.__name__: f for f in (
-    linear, linear_backward, silu, silu_backward, conv2d, conv2d_backward, conv2d_add, conv2d_add_backward, group_norm, group_norm_backward,
-    group_norm_silu, group_norm_silu_backward, softmax, softmax_backward, attention, attention_backward,
-    upsample, upsample_backward, patchify, patchify_backward, mean_pool, mean_pool_backward,
-    add, concatenate, concatenate_backward, time_embedding, embedding, embedding_backward,
-    dropout, dropout_backward, mean_squared_error, mean_squared_error_backward,
-    cross_entropy, cross_entropy_backward, adam_ema)}
-
-# What a fused operation is built from: when a part is overridden, the readable composition is used.
-COMPOSED_OF = {"group_norm_silu": ("group_norm", "silu"), "attention": ("softmax",), "conv2d_add": ("conv2d",)}

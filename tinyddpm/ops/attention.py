@@ -2,7 +2,8 @@
 
 import math
 
-from tinyddpm.backend import array_module, ops
+from tinyddpm import ops
+from tinyddpm.backend import array_module
 
 
 def softmax(x):

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tinyddpm.backend import array_module, ops
+from tinyddpm import ops
+from tinyddpm.backend import array_module
 
 
 def conv2d(x, w, b, stride=1, padding=None):

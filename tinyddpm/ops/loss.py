@@ -1,12 +1,12 @@
 """Losses: the mean squared error, that of Eq. 14, and cross entropy, that of a classifier."""
 
-from tinyddpm.backend import array_module, ops
+from tinyddpm import ops
+from tinyddpm.backend import array_module
 
 
 def mean_squared_error(prediction, target):
     """mean((prediction - target)^2) over all elements. Two arrays of one shape -> a number, and the cache"""
-    if prediction.shape != target.shape:
-        raise ValueError(f"mean_squared_error: the prediction is {prediction.shape}, the target {target.shape}")
+    check_mean_squared_error(prediction, target)
     difference = prediction - target
     return (difference * difference).mean(), difference
 
@@ -14,6 +14,12 @@ def mean_squared_error(prediction, target):
 def mean_squared_error_backward(dloss, difference):
     """dloss, a number -> dprediction, shaped like the prediction"""
     return difference * (2 / difference.size * dloss)
+
+
+def check_mean_squared_error(prediction, target):
+    """Raise ValueError for two shapes."""
+    if prediction.shape != target.shape:
+        raise ValueError(f"mean_squared_error: the prediction is {prediction.shape}, the target {target.shape}")
 
 
 def cross_entropy(logits, labels):

@@ -1,12 +1,14 @@
 """Group normalization (Wu and He 2018), alone and followed by SiLU."""
 
-from tinyddpm.backend import array_module, ops
+from tinyddpm import ops
+from tinyddpm.backend import array_module
 
 
-def group_norm(x, gamma, beta, groups, eps=1e-6):
+def group_norm(x, gamma, beta, groups, eps):
     """Normalize each group of C / G channels of each sample to mean 0 and variance 1, then scale and shift.
 
     x (N, H, W, C) or (N, L, C), gamma (C,), beta (C,) -> y like x
+    eps: added to the variance, so that a constant group does not divide by 0
     Raises ValueError where groups does not divide C.
     """
     check_group_norm(x, gamma, beta, groups)
@@ -41,7 +43,7 @@ def check_group_norm(x, gamma, beta, groups):
                          "expected gamma and beta (C,) and a number of groups that divides C")
 
 
-def group_norm_silu(x, gamma, beta, groups, eps=1e-6):
+def group_norm_silu(x, gamma, beta, groups, eps):
     """silu(group_norm(x)): the opening of every residual block. Exists because its fused twin is faster."""
     normal, norm_cache = ops.group_norm(x, gamma, beta, groups, eps)
     y, silu_cache = ops.silu(normal)

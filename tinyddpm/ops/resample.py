@@ -24,10 +24,20 @@ def patchify(x, size):
 
 
 def patchify_backward(dy, size):
-    """The inverse rearrangement: dy (N, H, W, size size C) -> dx (N, size H, size W, C)"""
-    N, H, W, C = dy.shape
-    dx = dy.reshape(N, H, W, size, size, C // size**2).swapaxes(2, 3)
-    return dx.reshape(N, size * H, size * W, C // size**2)
+    """dy (N, H, W, size size C) -> dx (N, size H, size W, C)"""
+    return unpatchify(dy, size)[0]
+
+
+def unpatchify(x, size):
+    """The inverse of patchify. x (N, H, W, size size C) -> y (N, size H, size W, C)"""
+    N, H, W, C = x.shape
+    y = x.reshape(N, H, W, size, size, C // size**2).swapaxes(2, 3)
+    return y.reshape(N, size * H, size * W, C // size**2), size
+
+
+def unpatchify_backward(dy, size):
+    """dy (N, size H, size W, C) -> dx (N, H, W, size size C)"""
+    return patchify(dy, size)[0]
 
 
 def mean_pool(x):

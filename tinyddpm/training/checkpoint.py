@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyddpm import interop, safetensors
+from tinyddpm import interop, nn, safetensors
 from tinyddpm.backend import from_numpy, state, to_numpy
 from tinyddpm.diffusion.config import DiffusionConfig
-from tinyddpm.nn import UNet
 from tinyddpm.presets import Preset
 from tinyddpm.training.optimizer import LossScale
 from tinyddpm.training.trainer import Trainer
 
 FORMAT = "tinyddpm checkpoint 1"
+CHECKPOINT = "checkpoint.safetensors"             # its name in the folder of a run
 
 
 def save_checkpoint(path, trainer):
@@ -71,7 +71,7 @@ def load_model(path):
         return _published(path)
     _require_format(path, metadata)
     preset = Preset.from_json(metadata["preset"])
-    model = UNet(preset.model).eval()
+    model = nn.build(preset.model).eval()
     _fill(path, model, model.flat_values, tensors, "ema")
     return model, preset
 

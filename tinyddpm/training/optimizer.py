@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from tinyddpm.backend import array_module, ops
+from tinyddpm import ops
+from tinyddpm.backend import array_module
 
 
 class Adam:
@@ -17,26 +18,27 @@ class Adam:
         self.ema = model.flat_values.copy()
 
     def learning_rate(self, step, progress):
-        """For step 1, 2, ..., with progress, 0 to 1, the part of the run that lies behind."""
+        """For step 1, 2, ... of a run of which the fraction `progress`, 0 to 1, is done."""
         c = self.config
         falling = c.lr_final + (c.lr - c.lr_final) * (1 + math.cos(math.pi * min(progress, 1))) / 2
         return falling * min(1, step / max(c.warmup, 1))
 
-    def update(self, step, progress, loss=0.0, loss_scale=1.0):
-        """Clip the gradients, update parameters and average: nothing of it where the loss or the gradient is not finite.
+    def update(self, step, lr, loss=0.0, loss_scale=1.0):
+        """Clip the gradients, then update the parameters and their average.
 
+        Where the loss or the gradient is not finite, nothing changes.
         loss_scale: the factor by which the gradients are too large
         Returns the norm of the gradients before clipping. On a GPU it is an array that the host has not waited for.
         """
         c, model = self.config, self.model
         xp = array_module(model.flat_values)
         norm = xp.sqrt((model.flat_grads @ model.flat_grads).astype(np.float64)) / loss_scale
-        finite = xp.isfinite(norm) & xp.isfinite(loss)
-        scale = xp.where(finite, xp.minimum(1, c.clip_norm / (norm + 1e-12)) / loss_scale, np.nan).astype(model.flat_values.dtype)
+        clipped = xp.minimum(1, c.clip_norm / (norm + 1e-12)) / loss_scale
+        scale = xp.where(xp.isfinite(norm) & xp.isfinite(loss), clipped, np.nan).astype(model.flat_values.dtype)
         # The average reaches back over the last ninth of a young run, so that it forgets the start.
         decay = min(c.ema_decay, step / (step + 9))
-        ops.adam_ema(model.flat_values, model.flat_grads, self.m, self.v, self.ema, step,
-                     self.learning_rate(step, progress), c.adam_beta1, c.adam_beta2, c.adam_eps, scale, decay)
+        ops.adam_ema(model.flat_values, model.flat_grads, self.m, self.v, self.ema, step, lr, c.adam_beta1,
+                     c.adam_beta2, c.adam_eps, scale, decay)
         return norm
 
 
@@ -46,7 +48,7 @@ GROW_AFTER = 2000       # steps without an overflow
 class LossScale:
     """The factor that lifts gradients above float16's smallest numbers (Micikevicius et al. 2018).
 
-    It halves when a gradient overflows, in which case that step is left out, and doubles after many that did not.
+    It halves when a gradient overflows, in which case that step is skipped, and doubles after many that did not.
     All of it stays on the device.
     """
 
@@ -54,7 +56,7 @@ class LossScale:
         self.scale, self.good = xp.asarray(scale, np.float32), xp.asarray(good, np.float32)
 
     def update(self, norm):
-        """norm: the gradients', not finite where they overflowed"""
+        """norm: of the gradients, not finite where they overflowed"""
         xp = array_module(self.scale)
         finite, good = xp.isfinite(norm), self.good + 1
         grown = xp.where(good >= GROW_AFTER, 2 * self.scale, self.scale)

@@ -1,41 +1,41 @@
 """One training step, as the paper's Algorithm 1 with Adam, clipping and averaging around it."""
 
 import math
-import time
 from collections import namedtuple
 from contextlib import contextmanager
 
 import numpy as np
 
+from tinyddpm import nn
 from tinyddpm.backend import from_numpy, generator, state
+from tinyddpm.data import scaled
 from tinyddpm.diffusion import objective
-from tinyddpm.nn import UNet
 from tinyddpm.training.optimizer import Adam, LossScale
 from tinyddpm.training.parallel import Alone
 
-Result = namedtuple("Result", "step loss grad_norm")
+Result = namedtuple("Result", "step loss grad_norm lr")
 SMALLEST_LOSS_SCALE = 2.0**-10
 
 
 class Trainer:
     """A model in training. Everything random in step k comes from (seed, k), so a run can stop and go on anywhere.
 
-    group: the processes that share the run (training/parallel.py); each has the same part of a batch.
+    group: the processes that share the run (training/parallel.py); each has a part of every batch, all of one size.
     """
 
     def __init__(self, preset, group=None):
         self.preset, self.group = preset, group or Alone()
         self.schedule = preset.diffusion.make_schedule()
-        self.model = UNet(preset.model, preset.training.seed).train()
+        self.model = nn.build(preset.model, preset.training.seed).train()
         self.optimizer = Adam(self.model, preset.training)
         self.loss_scale = LossScale(state.xp) if state.precision == "fp16" else None
         self.steps_done = self.skipped = 0
-        self.seconds = 0.0              # spent in training, over all of its sessions
+        self.seconds = 0.0              # spent in training, over all sessions of the run
         self._begun = []                # Results that the host has not waited for
 
     @property
     def progress(self):
-        """The part of the run that lies behind, 0 to 1."""
+        """The fraction of the run that is done, 0 to 1."""
         c = self.preset.training
         return self.seconds / (60 * c.minutes) if c.minutes else self.steps_done / c.steps
 
@@ -47,69 +47,81 @@ class Trainer:
         precision fp16 such a step is only counted, in `skipped`.
         """
         self.begin(images, labels)
-        results, _ = self.results()
-        return results[-1].loss
+        return self.results()[-1].loss
 
     def begin(self, images, labels=None):
         """A step whose loss the host does not wait for: `results` has it later. On a GPU many may be begun."""
-        c, number = self.preset.training, self.steps_done + 1
-        if images.dtype != np.uint8:
-            raise ValueError(f"Trainer.step: the images are {images.dtype}; expected uint8")
-        rng = generator(c.seed, "step", number)
-        choices = np.random.default_rng([c.seed, number])          # small decisions, made on the host
-        n = len(images)
-        N, mine = n * self.group.size, slice(n * self.group.rank, n * (self.group.rank + 1))
-        x0 = from_numpy(images).astype(np.float32) / 127.5 - 1
-        if c.flip:
-            mirrored = from_numpy(choices.random(N)[mine] < 0.5)[:, None, None, None]
-            x0 = state.xp.where(mirrored, x0[:, :, ::-1], x0)
-        inputs, diffusion = {}, self.preset.diffusion
-        if self.preset.model.num_classes is not None:
-            if labels is None:
-                raise ValueError("Trainer.step: the model has classes; expected labels")
-            inputs["labels"] = np.where(choices.random(N)[mine] < c.label_dropout, self.preset.model.num_classes, labels)
-        t = objective.draw_times(self.schedule, diffusion.loss, N, choices)[mine]
-        eps = rng.standard_normal((N, *x0.shape[1:]), dtype=np.float32)[mine]       # one batch, however many share it
-        inputs["rng"] = rng if self.group.size == 1 else generator(c.seed, "step", number, self.group.rank)     # of dropout
-
+        number, d = self.steps_done + 1, self.preset.diffusion
+        x0, t, eps, inputs = self.draw(number, images, labels)
         self.model.flat_grads.fill(0)
         loss_scale = self.loss_scale.scale if self.loss_scale else 1.0
-        loss = objective.evaluate(self.model, self.schedule, x0, t, eps, diffusion.loss, diffusion.prediction, diffusion.variance,
-                                  loss_scale, **inputs)
+        loss = objective.loss_and_gradient(self.model, self.schedule, x0, t, eps, d.loss, d.prediction, d.variance,
+                                           loss_scale, **inputs)
         self.group.average(self.model.flat_grads)
-        # Of several ranks each knows its own loss alone: the averaged gradient decides for all, or they would part.
-        norm = self.optimizer.update(number, self.progress, loss if self.group.size == 1 else 0.0, loss_scale)
+        # A rank of several knows its own loss alone: the averaged gradient decides for all, or they would diverge.
+        lr = self.optimizer.learning_rate(number, self.progress)
+        norm = self.optimizer.update(number, lr, loss if self.group.size == 1 else 0.0, loss_scale)
         if self.loss_scale:
             self.loss_scale.update(norm)
         self.steps_done = number
-        self._begun.append(Result(number, loss, norm))
+        self._begun.append(Result(number, loss, norm, lr))
 
-    def results(self, stop=False, since=None):
-        """The Results of the steps begun since the last call, losses as the mean of all ranks; and whether any rank wants to stop.
+    def draw(self, number, images, labels):
+        """The random part of step `number`: x0, flipped or not, t, eps, and the model's inputs besides.
 
-        since: the clock at the last call: what has passed is added to `seconds`, by rank 0 for all.
+        All is drawn for the whole batch, of which each rank takes its part: one batch, however many ranks share it.
+        """
+        c, classes = self.preset.training, self.preset.model.num_classes
+        if images.dtype != np.uint8:
+            raise ValueError(f"Trainer.step: the images are {images.dtype}; expected uint8")
+        if classes is not None and labels is None:
+            raise ValueError("Trainer.step: the model has classes; expected labels")
+        rng = generator(c.seed, "step", number)
+        choices = np.random.default_rng([c.seed, number])          # small decisions, made on the host
+        n, rank, size = len(images), self.group.rank, self.group.size
+        N, mine = n * size, slice(n * rank, n * (rank + 1))
+        x0, inputs = scaled(images), {}
+        if c.flip:
+            mirrored = from_numpy(choices.random(N)[mine] < 0.5)[:, None, None, None]
+            x0 = state.xp.where(mirrored, x0[:, :, ::-1], x0)
+        if classes is not None:
+            inputs["labels"] = np.where(choices.random(N)[mine] < c.label_dropout, classes, labels)
+        t = objective.draw_times(self.schedule, self.preset.diffusion.loss, N, choices)[mine]
+        eps = rng.standard_normal((N, *x0.shape[1:]), dtype=np.float32)[mine]
+        inputs["rng"] = rng if size == 1 else generator(c.seed, "step", number, rank)              # of dropout
+        return x0, t, eps, inputs
+
+    def results(self):
+        """The Results of the steps begun since the last call, with losses averaged over the ranks.
+
         Here, and only here, the host waits for the device.
         Raises ValueError, with its step, for a loss or a gradient that is not finite; in fp16 only when the loss scale
         that should help is exhausted.
         """
         begun, self._begun = self._begun, []
-        losses = [float(r.loss) for r in begun]
-        if since is not None:
-            self.seconds += time.perf_counter() - since
-        shared = np.array([*losses, stop, self.seconds * self.group.size * (self.group.rank == 0)])
-        self.group.average(shared)
-        *losses, stop, self.seconds = map(float, shared)
-        results = [Result(r.step, loss, float(r.grad_norm)) for r, loss in zip(begun, losses)]
-        for r in results:
-            for what, value in (("loss", r.loss), ("gradient", r.grad_norm)):
-                if not math.isfinite(value) and not self.loss_scale:
-                    self.steps_done = r.step - 1
-                    raise ValueError(f"the {what} is not finite ({value}) at step {r.step}")
+        losses = np.array([float(r.loss) for r in begun])
+        self.group.average(losses)
+        results = [r._replace(loss=float(loss), grad_norm=float(r.grad_norm)) for r, loss in zip(begun, losses)]
+        finite = [math.isfinite(r.loss + r.grad_norm) for r in results]
         if self.loss_scale:
-            self.skipped += sum(not math.isfinite(r.loss + r.grad_norm) for r in results)
+            self.skipped += finite.count(False)
             if float(self.loss_scale.scale) < SMALLEST_LOSS_SCALE:
-                raise ValueError(f"the gradient overflows fp16 whatever its scale, up to step {self.steps_done}: choose --precision bf16")
-        return results, stop > 0
+                raise ValueError(f"the gradient overflows fp16 whatever its scale, up to step {self.steps_done}: "
+                                 "choose --precision bf16")
+        elif not all(finite):
+            r = results[finite.index(False)]
+            self.steps_done = r.step - 1
+            what, value = ("gradient", r.grad_norm) if math.isfinite(r.loss) else ("loss", r.loss)
+            raise ValueError(f"the {what} is not finite ({value}) at step {r.step}")
+        return results
+
+    def agree(self, stop, elapsed):
+        """Add elapsed seconds to the clock, which is rank 0's on all ranks. Returns whether any rank wants to stop."""
+        votes, clock = np.array([float(stop)]), np.array([self.seconds + elapsed])
+        self.group.average(votes)
+        self.group.broadcast(clock)
+        self.seconds = float(clock[0])
+        return votes[0] > 0
 
     @contextmanager
     def averaged(self):

@@ -26,9 +26,9 @@ import numba
 import numpy as np
 from numba import prange
 
-from tinyddpm.kernels import compiled, parallel
-from tinyddpm.kernels.blas import gemm
-from tinyddpm.kernels.simd import LANES, fill, gather, load, store
+from tinyddpm.kernels.cpu.jit import compiled, parallel
+from tinyddpm.kernels.cpu.blas import gemm
+from tinyddpm.kernels.cpu.simd import LANES, fill, gather, load, store
 
 TILES = 32                      # at a time, in a thread
 MANY = 512                      # at a time, of all threads together

@@ -3,9 +3,11 @@
 import numpy as np
 from numba import prange
 
-from tinyddpm.kernels import parallel, winograd
-from tinyddpm.kernels.linear import linear, linear_backward
-from tinyddpm.kernels.simd import LANES
+from tinyddpm.kernels.cpu import winograd
+from tinyddpm.kernels.cpu.jit import parallel
+from tinyddpm.kernels.cpu.linear import linear, linear_backward
+from tinyddpm.kernels.cpu.simd import LANES
+from tinyddpm.ops.accumulate import Accumulating
 from tinyddpm.ops.conv import check_conv2d, check_conv2d_add
 
 
@@ -33,9 +35,9 @@ def conv2d_add(x, w, b, other):
     if winograd.pays(w, 1, None):
         check_conv2d(x, w, b, None)
         x = np.ascontiguousarray(x)
-        return _winograd(x, w, b, _whole(np.ascontiguousarray(other))), ((x, w, None), other.shape)
+        return _winograd(x, w, b, _whole(np.ascontiguousarray(other))), (x, w, None, other.shape)
     y, cache = conv2d(x, w, b)
-    return y + other, (cache, other.shape)
+    return y + other, (*cache, other.shape)
 
 
 def _winograd(x, w, b, other=None):
@@ -43,37 +45,23 @@ def _winograd(x, w, b, other=None):
     return np.ascontiguousarray(y[..., :len(b)])
 
 
-def conv2d_backward(dy, cache):
-    dw, db = np.zeros_like(cache[1]), np.zeros(dy.shape[3], dy.dtype)
-    return _accumulate(dy, cache, dw, db), dw, db
-
-
-def conv2d_add_backward(dy, cache):
-    dw, db = np.zeros_like(cache[0][1]), np.zeros(dy.shape[3], dy.dtype)
-    dx, dother = _accumulate_add(dy, cache, dw, db)
-    return dx, dw, db, dother
-
-
-def _accumulate(dy, cache, dw, db):
-    """The backward with dw and db added to arrays: the gradients of the paper's model are 143 MB."""
-    dx, sums = _backward(dy, cache, dw)
+@Accumulating
+def conv2d_backward(dy, cache, dw, db):
+    dx, sums = _backward(dy, *cache, dw)
     db += sums.sum(axis=0)
     return dx
 
 
-def _accumulate_add(dy, cache, dw, db):
-    conv_cache, shape = cache
-    dx, sums = _backward(dy, conv_cache, dw)
+@Accumulating
+def conv2d_add_backward(dy, cache, dw, db):
+    *conv_cache, shape = cache
+    dx, sums = _backward(dy, *conv_cache, dw)
     db += sums.sum(axis=0)
     return dx, dy if shape == dy.shape else sums.reshape(shape)
 
 
-conv2d_backward.accumulate, conv2d_add_backward.accumulate = _accumulate, _accumulate_add
-
-
-def _backward(dy, cache, dw):
+def _backward(dy, x, w, geometry, dw):
     """Returns dx and the sums (N, K) of dy over each image; adds to dw."""
-    x, w, geometry = cache
     dy = np.ascontiguousarray(dy)
     kh, kw, C, K = w.shape
     if geometry is None:

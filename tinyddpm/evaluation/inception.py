@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyddpm import safetensors
-from tinyddpm.backend import array_module, from_numpy, ops
+from tinyddpm import ops, safetensors
+from tinyddpm.backend import array_module, from_numpy
+from tinyddpm.data import scaled
 
 SIZE, FEATURES, CLASSES = 299, 2048, 1008
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
@@ -211,7 +212,7 @@ def prepare(images):
     if images.ndim != 4 or 0 in images.shape or images.shape[3] not in (1, 3) or images.dtype != np.uint8:
         raise ValueError(f"Inception: the images are {images.dtype} {images.shape}; expected uint8 (N, H, W, 1 or 3)")
     # The sampling points are those of pytorch-fid. The TensorFlow graph has row i at i H / 299: other features.
-    x = resize(from_numpy(images).astype(np.float32), SIZE) / np.float32(127.5) - 1
+    x = resize(scaled(images), SIZE)
     return x if x.shape[3] == 3 else x.repeat(3, axis=3)
 
 

@@ -11,7 +11,7 @@ import os
 
 import numba
 
-from tinyddpm.kernels import blas
+from tinyddpm.kernels.cpu import blas
 
 default = blas.library.scipy_openblas_get_num_threads64_() if blas.library else None
 

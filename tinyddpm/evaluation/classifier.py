@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyddpm import safetensors
-from tinyddpm.backend import from_numpy, ops, to_numpy
+from tinyddpm import ops, safetensors
+from tinyddpm.backend import from_numpy, to_numpy
+from tinyddpm.data import scaled
 from tinyddpm.nn.layers import Conv2d, GroupNormSiLU, Linear
 from tinyddpm.nn.module import Module
 
@@ -60,7 +61,7 @@ class Classifier(Module):
 
     def measure(self, images):
         """uint8 images (N, H, W, C) -> features (N, D) and probabilities (N, classes)"""
-        features = self.features(from_numpy(images).astype(np.float32) / 127.5 - 1)
+        features = self.features(scaled(images))
         return features, ops.softmax(self.out.forward(features))[0]
 
 
@@ -79,5 +80,5 @@ def load_classifier(path):
         for name, p in model.parameters().items():
             p.value[...] = from_numpy(tensors[name].astype(np.float32))
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no classifier of this version of tinyddpm: {error!r}") from None
+        raise ValueError(f"{path} is not a classifier of this version of tinyddpm: {error!r}") from None
     return model

@@ -9,19 +9,18 @@ from collections import namedtuple
 import numpy as np
 from numba import prange
 
-from tinyddpm import ops as readable
-from tinyddpm.kernels import compiled, parallel
-from tinyddpm.kernels.simd import LANES, exp, load, store
-from tinyddpm.ops.norm import check_group_norm
+from tinyddpm.kernels.cpu.jit import compiled, parallel
+from tinyddpm.kernels.cpu.simd import LANES, exp, load, store
+from tinyddpm.ops import norm as readable
 
 Cache = namedtuple("Cache", "x gamma beta mean rstd silu")
 
 
-def group_norm(x, gamma, beta, groups, eps=1e-6):
+def group_norm(x, gamma, beta, groups, eps):
     return _normalize(readable.group_norm, x, gamma, beta, groups, eps, silu=False)
 
 
-def group_norm_silu(x, gamma, beta, groups, eps=1e-6):
+def group_norm_silu(x, gamma, beta, groups, eps):
     return _normalize(readable.group_norm_silu, x, gamma, beta, groups, eps, silu=True)
 
 
@@ -33,10 +32,10 @@ def group_norm_silu_backward(dy, cache):
     return _backward(readable.group_norm_silu_backward, dy, cache)
 
 
-def _normalize(otherwise, x, gamma, beta, groups, eps, silu):
+def _normalize(fallback, x, gamma, beta, groups, eps, silu):
     if x.shape[-1] % LANES:                             # channels that leave a vector half full
-        return otherwise(x, gamma, beta, groups, eps)
-    check_group_norm(x, gamma, beta, groups)
+        return fallback(x, gamma, beta, groups, eps)
+    readable.check_group_norm(x, gamma, beta, groups)
     samples, gamma, beta = np.ascontiguousarray(x).reshape(len(x), -1, x.shape[-1]), *map(np.ascontiguousarray, (gamma, beta))
     y = np.empty_like(samples)
     mean, rstd = np.empty((2, len(x), groups), x.dtype)
@@ -44,9 +43,9 @@ def _normalize(otherwise, x, gamma, beta, groups, eps, silu):
     return y.reshape(x.shape), Cache(samples, gamma, beta, mean, rstd, silu)
 
 
-def _backward(otherwise, dy, cache):
+def _backward(fallback, dy, cache):
     if not isinstance(cache, Cache):
-        return otherwise(dy, cache)
+        return fallback(dy, cache)
     dx = np.empty_like(cache.x)
     dgamma, dbeta = np.zeros((2, len(dx), len(cache.gamma)), dx.dtype)
     _group_norm_backward(np.ascontiguousarray(dy).reshape(dx.shape), *cache, dx, dgamma, dbeta)

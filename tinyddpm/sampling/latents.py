@@ -1,19 +1,19 @@
 """What the latents x_t hold: the paper's progressive generation, shared latents and interpolation (section 4.3, 4.4).
 
-p(xt, t) is the reverse process, as in sample.py; every function returns images (rows, columns, H, W, C).
+p is the reverse process and s the Schedule, as in steps.py; every function returns images (rows, columns, H, W, C).
 """
 
 import numpy as np
 
 from tinyddpm.backend import array_module
 from tinyddpm.diffusion.process import q_sample
-from tinyddpm.diffusion.sample import ddpm, last
+from tinyddpm.sampling.steps import ddpm, last
 
 
 def progressive(p, s, xT, rng, columns=10):
     """Figures 6, 10 and 14: the estimates of x_0 along Algorithm 2, at evenly spread times from T to 1."""
     shown = set(np.round(np.linspace(s.T, 1, columns)).astype(int))
-    return _stack([step.x0 for step in ddpm(p, xT, rng, s.T) if step.t in shown], axis=1)
+    return _stack([step.x0 for step in ddpm(p, s, xT, rng, range(s.T, 0, -1)) if step.t in shown], axis=1)
 
 
 def shared(p, s, xT, rng, times, columns=8):
@@ -21,11 +21,11 @@ def shared(p, s, xT, rng, times, columns=8):
 
     xT (1, H, W, C): one start; times: falling, such as (1000, 750, 500, 250)
     """
-    on_the_way = {s.T: xT} | {step.t - 1: step.x for step in ddpm(p, xT, rng, s.T) if step.t - 1 in times}
+    on_the_way = {s.T: xT} | {step.t - 1: step.x for step in ddpm(p, s, xT, rng, range(s.T, 0, -1)) if step.t - 1 in times}
     rows = []
     for t in times:
         xt = on_the_way[t].repeat(columns - 1, axis=0)
-        rows.append(array_module(xt).concatenate([xt[:1], last(ddpm(p, xt, rng, t))]))
+        rows.append(array_module(xt).concatenate([xt[:1], last(ddpm(p, s, xt, rng, range(t, 0, -1)))]))
     return _stack(rows, axis=0)
 
 
@@ -42,7 +42,7 @@ def interpolate(p, s, a, b, t, rng, columns=9):
         weights = array_module(x0).asarray(weights)
         if t:
             x0_t, other_t = (q_sample(s, x, t, rng.standard_normal(x.shape, dtype=x.dtype)) for x in (x0, other))
-            mixed = last(ddpm(p, (1 - weights) * x0_t + weights * other_t, noise, t))
+            mixed = last(ddpm(p, s, (1 - weights) * x0_t + weights * other_t, noise, range(t, 0, -1)))
         else:
             mixed = (1 - weights) * x0 + weights * other
         rows.append(array_module(x0).concatenate([x0[None], mixed, other[None]]))

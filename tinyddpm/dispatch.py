@@ -1,0 +1,84 @@
+"""Which functions stand behind the names in `ops`: the readable operations, their faster twins, or a learner's own.
+
+The package `ops` is the table. This is the only module that knows the kernels.
+"""
+
+import importlib
+import inspect
+import re
+import sys
+
+import numpy as np
+
+from tinyddpm import ops, overrides as learner
+from tinyddpm.backend import state
+
+READABLE = {name: f for name, f in vars(ops).items() if inspect.isfunction(f)}      # the operations of ops/, by name
+
+# A backend's twins, and how to install what it needs.
+BACKENDS = {"numpy": (None, None),
+            "numba": ("tinyddpm.kernels.cpu", "pip install numba"),
+            "cupy": ("tinyddpm.kernels.gpu", "pip install cupy-cuda12x[ctk]  (or cupy-cuda13x[ctk])")}
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+
+
+def use(backend="auto", overrides=None, precision="fp32"):
+    """Choose the functions behind the names in `ops`; may be called again at any time.
+
+    backend: "numpy" (the readable code), "numba" (fast on a CPU), "cupy" (a GPU), or "auto":
+        numba where it can be imported, else numpy.
+    overrides: a module whose functions replace the operations of the same name, forward and
+        backward together. A fused operation that contains an overridden one falls back to its
+        readable form, which is built from the parts.
+    precision: of the operands of matrix products, whose sums are float32: "fp32", or on a GPU "tf32",
+        "bf16" or "fp16" (kernels/gpu); everything else stays as it is.
+    Returns the name of the backend. Raises ValueError for a backend that is unknown or not
+    installed, for overrides that hold half a pair or no operation at all, and for a precision that
+    the backend does not have.
+    """
+    if backend == "auto":
+        try:
+            importlib.import_module("numba")
+            backend = "numba"
+        except ImportError:
+            backend = "numpy"
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKENDS)} or auto")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if precision != "fp32" and backend != "cupy":
+        raise ValueError(f"precision {precision} needs a GPU, backend cupy; the backend {backend} only has fp32")
+    own = learner.find(overrides, READABLE) if overrides else {}
+    files, xp = _load(backend)
+    twins = {name: f for file in files for name, f in vars(file).items()
+             if name in READABLE and callable(f) and not own.keys() & _parts(name.removesuffix("_backward"))}
+    vars(ops).update(READABLE | twins | own)
+    state.backend, state.xp, state.precision, state.own = backend, xp, precision, tuple(own)
+    return backend
+
+
+def _parts(name):
+    """The operations that a composed operation calls as ops.NAME, and those that they call."""
+    called = set(re.findall(r"\bops\.(\w+)\(", inspect.getsource(READABLE[name])))
+    return called.union(*map(_parts, called))
+
+
+def _load(backend):
+    """The files with a backend's twins, which bear the operations' names, and its array library."""
+    kernels, install = BACKENDS[backend]
+    if kernels is None:
+        if "tinyddpm.kernels.cpu.threads" in sys.modules:
+            sys.modules["tinyddpm.kernels.cpu.threads"].restore()
+        return [], np
+    try:
+        return importlib.import_module(kernels).activate()
+    except ImportError as error:
+        raise ValueError(f"the {backend} backend needs {error.name or backend}: {install}  ({error})") from None
+    except RuntimeError as error:      # CuPy without a device
+        raise ValueError(f"the {backend} backend finds no device: {error}") from None
+
+
+def describe():
+    """The active backend, its version and its threads or device, in one line."""
+    kernels, _ = BACKENDS[state.backend]
+    return importlib.import_module(kernels).describe() if kernels else f"numpy {np.__version__}"

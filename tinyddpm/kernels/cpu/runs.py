@@ -1,0 +1,32 @@
+"""Rows of memory that are added or copied, shared out among the threads.
+
+A row is a run of `width` numbers; the rows of an array lie `step` numbers apart.
+"""
+
+from numba import prange
+
+from tinyddpm.kernels.cpu.jit import parallel
+from tinyddpm.kernels.cpu.simd import LANES, load, store
+
+
+@parallel
+def copy_rows(a, a_first, a_step, y, y_first, y_step, width, rows):
+    vectors = width - width % LANES
+    for i in prange(rows):
+        source, target = a_first + i * a_step, y_first + i * y_step
+        for k in range(0, vectors, LANES):
+            store(y, (target + k,), load(a, (source + k,)))
+        for k in range(vectors, width):
+            y[target + k] = a[source + k]
+
+
+@parallel
+def add_rows(a, a_first, a_step, b, b_first, b_step, y, width, rows):
+    """The rows of y lie one after another."""
+    vectors = width - width % LANES
+    for i in prange(rows):
+        from_a, from_b, target = a_first + i * a_step, b_first + i * b_step, i * width
+        for k in range(0, vectors, LANES):
+            store(y, (target + k,), load(a, (from_a + k,)) + load(b, (from_b + k,)))
+        for k in range(vectors, width):
+            y[target + k] = a[from_a + k] + b[from_b + k]

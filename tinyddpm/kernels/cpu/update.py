@@ -1,0 +1,25 @@
+"""Adam and the moving average: five buffers, read and written once."""
+
+import math
+
+from numba import prange
+
+from tinyddpm.kernels.cpu.jit import parallel
+
+
+def adam_ema(values, grads, m, v, ema, step, lr, beta1, beta2, eps, grad_scale, ema_decay):
+    if not math.isfinite(grad_scale):
+        return
+    real = values.dtype.type
+    rate, correction = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
+    _adam_ema(values, grads, m, v, ema, *map(real, (rate, correction, 1 - beta1, 1 - beta2, eps, grad_scale, 1 - ema_decay)))
+
+
+@parallel
+def _adam_ema(values, grads, m, v, ema, rate, correction, one_minus_beta1, one_minus_beta2, eps, grad_scale, one_minus_decay):
+    for i in prange(len(values)):
+        g = grads[i] * grad_scale
+        m[i] += one_minus_beta1 * (g - m[i])
+        v[i] += one_minus_beta2 * (g * g - v[i])
+        values[i] -= rate * m[i] / (math.sqrt(v[i]) * correction + eps)
+        ema[i] += one_minus_decay * (values[i] - ema[i])

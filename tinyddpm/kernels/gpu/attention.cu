@@ -1,0 +1,41 @@
+// Softmax: a warp has one row.
+
+template <typename F> __device__ real row_reduce(real value, real* shared, F combine)
+{
+    shared[threadIdx.x] = value;
+    for (int half = 16; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) shared[threadIdx.x] = combine(shared[threadIdx.x], shared[threadIdx.x + half]);
+    }
+    __syncthreads();
+    value = shared[0];
+    __syncthreads();
+    return value;
+}
+
+struct Larger { __device__ real operator()(real a, real b) const { return a > b ? a : b; } };
+struct Sum { __device__ real operator()(real a, real b) const { return a + b; } };
+
+// p = softmax(scale logits), logits and p (rows, L)
+extern "C" __global__ void softmax(const real* logits, operand* p, int L, real scale)
+{
+    __shared__ real shared[32];
+    logits += (size_t)blockIdx.x * L;
+    real largest = logits[0] * scale, sum = 0;
+    for (int j = threadIdx.x; j < L; j += 32) largest = Larger()(largest, logits[j] * scale);
+    largest = row_reduce(largest, shared, Larger());
+    for (int j = threadIdx.x; j < L; j += 32) sum += exp(logits[j] * scale - largest);
+    sum = row_reduce(sum, shared, Sum());
+    for (int j = threadIdx.x; j < L; j += 32) p[(size_t)blockIdx.x * L + j] = narrow(exp(logits[j] * scale - largest) / sum);
+}
+
+// dlogits = p (dp - sum(p dp)) scale
+extern "C" __global__ void softmax_backward(const real* dp, const operand* p, operand* dlogits, int L, real scale)
+{
+    __shared__ real shared[32];
+    size_t first = (size_t)blockIdx.x * L;
+    real sum = 0;
+    for (int j = threadIdx.x; j < L; j += 32) sum += widen(p[first + j]) * dp[first + j];
+    sum = row_reduce(sum, shared, Sum());
+    for (int j = threadIdx.x; j < L; j += 32) dlogits[first + j] = narrow(widen(p[first + j]) * (dp[first + j] - sum) * scale);
+}

@@ -1,0 +1,20 @@
+"""Gradients that are added up in place: those of the paper's model take 143 MB, and as much again for each copy."""
+
+from tinyddpm.backend import array_module
+
+
+class Accumulating:
+    """Decorator for a twin's backward that adds the gradients of w and b to arrays, add(dy, cache, dw, db).
+
+    add returns dx, or dx and dother; the second entry of its cache is w. Without arrays to add to, it is called as
+    every backward: (dy, cache) -> dx, dw, db, or dx, dw, db, dother.
+    """
+
+    def __init__(self, add):
+        self.add, self.__name__ = add, add.__name__
+
+    def __call__(self, dy, cache):
+        xp, shape = array_module(dy), cache[1].shape
+        dw, db = xp.zeros(shape, dy.dtype), xp.zeros(shape[-1], dy.dtype)
+        rest = self.add(dy, cache, dw, db)
+        return (rest[0], dw, db, *rest[1:]) if isinstance(rest, tuple) else (rest, dw, db)

@@ -1,0 +1,1 @@
+"""Sampling: the walk back from noise to data, and what lies on the way."""

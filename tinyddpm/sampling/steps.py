@@ -1,0 +1,74 @@
+"""From noise to data, step by step: the paper's Algorithm 2, and DDIM, which takes fewer steps.
+
+Every sampler has one signature, sampler(p, s, x, rng, times, **options), and yields a Step for each step, so that the
+caller can watch, draw or stop; `last` runs one to its end.
+
+p: the reverse process, p(xt, t) -> mean, variance, x0 for t (N,), see diffusion/prediction.py
+s: the Schedule; x (N, ...): x_t at the first of the times, for T standard normal noise
+rng: the generator of the noise of each step; times: where the network is evaluated, falling to 1
+"""
+
+from collections import namedtuple
+
+import numpy as np
+
+from tinyddpm.backend import array_module
+from tinyddpm.diffusion.process import eps_from_x0
+from tinyddpm.diffusion.schedule import per_sample
+
+Step = namedtuple("Step", "t x x0")
+Step.__doc__ = """After a step from time t: x, the new and less noisy image, and x0, the estimate of the data behind it."""
+
+
+def ddpm(p, s, x, rng, times):
+    """Algorithm 2. Raises ValueError unless the times fall one by one."""
+    times = list(times)
+    if times != list(range(len(times), 0, -1)):
+        raise ValueError(f"ddpm: the times are {times}; Algorithm 2 visits every t from the first one down to 1")
+    for t in times:
+        mean, sigma2, x0 = p(x, np.full(len(x), t))
+        if t > 1:
+            x = mean + array_module(x).sqrt(sigma2) * rng.standard_normal(x.shape, dtype=x.dtype)     # Algorithm 2, line 4
+        else:
+            x = mean                                                     # z = 0 at t = 1
+        yield Step(t, x, x0)
+
+
+def ddim(p, s, x, rng, times, eta=0.0):
+    """DDIM (Song, Meng, Ermon 2020, their Eq. 12). The last step goes from the last time to the data.
+
+    eta: 0 to 1, scales the noise of each step: 0 makes the result a function of x, 1 makes the steps
+        Algorithm 2's with the small variance. Raises ValueError for another.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"ddim: eta is {eta}; expected 0 to 1")
+    for t, previous in zip(times, [*times[1:], 0]):
+        _, _, x0 = p(x, np.full(len(x), t))
+        eps = eps_from_x0(s, x0, x, t)
+        alpha_bar, alpha_bar_previous = s.alpha_bar[t], s.alpha_bar[previous]
+        sigma = eta * np.sqrt((1 - alpha_bar_previous) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_previous))
+        x = (per_sample(np.sqrt(alpha_bar_previous), x) * x0
+             + per_sample(np.sqrt(1 - alpha_bar_previous - sigma**2), x) * eps)
+        if sigma > 0:
+            x = x + per_sample(sigma, x) * rng.standard_normal(x.shape, dtype=x.dtype)
+        yield Step(t, x, x0)
+
+
+def spread(T, steps):
+    """`steps` times spread evenly over 1..T, falling, T and 1 included. ValueError for more than T."""
+    if not 1 <= steps <= T:
+        raise ValueError(f"steps is {steps}; expected 1 to T = {T}")
+    return [int(t) for t in np.round(np.linspace(T, 1, steps))]
+
+
+def last(steps):
+    """The result of a sampler: x after its last step."""
+    for step in steps:
+        pass
+    return step.x
+
+
+Sampler = namedtuple("Sampler", "title run steps")
+Sampler.__doc__ = """A way back: its name in print, the function, and how many steps it takes by default (None: all T, no fewer)."""
+
+SAMPLERS = {"ddpm": Sampler("Algorithm 2", ddpm, None), "ddim": Sampler("DDIM", ddim, 50)}

@@ -1,0 +1,142 @@
+"""How the processes of one run find each other: by flags or by the environment of a launcher, and over TCP."""
+
+import json
+import socket
+import struct
+import sys
+import time
+from collections import namedtuple
+
+HOST, PORT = "127.0.0.1", 29471
+CONNECT_SECONDS = 120               # for which a rank looks for rank 0, and rank 0 waits for all others
+LONGEST_TEXT = 1_000_000
+
+# What launchers tell each process: the number of ranks, its rank, and its rank on its machine.
+LAUNCHERS = (("WORLD_SIZE", "RANK", "LOCAL_RANK"),                                          # torchrun, Kubernetes
+             ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
+             ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"))
+
+Ranks = namedtuple("Ranks", "size rank local host port", defaults=(1, 0, 0, HOST, PORT))
+Ranks.__doc__ = """How many processes share a run, which of them this is, and which on its machine; where rank 0 waits."""
+
+
+def ranks(environment, size=None, rank=None, host=None, port=None):
+    """The Ranks that flags describe (None: not given), or where they are absent the environment of a launcher.
+
+    Raises ValueError for a rank that is not one of 0 to size - 1, and for an environment that holds no numbers.
+    """
+    def number(name, default):
+        try:
+            return int(environment.get(name, default))
+        except ValueError:
+            raise ValueError(f"the environment has {name}={environment[name]!r}; expected a number") from None
+
+    local = rank or 0
+    if size is None and rank is None:
+        for names in LAUNCHERS:
+            if names[0] in environment and names[1] in environment:
+                size, rank = number(names[0], 1), number(names[1], 0)
+                local = number(names[2], rank)
+                break
+    size, rank = 1 if size is None else size, rank or 0
+    if not 0 <= rank < size:
+        raise ValueError(f"--rank {rank} --world-size {size}: expected a rank from 0 to world size - 1")
+    if port is None:
+        # torchrun listens at MASTER_PORT itself, unless it is told not to.
+        port = number("MASTER_PORT", PORT) + (environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
+    return Ranks(size, rank, local, host or environment.get("MASTER_ADDR", HOST), port)
+
+
+def meet(ranks, hello, text):
+    """The connections of this rank, {rank: socket}, and the text of rank 0."""
+    if ranks.rank == 0:
+        return _gather(ranks.size, ranks.host, ranks.port, hello, text), text
+    link, text = _connect(ranks.rank, ranks.host, ranks.port, hello)
+    return {0: link}, text
+
+
+def _gather(size, host, port, hello, text):
+    """On rank 0: the connections of ranks 1..size - 1. A process that does not fit is told why, and waited for again."""
+    try:
+        server = socket.create_server((host, port), backlog=size)
+    except OSError as error:
+        raise ValueError(f"rank 0 cannot listen at {host}:{port}: {error.strerror or error}") from None
+    links, deadline = {}, time.monotonic() + CONNECT_SECONDS
+    with server:
+        while len(links) < size - 1:
+            missing = [rank for rank in range(1, size) if rank not in links]
+            print(f"waiting at {host}:{port} for rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}",
+                  file=sys.stderr, flush=True)
+            server.settimeout(max(0.01, deadline - time.monotonic()))
+            try:
+                link, _ = server.accept()
+                link.settimeout(10)
+                theirs = json.loads(_receive_text(link))
+                rank = theirs.pop("rank")
+                problem = ""
+                if rank not in missing:
+                    known = "that is there already" if rank in links else f"there are 0 to {size - 1}"
+                    problem = f"it is rank {rank}, and {known}"
+                elif theirs != hello:
+                    problem = f"it has {theirs}, rank 0 has {hello}"
+                _send_text(link, json.dumps({"problem": problem, "text": "" if problem else text}))
+            except TimeoutError:
+                late = ", ".join(map(str, missing))
+                raise ValueError(f"rank {late} did not come within {CONNECT_SECONDS} seconds") from None
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue                                        # not a rank of ours
+            if problem:
+                print(f"refused a process: {problem}", file=sys.stderr, flush=True)
+                link.close()
+            else:
+                link.settimeout(None)
+                links[rank] = link
+    return dict(sorted(links.items()))
+
+
+def _connect(rank, host, port, hello):
+    """On every other rank: the connection to rank 0, and its text."""
+    deadline = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            link = socket.create_connection((host, port), timeout=10)
+            break
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ValueError(f"no rank 0 at {host}:{port}: {error.strerror or error}") from None
+            time.sleep(0.2)
+    try:
+        _send_text(link, json.dumps(hello | {"rank": rank}))
+        link.settimeout(CONNECT_SECONDS)
+        reply = json.loads(_receive_text(link))
+        problem, text = reply["problem"], reply["text"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{host}:{port} does not answer as rank 0 does: {error}") from None
+    if problem:
+        raise ValueError(f"rank 0 refused this process: {problem}")
+    link.settimeout(None)
+    return link, text
+
+
+def _send_text(link, text):
+    raw = text.encode()
+    link.sendall(struct.pack("<Q", len(raw)) + raw)
+
+
+def _receive_text(link):
+    header = bytearray(8)
+    receive_into(link, memoryview(header))
+    length = struct.unpack("<Q", header)[0]
+    if length > LONGEST_TEXT:
+        raise ConnectionError("what it sends is not a message of ours")
+    raw = bytearray(length)
+    receive_into(link, memoryview(raw))
+    return raw.decode()
+
+
+def receive_into(link, view):
+    while view:
+        count = link.recv_into(view)
+        if count == 0:
+            raise ConnectionError("its connection ended")
+        view = view[count:]
