@@ -1,4 +1,4 @@
-"""A stand-in for CuPy where there is no GPU: arrays by NumPy, gpu.cu compiled as C++, cuBLAS's two calls in float64.
+"""A stand-in for CuPy where there is no GPU: arrays by NumPy, the .cu files compiled as C++, cuBLAS's two calls in float64.
 
 It is stricter than a GPU. Host and device arrays do not mix. A kernel's arguments must have the types of its signature, lie
 in one piece, and be device arrays. New arrays hold NaN, so that what no kernel wrote is seen. And every wait of the host
@@ -108,7 +108,7 @@ class Generator:
 
 @functools.cache
 def compiled(code, options):
-    """gpu.cu as a library: its kernels' names -> (function, types of the arguments, whether the threads share memory)."""
+    """A .cu file as a library: its kernels' names -> (function, types of the arguments, whether the threads share memory)."""
     source = f'#include "{HERE / "cuda_on_cpu.h"}"\n{code}'
     expanded = subprocess.run([COMPILER, "-x", "c++", "-E", "-P", *options, "-"], input=source, capture_output=True, text=True, check=True).stdout
     signatures, calls = {}, ""
@@ -119,7 +119,7 @@ def compiled(code, options):
         calls += (f'static void call_{name}(void** a) {{ {name}({values}); }}\nextern "C" void run_{name}(void** a, int gx, int gy, int bx, '
                   f'int by) {{ launch(call_{name}, a, gx, gy, bx, by, {int("__syncthreads" in body or "_sum(" in body or "row_reduce" in body)}); }}\n')
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "gpu.so"
+        library = Path(folder) / "kernels.so"
         subprocess.run([COMPILER, "-x", "c++", "-O1", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", *options, "-o", library, "-"],
                        input=source + calls, text=True, check=True)
         return ctypes.CDLL(str(library)), signatures
@@ -276,11 +276,9 @@ def modules():
 def installed():
     """Within the block, `import cupy` finds the stand-in."""
     import tinyddpm
-    import tinyddpm.kernels
 
     ours = modules()
-    before = {name: sys.modules.get(name) for name in (*ours, "tinyddpm.kernels.gpu")}
-    sys.modules.pop("tinyddpm.kernels.gpu", None)
+    before = {name: sys.modules.get(name) for name in ours}
     sys.modules.update(ours)
     waits.clear()
     try:
@@ -288,8 +286,8 @@ def installed():
     finally:
         tinyddpm.use("numpy")
         for name, module in before.items():
-            sys.modules.pop(name, None)
+            sys.modules.pop(name)
             if module is not None:
                 sys.modules[name] = module
-        if hasattr(tinyddpm.kernels, "gpu"):
-            del tinyddpm.kernels.gpu
+        for name in [name for name in sys.modules if name.startswith("tinyddpm.kernels.gpu")]:
+            del sys.modules[name]                               # which knows the stand-in

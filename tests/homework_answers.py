@@ -103,7 +103,7 @@ def dilated_conv2d_backward(dy, cache):
 
 # ---- 7 ----
 
-def rms_group_norm(x, gamma, beta, groups, eps=1e-6):
+def rms_group_norm(x, gamma, beta, groups, eps):
     grouped = x.reshape(len(x), -1, groups, x.shape[-1] // groups)
     scale = 1 / np.sqrt((grouped**2).mean(axis=(1, 3), keepdims=True) + eps)
     return (grouped * scale).reshape(x.shape) * gamma + beta, (x, gamma, scale)

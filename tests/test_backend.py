@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import tinyddpm
-from tinyddpm import ops as readable
-from tinyddpm.backend import array_module, generator, ops, state, to_numpy
+from tinyddpm import dispatch, ops
+from tinyddpm.backend import array_module, generator, on_gpu, state, to_numpy
+from tinyddpm.dispatch import READABLE
 
 
 def module_of(**functions):
@@ -25,15 +26,16 @@ def module_of(**functions):
 
 def test_numpy_is_the_readable_code():
     assert tinyddpm.use("numpy") == "numpy"
-    assert vars(ops) == readable.TABLE
+    assert {name: getattr(ops, name) for name in READABLE} == READABLE
+    assert ops.conv2d is ops.conv.conv2d
 
 
 def test_numba_lays_its_twins_over_the_readable_code():
     assert tinyddpm.use("auto") == "numba" == state.backend
-    assert ops.conv2d is not readable.conv2d and ops.silu is readable.silu
-    assert vars(ops).keys() == readable.TABLE.keys()
+    assert ops.conv2d is not READABLE["conv2d"] and ops.silu is READABLE["silu"]
+    assert ops.conv.conv2d is READABLE["conv2d"]           # in its file, the readable one stays
     tinyddpm.use("numpy")
-    assert ops.conv2d is readable.conv2d
+    assert ops.conv2d is READABLE["conv2d"]
 
 
 def test_an_override_is_a_pair():
@@ -48,7 +50,7 @@ def test_an_override_is_a_pair():
     y, cache = ops.silu(np.ones(4))
     assert y.tolist() == [2] * 4 and ops.silu_backward(y, cache).tolist() == [6] * 4
     tinyddpm.use("numpy")
-    assert ops.silu is readable.silu
+    assert ops.silu is READABLE["silu"]
 
 
 WRONG = {
@@ -79,7 +81,7 @@ def stub(*args):
 def test_an_override_that_is_not_written_yet_is_the_librarys():
     twice = lambda x: (2 * x, x)
     tinyddpm.use("numpy", overrides=module_of(silu=twice, silu_backward=lambda dy, x: 2 * dy, linear=stub, linear_backward=stub))
-    assert ops.linear is readable.linear and ops.silu(np.ones(2))[0].tolist() == [2, 2] and state.own == ("silu", "silu_backward")
+    assert ops.linear is READABLE["linear"] and ops.silu(np.ones(2))[0].tolist() == [2, 2] and state.own == ("silu", "silu_backward")
     with pytest.raises(ValueError, match="silu but not silu_backward"):
         tinyddpm.use("numpy", overrides=module_of(silu=twice, silu_backward=stub))
     with pytest.raises(ValueError, match="none that is written yet"):
@@ -90,12 +92,12 @@ def test_an_override_that_is_not_written_yet_is_the_librarys():
 def test_half_a_pair_is_refused(half):
     with pytest.raises(ValueError, match="as a pair"):
         tinyddpm.use("numpy", overrides=module_of(**{half: lambda *a: None}))
-    assert ops.silu is readable.silu
+    assert ops.silu is READABLE["silu"]
 
 
 def test_an_override_of_nothing_is_refused():
     module = module_of(conv=lambda x: x)
-    module.silu, module.silu_backward = readable.silu, readable.silu_backward      # imported, not defined
+    module.silu, module.silu_backward = READABLE["silu"], READABLE["silu_backward"]      # imported, not defined
     with pytest.raises(ValueError, match="none of the operations"):
         tinyddpm.use("numpy", overrides=module)
 
@@ -106,18 +108,18 @@ def test_an_override_switches_off_the_fused_twin_that_contains_it():
 
     def silu(x):
         calls.append("forward")
-        return readable.silu(x)
+        return READABLE["silu"](x)
 
     def silu_backward(dy, x):
         calls.append("backward")
-        return readable.silu_backward(dy, x)
+        return READABLE["silu_backward"](dy, x)
 
     tinyddpm.use("numba", overrides=module_of(silu=silu, silu_backward=silu_backward))
     x, one, zero = np.ones((1, 2, 2, 4)), np.ones(4), np.zeros(4)
-    y, cache = ops.group_norm_silu(x, one, zero, 2)
+    y, cache = ops.group_norm_silu(x, one, zero, 2, 1e-6)
     ops.group_norm_silu_backward(y, cache)
     assert calls == ["forward", "backward"]
-    assert ops.conv2d is not readable.conv2d                # the other twins stay
+    assert ops.conv2d is not READABLE["conv2d"]                # the other twins stay
 
 
 def test_an_unknown_backend_is_refused():
@@ -129,8 +131,8 @@ def test_a_missing_backend_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(ValueError, match="pip install cupy-cuda12x"):
         tinyddpm.use("cupy")
-    monkeypatch.delitem(sys.modules, "tinyddpm.kernels.cpu", raising=False)
-    monkeypatch.delattr(tinyddpm.kernels, "cpu", raising=False)
+    for name in [name for name in sys.modules if name.startswith("tinyddpm.kernels.cpu")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(ValueError, match="pip install numba"):
         tinyddpm.use("numba")
@@ -150,7 +152,7 @@ def test_arrays_and_generators():
 
 
 def test_blas_gets_its_threads_back():
-    from tinyddpm.kernels import blas, threads as kernel_threads
+    from tinyddpm.kernels.cpu import blas, threads as kernel_threads
 
     if not blas.library:
         pytest.skip("NumPy's BLAS here is not OpenBLAS")
@@ -163,19 +165,18 @@ def test_blas_gets_its_threads_back():
 
 def test_the_description_names_the_threads(monkeypatch):
     """--verbose says who does the work, and what is slower where NumPy's BLAS is not OpenBLAS."""
-    from tinyddpm import backend
-    from tinyddpm.kernels import blas
+    from tinyddpm.kernels.cpu import blas
 
     tinyddpm.use("numpy")
-    assert backend.describe() == f"numpy {np.__version__}"
+    assert dispatch.describe() == f"numpy {np.__version__}"
     monkeypatch.setattr(blas, "library", None)
     tinyddpm.use("numba")
-    assert "another BLAS than OpenBLAS" in backend.describe()
+    assert "another BLAS than OpenBLAS" in dispatch.describe()
 
 
 def test_compiling_is_announced_once(tmp_path):
     """In one line on stderr; the next start finds the kernel in the cache and says nothing."""
-    code = ("import numpy as np, tinyddpm; from tinyddpm.backend import ops; tinyddpm.use('numba'); "
+    code = ("import numpy as np, tinyddpm; from tinyddpm import ops; tinyddpm.use('numba'); "
             "x = np.ones((2, 3, 5)); print(ops.add(x, x).sum(), ops.concatenate(x, x)[0].shape)")
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     for expected in ("compiling the kernels: half a minute, the first time only\n", ""):
@@ -201,11 +202,11 @@ def test_freed_memory_is_kept_for_the_next_step():
                                          {"OPENBLAS_NUM_THREADS": "7"}])
 def test_numba_has_the_cores_whatever_the_environment_says(environment):
     """BLAS has one thread in each of numba's, which do not become fewer, and wait as is best for them."""
-    from tinyddpm.kernels import blas
+    from tinyddpm.kernels.cpu import blas
 
     if not blas.library:
         pytest.skip("NumPy's BLAS here is not OpenBLAS")
-    code = ("import os, numba, tinyddpm; from tinyddpm.kernels import blas; tinyddpm.use('numba'); "
+    code = ("import os, numba, tinyddpm; from tinyddpm.kernels.cpu import blas; tinyddpm.use('numba'); "
             "print(numba.get_num_threads(), blas.library.scipy_openblas_get_num_threads64_(), "
             "os.environ['OMP_DYNAMIC'], os.environ.get('OMP_WAIT_POLICY'), os.environ['GOMP_SPINCOUNT'])")
     environment = os.environ | environment | {"NUMBA_NUM_THREADS": "2"}

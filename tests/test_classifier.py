@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from tinyddpm import metrics, safetensors
+from tinyddpm import evaluation, safetensors
 from tinyddpm.data import mnist
 from tinyddpm.gradcheck import check_network
 from tinyddpm.nn import UNetConfig
-from tinyddpm.nn.classifier import WEIGHTS, Classifier, ClassifierConfig, load_classifier, save_classifier
+from tinyddpm.evaluation.classifier import WEIGHTS, Classifier, ClassifierConfig, load_classifier, save_classifier
 
 
 def test_the_gradient():
@@ -30,7 +30,7 @@ def test_a_file_holds_the_weights_in_16_bits(tmp_path):
 @pytest.mark.parametrize("tensors, metadata", [({}, {}), ({}, {"config": "{}"}), ({"out.bias": np.zeros(4, np.float16)}, {"config": '{"widths": [8]}'})])
 def test_other_files_are_refused(tmp_path, tensors, metadata):
     safetensors.write(tmp_path / "c", tensors, metadata)
-    with pytest.raises(ValueError, match="no classifier"):
+    with pytest.raises(ValueError, match="not a classifier"):
         load_classifier(tmp_path / "c")
 
 
@@ -46,23 +46,23 @@ def test_the_weights_in_the_package():
 def test_classifier_fid_sees_what_is_wrong_with_images():
     """0 for the same digits; more for others, still more for blurred ones, most for noise."""
     images, _ = mnist.load_digits()
-    extractor, name = metrics.extractor(UNetConfig(image_size=28, image_channels=1, channel_multipliers=(1, 2)))
+    extractor, name = evaluation.extractor(UNetConfig(image_size=28, image_channels=1, channel_multipliers=(1, 2)))
     assert name.format("FID") == "classifier FID, not comparable with Inception FID"
     half, other = images[0::5], images[1::5]
     blurred = ((other.astype(int) + np.roll(other, 2, 1) + np.roll(other, 2, 2)) // 3).astype(np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, other.shape, dtype=np.uint8)
-    real, *others = (metrics.measure(extractor, x)[0] for x in (half, half, other, blurred, noise))
-    distances = [metrics.fid(real, x) for x in others]
+    real, *others = (evaluation.measure(extractor, x)[0] for x in (half, half, other, blurred, noise))
+    distances = [evaluation.fid(real, x) for x in others]
     assert abs(distances[0]) < 1e-6
     assert distances[1] < 0.1 * distances[2] < 0.1 * distances[3]
 
 
 def test_images_without_a_classifier_need_inception():
     with pytest.raises(ValueError, match="--inception"):
-        metrics.extractor(UNetConfig(image_size=64))
+        evaluation.extractor(UNetConfig(image_size=64))
 
 
 def test_nearest():
     data = np.array([[0.0, 0], [10, 0], [0, 3], [4, 4]])
-    found = metrics.nearest(lambda x: x, np.tile(data, (40, 1)), np.array([[0.0, 1], [9, 1]]), 80)         # in several batches
+    found = evaluation.nearest(lambda x: x, np.tile(data, (40, 1)), np.array([[0.0, 1], [9, 1]]), 80)         # in several batches
     np.testing.assert_array_equal(found % 4, np.repeat([[0, 2], [1, 3]], 40, axis=1))

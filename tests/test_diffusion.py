@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from tinyddpm.diffusion import process, sample, schedule
+from tinyddpm.diffusion import process, schedule
+from tinyddpm.sampling import steps
 
-S = schedule.linear()
+S, EVERY = schedule.linear(), range(1000, 0, -1)
 
 
 # ---- schedules ----
@@ -103,9 +104,9 @@ def test_the_posterior_is_bayes_rule():
 def test_conversions_agree_and_undo_each_other():
     s, t = S, TIMES
     np.testing.assert_allclose(process.x0_from_eps(s, XT, t, EPS), X0, atol=1e-11)
-    np.testing.assert_allclose(process.eps_from_x0(s, XT, t, X0), EPS, atol=1e-11)
+    np.testing.assert_allclose(process.eps_from_x0(s, X0, XT, t), EPS, atol=1e-11)
     mu = process.mu_from_eps(s, XT, t, EPS)                                       # Eq. 11 = Eq. 7 with Eq. 15
-    np.testing.assert_allclose(mu, process.mu_from_x0(s, XT, t, X0), atol=1e-11)
+    np.testing.assert_allclose(mu, process.mu_from_x0(s, X0, XT, t), atol=1e-11)
     np.testing.assert_allclose(process.x0_from_mu(s, XT, t, mu), X0, atol=1e-9)
     a = np.sqrt(s.alpha_bar[t])[:, None, None]
     v = a * EPS - np.sqrt(1 - a**2) * X0
@@ -121,7 +122,7 @@ def test_reverse_step_with_and_without_clipping():
     np.testing.assert_array_equal(variance.ravel(), S.variance("small")[TIMES])
     clipped, _, x0_clipped = process.p_mean_variance(S, far, XT, TIMES, clip=True)
     np.testing.assert_allclose(x0_clipped, np.clip(far, -1, 1))
-    np.testing.assert_allclose(clipped, process.mu_from_x0(S, XT, TIMES, np.clip(far, -1, 1)))
+    np.testing.assert_allclose(clipped, process.mu_from_x0(S, np.clip(far, -1, 1), XT, TIMES))
 
 
 def test_a_learned_variance_lies_between_the_two_in_log_space():
@@ -186,11 +187,11 @@ def linear_steps(std, times, eta, kind=None):
 
 N = 20_000
 SAMPLERS = {        # name -> the variance of p, the sampler, the steps of its linear recursion
-    "algorithm 2, large": ("large", lambda p, x, r: sample.ddpm(p, x, r, 1000), lambda std: linear_steps(std, range(1000, 0, -1), 0, "large")),
-    "algorithm 2, small": ("small", lambda p, x, r: sample.ddpm(p, x, r, 1000), lambda std: linear_steps(std, range(1000, 0, -1), 0, "small")),
-    "ddim 50": ("large", lambda p, x, r: sample.ddim(p, S, x, r, 50), lambda std: linear_steps(std, sample.ddim_times(1000, 50), 0)),
-    "ddim 100, eta 0.5": ("large", lambda p, x, r: sample.ddim(p, S, x, r, 100, 0.5), lambda std: linear_steps(std, sample.ddim_times(1000, 100), 0.5)),
-    "ddim 1000, eta 1": ("large", lambda p, x, r: sample.ddim(p, S, x, r, 1000, 1.0), lambda std: linear_steps(std, range(1000, 0, -1), 1)),
+    "algorithm 2, large": ("large", lambda p, x, r: steps.ddpm(p, S, x, r, EVERY), lambda std: linear_steps(std, EVERY, 0, "large")),
+    "algorithm 2, small": ("small", lambda p, x, r: steps.ddpm(p, S, x, r, EVERY), lambda std: linear_steps(std, EVERY, 0, "small")),
+    "ddim 50": ("large", lambda p, x, r: steps.ddim(p, S, x, r, steps.spread(1000, 50)), lambda std: linear_steps(std, steps.spread(1000, 50), 0)),
+    "ddim 100, eta 0.5": ("large", lambda p, x, r: steps.ddim(p, S, x, r, steps.spread(1000, 100), 0.5), lambda std: linear_steps(std, steps.spread(1000, 100), 0.5)),
+    "ddim 1000, eta 1": ("large", lambda p, x, r: steps.ddim(p, S, x, r, steps.spread(1000, 1000), 1.0), lambda std: linear_steps(std, EVERY, 1)),
 }
 
 
@@ -198,10 +199,10 @@ SAMPLERS = {        # name -> the variance of p, the sampler, the steps of its l
 @pytest.mark.parametrize("mean, std", [(0.3, 1.0), (-0.5, 0.5)])
 def test_a_gaussian_is_recovered(name, mean, std):
     """Mean and variance within sampling error of what the sampler's own linear recursion gives, which is near the data's."""
-    variance, run, steps = SAMPLERS[name]
+    variance, run, recursion = SAMPLERS[name]
     rng = np.random.default_rng(1)
-    x = sample.last(run(gaussian(mean, std, variance), rng.standard_normal((N, 1)), rng))
-    expected = exact_std(std, steps(std))
+    x = steps.last(run(gaussian(mean, std, variance), rng.standard_normal((N, 1)), rng))
+    expected = exact_std(std, recursion(std))
     assert x.mean() == pytest.approx(mean, abs=4 * std / N**0.5 + 0.01)           # x_T keeps 0.6% of the mean back
     assert x.std() == pytest.approx(expected, rel=4 / (2 * N) ** 0.5)
     assert expected == pytest.approx(std, rel=0.06)                               # what few steps cost
@@ -210,7 +211,7 @@ def test_a_gaussian_is_recovered(name, mean, std):
 def test_noise_at_the_last_step_would_be_seen():
     """The steps of Algorithm 2 with large variance reproduce N(0, 1); noise at t = 1 would not change that much, so look at it alone."""
     rng = np.random.default_rng(1)
-    *_, before, final = sample.ddpm(gaussian(0, 1.0), rng.standard_normal((1000, 1)), rng, 1000)
+    *_, before, final = steps.ddpm(gaussian(0, 1.0), S, rng.standard_normal((1000, 1)), rng, EVERY)
     mean, _, _ = gaussian(0, 1.0)(before.x, np.full(1000, 1))
     np.testing.assert_array_equal(final.x, mean)
     assert (before.t, final.t) == (2, 1)
@@ -222,7 +223,7 @@ def test_noise_at_the_last_step_would_be_seen():
     (np.array([[-0.7, -0.7], [0.0, 0.8], [0.7, -0.3]]), 0.15, np.array([0.25, 0.6, 0.15]))])
 def test_a_mixture_is_recovered(name, means, std, weights):
     rng, n = np.random.default_rng(2), 4000
-    x = sample.last(SAMPLERS[name][1](mixture(means, std, weights, SAMPLERS[name][0]), rng.standard_normal((n, means.shape[1])), rng))
+    x = steps.last(SAMPLERS[name][1](mixture(means, std, weights, SAMPLERS[name][0]), rng.standard_normal((n, means.shape[1])), rng))
     nearest = ((x[:, None] - means) ** 2).sum(-1).argmin(1)
     for m in range(len(weights)):
         mode = x[nearest == m]
@@ -237,32 +238,32 @@ def test_ddim_with_eta_1_is_algorithm_2_in_distribution():
     quantiles = []
     for name in ("algorithm 2, small", "ddim 1000, eta 1"):
         rng = np.random.default_rng(len(name))
-        x = sample.last(SAMPLERS[name][1](mixture(means, 0.2, weights, SAMPLERS[name][0]), rng.standard_normal((N, 1)), rng))
+        x = steps.last(SAMPLERS[name][1](mixture(means, 0.2, weights, SAMPLERS[name][0]), rng.standard_normal((N, 1)), rng))
         quantiles.append(np.mean(x < np.linspace(-1.2, 1.3, 26), axis=0))
     assert np.abs(quantiles[0] - quantiles[1]).max() < 1.63 * (2 / N) ** 0.5       # Kolmogorov-Smirnov at 1%
 
 
 def test_ddim_times_hold_both_ends():
-    for T, steps in [(1000, 50), (1000, 1000), (10, 3), (7, 2)]:
-        times = sample.ddim_times(T, steps)
-        assert (times[0], times[-1], len(set(times))) == (T, 1, steps)
-    assert sample.ddim_times(1000, 1) == [1000]
-    for steps in (0, 1001):
+    for T, count in [(1000, 50), (1000, 1000), (10, 3), (7, 2)]:
+        times = steps.spread(T, count)
+        assert (times[0], times[-1], len(set(times))) == (T, 1, count)
+    assert steps.spread(1000, 1) == [1000]
+    for count in (0, 1001):
         with pytest.raises(ValueError, match="expected 1 to T"):
-            sample.ddim_times(1000, steps)
+            steps.spread(1000, count)
 
 
 def test_eta_0_is_a_function_of_the_noise_it_starts_from():
     start = np.random.default_rng(0).standard_normal((5, 1))
-    a, b = (sample.last(sample.ddim(gaussian(0.2, 0.5), S, start, np.random.default_rng(s), 20)) for s in (1, 2))
+    a, b = (steps.last(steps.ddim(gaussian(0.2, 0.5), S, start, np.random.default_rng(s), steps.spread(1000, 20))) for s in (1, 2))
     np.testing.assert_array_equal(a, b)
-    a, b = (sample.last(sample.ddpm(gaussian(0.2, 0.5), start, np.random.default_rng(s), 1000)) for s in (1, 2))
+    a, b = (steps.last(steps.ddpm(gaussian(0.2, 0.5), S, start, np.random.default_rng(s), EVERY)) for s in (1, 2))
     assert not np.allclose(a, b)
 
 
 def test_every_step_shows_its_estimate_of_the_data():
     rng = np.random.default_rng(0)
-    steps = list(sample.ddim(gaussian(0.5, 0.01, clip=True), S, rng.standard_normal((4, 1)), rng, 10))
-    assert [s.t for s in steps] == sample.ddim_times(1000, 10)
-    np.testing.assert_allclose(steps[-1].x, steps[-1].x0, atol=1e-6)
-    assert all(np.all(np.abs(s.x0) <= 1) for s in steps)
+    found = list(steps.ddim(gaussian(0.5, 0.01, clip=True), S, rng.standard_normal((4, 1)), rng, steps.spread(1000, 10)))
+    assert [s.t for s in found] == steps.spread(1000, 10)
+    np.testing.assert_allclose(found[-1].x, found[-1].x0, atol=1e-6)
+    assert all(np.all(np.abs(s.x0) <= 1) for s in found)

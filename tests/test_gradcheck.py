@@ -15,7 +15,8 @@ def square_backward(dy, x):
     return 2 * x * dy
 
 
-X = np.random.default_rng(0).standard_normal((3, 4))
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((3, 4))
 
 
 def test_a_right_gradient_passes_with_its_error():
@@ -61,6 +62,43 @@ def test_float32_is_refused():
 
 def test_a_gradient_that_is_zero_in_truth_passes():
     assert check(lambda x: (x - x + 1.0, None), lambda dy, cache: 0 * dy, X) <= 1e-7
+
+
+@pytest.mark.parametrize("factor, passes", [(1, True), (1.01, False), (0, False)])
+def test_a_small_gradient_beside_a_large_value_is_checked_too(factor, passes):
+    """1e-6 of the value: far above rounding, so that an error of one part in a hundred is found."""
+    run = lambda: check(lambda x: (1 + 1e-6 * np.sin(x), x), lambda dy, x: factor * 1e-6 * np.cos(x) * dy, X)
+    if passes:
+        run()
+    else:
+        with pytest.raises(AssertionError, match="allowed 1e-07, and below 9e-10 a difference is rounding"):
+            run()
+
+
+class Centred(Module):
+    """y = w x + b - mean(w x + b): the true gradient of b is zero, what rounding leaves of its differences is not."""
+
+    def __init__(self, wrong=0.0):
+        self.weight, self.bias, self.wrong = Parameter(RNG.standard_normal((4, 6))), Parameter(RNG.standard_normal(1)), wrong
+        self.flatten(np.float64)
+
+    def forward(self, x):
+        self.x = x.copy()
+        z = x @ self.weight.value + self.bias.value
+        return z - z.mean(axis=1, keepdims=True)
+
+    def backward(self, dy):
+        dz = dy - dy.mean(axis=1, keepdims=True)
+        self.weight.grad += self.x.T @ dz
+        self.bias.grad += dz.sum() + self.wrong
+        return dz @ self.weight.value.T
+
+
+def test_a_parameter_without_influence_passes_and_a_small_wrong_gradient_does_not():
+    for seed in range(20):
+        assert check_network(Centred(), X, seed=seed) < 1e-6
+        with pytest.raises(AssertionError, match="bias along"):
+            check_network(Centred(1e-6), X, seed=seed)
 
 
 def test_all_ones_would_miss_what_a_random_upstream_finds():

@@ -10,7 +10,7 @@ import pytest
 import tinyddpm
 from golden.make_diffusers import CASES, FOLDER, draw, inputs, ours, scales, summary
 from tinyddpm import interop, safetensors
-from tinyddpm.backend import ops
+from tinyddpm import ops
 from tinyddpm.interop import load_diffusers, published_views, save_diffusers
 from tinyddpm.nn import UNet, UNetConfig, layers
 
@@ -129,7 +129,7 @@ def walk(module):
 
 def larger_eps(model, monkeypatch):
     right = ops.group_norm
-    monkeypatch.setattr(ops, "group_norm", lambda x, gamma, beta, groups, *eps: right(x, gamma, beta, groups, 1e-5))
+    monkeypatch.setattr(ops, "group_norm", lambda x, gamma, beta, groups, eps: right(x, gamma, beta, groups, 1e-5))
 
 
 def skip_first(model, monkeypatch):

@@ -83,7 +83,7 @@ def test_the_gradient_of_the_terms():
     x0 = RNG.integers(0, 256, (4, 3, 2)) / 127.5 - 1
     xt = process.q_sample(S, x0, t, RNG.standard_normal(x0.shape))
     sigma = np.sqrt(S.variance("large")[t])[:, None, None]
-    mu = process.mu_from_x0(S, xt, t, x0)
+    mu = process.mu_from_x0(S, x0, xt, t)
 
     def forward(z, log_variance):
         return likelihood.bound_terms(S, x0, xt, t, mu + sigma * z, log_variance)
@@ -98,7 +98,7 @@ def test_the_gradient_of_the_terms():
 def test_a_term_is_the_divergence_of_the_two_gaussians():
     """By numerical integration over x_{t-1}, in one dimension."""
     t, x0, xt, mean, variance = np.array([300]), np.array([[0.4]]), np.array([[0.9]]), np.array([[0.85]]), 0.005
-    mu, beta_tilde = process.mu_from_x0(S, xt, t, x0)[0, 0], S.beta_tilde[300]
+    mu, beta_tilde = process.mu_from_x0(S, x0, xt, t)[0, 0], S.beta_tilde[300]
     x = np.linspace(mu - 10 * beta_tilde**0.5, mu + 10 * beta_tilde**0.5, 200_001)
     log_q = -(x - mu)**2 / (2 * beta_tilde) - np.log(beta_tilde) / 2
     log_p = -(x - mean[0, 0])**2 / (2 * variance) - np.log(variance) / 2

@@ -5,6 +5,7 @@ import pytest
 
 from tinyddpm.diffusion import likelihood, objective, process, schedule
 from tinyddpm.diffusion.config import DiffusionConfig
+from tinyddpm.diffusion.prediction import PREDICTIONS, reverse_process
 from tinyddpm.gradcheck import check
 from tinyddpm.nn import MLP
 from tinyddpm.presets import Preset
@@ -25,13 +26,13 @@ def scale(prediction):
 
     In this unit differences have their digits: at t = 1 sigma is 0.0074, and a step of 1e-5 by itself too large.
     """
-    slope = process.posterior_coefficients(S, TIMES)[0] * objective.PREDICTIONS[prediction].x0_slope(S, TIMES)
+    slope = process.posterior_coefficients(S, TIMES)[0] * PREDICTIONS[prediction].x0_slope(S, TIMES)
     return (np.sqrt(S.variance("large")[TIMES]) / np.abs(slope))[:, None, None]
 
 
 @pytest.mark.parametrize("prediction", TARGETS)
 def test_the_targets_and_what_follows_from_them(prediction):
-    target, to_x0, x0_slope = objective.PREDICTIONS[prediction]
+    target, to_x0, x0_slope = PREDICTIONS[prediction]
     np.testing.assert_allclose(target(S, X0, XT, TIMES, EPS), TARGETS[prediction], atol=1e-9)
     np.testing.assert_allclose(to_x0(S, XT, TIMES, TARGETS[prediction]), X0, atol=1e-9)
     slope = to_x0(S, XT, TIMES, np.ones_like(X0)) - to_x0(S, XT, TIMES, np.zeros_like(X0))
@@ -43,9 +44,9 @@ def test_the_targets_and_what_follows_from_them(prediction):
 def test_targets_keep_their_digits_in_float32(prediction, s):
     """Also at T, where alpha_bar is 1e-9 or less."""
     t = np.array([1, s.T // 2, s.T - 1, s.T])
-    exact = objective.PREDICTIONS[prediction].target(s, X0[:4], process.q_sample(s, X0[:4], t, EPS[:4]), t, EPS[:4])
+    exact = PREDICTIONS[prediction].target(s, X0[:4], process.q_sample(s, X0[:4], t, EPS[:4]), t, EPS[:4])
     x0, eps = X0[:4].astype(np.float32), EPS[:4].astype(np.float32)
-    rounded = objective.PREDICTIONS[prediction].target(s, x0, process.q_sample(s, x0, t, eps), t, eps)
+    rounded = PREDICTIONS[prediction].target(s, x0, process.q_sample(s, x0, t, eps), t, eps)
     assert rounded.dtype == np.float32
     np.testing.assert_allclose(rounded, exact, atol=2e-6)
 
@@ -123,7 +124,7 @@ def test_l_simple_of_a_network():
         model.flat_values[...] = values
         y = model.forward(XT, TIMES)
         model.flat_grads[...] = 0
-        loss = objective.evaluate(model, S, X0, TIMES, EPS)
+        loss = objective.loss_and_gradient(model, S, X0, TIMES, EPS)
         assert loss == pytest.approx(np.mean((EPS - y) ** 2), rel=1e-9)
         return loss, model.flat_grads.copy()
 
@@ -144,16 +145,17 @@ class Oracle:
 
 @pytest.mark.parametrize("prediction", TARGETS)
 def test_a_perfect_prediction_of_any_kind_gives_the_true_posterior(prediction):
-    mean, _, x0 = objective.reverse_process(Oracle(prediction), S, prediction)(XT, TIMES)
+    mean, _, x0 = reverse_process(Oracle(prediction), DiffusionConfig(prediction=prediction))(XT, TIMES)
     np.testing.assert_allclose(x0, X0, atol=1e-9)
     np.testing.assert_allclose(mean, TARGETS["mu"], atol=1e-9)
-    _, variance, _ = objective.reverse_process(Oracle(prediction, np.full_like(X0, -1)), S, prediction, "learned")(XT, TIMES)
+    learned = DiffusionConfig(prediction=prediction, variance="learned", loss="hybrid")
+    _, variance, _ = reverse_process(Oracle(prediction, np.full_like(X0, -1)), learned)(XT, TIMES)
     np.testing.assert_allclose(variance[:, 0, 0], S.variance("small")[TIMES])
 
 
 def test_the_reverse_process_in_training_mode_is_refused():
     with pytest.raises(ValueError, match="model.eval"):
-        objective.reverse_process(MLP((2,)).train(), S)
+        reverse_process(MLP((2,)).train(), DiffusionConfig())
 
 
 @pytest.mark.parametrize("bad", [dict(prediction="noise"), dict(loss="vlb"), dict(variance="medium"), dict(variance="learned"),

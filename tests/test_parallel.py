@@ -17,7 +17,8 @@ import pytest
 import tinyddpm
 from tinyddpm import safetensors
 from tinyddpm.backend import from_numpy, to_numpy
-from tinyddpm.training import parallel
+from tinyddpm.training import parallel, rendezvous
+from tinyddpm.training.rendezvous import Ranks
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = ROOT / "examples" / "train_mnist.py"
@@ -53,19 +54,19 @@ GRADIENTS = """
 import sys, numpy as np, tinyddpm
 from tinyddpm import data, presets
 from tinyddpm.nn import UNet
-from tinyddpm.training import Trainer, parallel
+from tinyddpm.training import Trainer, parallel, rendezvous
 from tinyddpm.training.optimizer import Adam
 size, rank, port, out = *map(int, sys.argv[1:4]), sys.argv[4]
 tinyddpm.use("numpy")
 preset = presets.get("mnist").override(batch_size=6, base_channels=16, groups=4, flip=True, warmup=1, loss="L", prediction="eps", schedule="linear")
-trainer = Trainer(preset, parallel.join(size, rank, "127.0.0.1", port, "test"))
+trainer = Trainer(preset, parallel.join(rendezvous.Ranks(size, rank, port=port), "test"))
 trainer.model = UNet(preset.model, dtype=np.float64).train()
 trainer.optimizer = Adam(trainer.model, preset.training)
 digits, each, found = data.load("digits", preset.model), 6 // size, []
 for k in range(3):
     trainer.begin(*digits.batch(k, 6, 0, slice(rank * each, (rank + 1) * each)))
     found.append(trainer.model.flat_grads.copy())
-results, _ = trainer.results()
+results = trainer.results()
 np.savez(out, *found, losses=[r.loss for r in results])
 trainer.group.close()
 """
@@ -110,8 +111,8 @@ def test_ranks_decide_together(monkeypatch):
     class Pretended(parallel.Alone):
         size = 2
 
-    evaluate = objective.evaluate
-    monkeypatch.setattr(objective, "evaluate", lambda *args, **kwargs: evaluate(*args, **kwargs) * np.inf)
+    right = objective.loss_and_gradient
+    monkeypatch.setattr(objective, "loss_and_gradient", lambda *args, **kwargs: right(*args, **kwargs) * np.inf)
     images, preset = np.zeros((2, 28, 28, 1), np.uint8), presets.get("mnist").override(base_channels=8, groups=4)
     for group, moves in ((Pretended(), True), (parallel.Alone(), False)):
         trainer = Trainer(preset, group)
@@ -170,29 +171,26 @@ def in_thread(function, *arguments):
 def test_who_does_not_fit_is_refused_and_the_others_still_meet(port):
     """A rank of another size, one that is there already, a stranger: each is told why, and rank 0 goes on waiting."""
     tinyddpm.use("numpy")
-    thread, found = in_thread(parallel.join, 3, 0, "127.0.0.1", port, "1")
+    thread, found = in_thread(parallel.join, Ranks(3, 0, port=port), "1", "β in UTF-8")
     with pytest.raises(ValueError, match="refused.*'size': 2"):
-        parallel.join(2, 1, "127.0.0.1", port, "1")
+        parallel.join(Ranks(2, 1, port=port), "1")
     with pytest.raises(ValueError, match="refused.*'version': '2'"):
-        parallel.join(3, 1, "127.0.0.1", port, "2")
+        parallel.join(Ranks(3, 1, port=port), "2")
     for noise in (b"GET / HTTP/1.1\r\n\r\n", b"\x05\0\0\0\0\0\0\0hello", b"\x02\0\0\0\0\0\0\0[]", b""):
         with socket.create_connection(("127.0.0.1", port)) as stranger:
             stranger.sendall(noise)
-    one = in_thread(parallel.join, 3, 1, "127.0.0.1", port, "1")
+    one = in_thread(parallel.join, Ranks(3, 1, port=port), "1")
     one[0].join(20)
     with pytest.raises(ValueError, match="refused.*that is there already"):
-        parallel.join(3, 1, "127.0.0.1", port, "1")
-    two = parallel.join(3, 2, "127.0.0.1", port, "1")
+        parallel.join(Ranks(3, 1, port=port), "1")
+    two = parallel.join(Ranks(3, 2, port=port), "1")
     thread.join(20)
     groups = [found[0], one[1][0], two]
-    texts = [in_thread(parallel.share, group, text) for group, text in zip(groups, ("β in UTF-8", None, None))]
     arrays = [np.full((2, 3), 10.0**rank) for rank in range(3)]
-    for thread, _ in texts:
-        thread.join(20)
     averages = [in_thread(group.average, a) for group, a in zip(groups, arrays)]
     for thread, _ in averages:
         thread.join(20)
-    assert [text for _, (text,) in texts] == ["β in UTF-8"] * 3
+    assert [group.text for group in groups] == ["β in UTF-8"] * 3
     assert all(np.array_equal(a, np.full((2, 3), 37.0)) for a in arrays)
     for group in groups:
         group.close()
@@ -206,15 +204,14 @@ def test_gpus_meet_by_tcp_and_speak_nccl(port):
         cupy_on_cpu.Nccl.barrier = threading.Barrier(2)
 
         def rank(r):
-            group = parallel.join(2, r, "127.0.0.1", port, "1")
+            group = parallel.join(Ranks(2, r, port=port), "1", "words" if r == 0 else "")
             device, host = from_numpy(np.full(5, 10.0**r, np.float32)), np.array([float(r), 7.0])
-            text = parallel.share(group, "words" if r == 0 else None)
             group.average(device)
             group.average(host)
             number = from_numpy(np.float32(r))
             group.broadcast(number)
             group.close()
-            return text, to_numpy(device).tolist(), host.tolist(), float(number)
+            return group.text, to_numpy(device).tolist(), host.tolist(), float(number)
         threads = [in_thread(rank, r) for r in range(2)]
         for thread, _ in threads:
             thread.join(30)
@@ -222,16 +219,16 @@ def test_gpus_meet_by_tcp_and_speak_nccl(port):
 
 
 def test_rank_0_that_is_not_there(port, monkeypatch):
-    monkeypatch.setattr(parallel, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(rendezvous, "CONNECT_SECONDS", 0.3)
     with pytest.raises(ValueError, match=f"no rank 0 at 127.0.0.1:{port}"):
-        parallel.join(2, 1, "127.0.0.1", port, "1")
+        parallel.join(Ranks(2, 1, port=port), "1")
     with pytest.raises(ValueError, match="rank 1 did not come"):
-        parallel.join(2, 0, "127.0.0.1", port, "1")
+        parallel.join(Ranks(2, 0, port=port), "1")
 
 
 def test_a_port_that_is_taken(port):
     with socket.create_server(("127.0.0.1", port)), pytest.raises(ValueError, match=f"cannot listen at 127.0.0.1:{port}"):
-        parallel.join(2, 0, "127.0.0.1", port, "1")
+        parallel.join(Ranks(2, 0, port=port), "1")
 
 
 @pytest.mark.parametrize("flags, message", [(["--rank", "2", "--world-size", "2"], "--rank 2"), (["--rank", "-1"], "--rank -1"),

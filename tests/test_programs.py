@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ import tinyddpm
 from tinyddpm.figures import FIGURES, Figure
 from tinyddpm.interop import save_diffusers
 from tinyddpm.nn import UNet, UNetConfig
+from tinyddpm.training import load_model
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--quick", "--base-channels", "8", "--groups", "4", "--blocks-per-level", "1", "--attention-resolutions", "none", "--backend", "numpy"]
@@ -94,9 +94,7 @@ def test_figures(trained, name):
     """Every figure, in this process; one of them as a program below."""
     folder, _ = trained
     out = folder / f"{name}{'.gif' if name == 'film' else '.png'}"
-    args = SimpleNamespace(checkpoint=folder / CHECKPOINT, rows=2, seed=0, dataset=None, data_dir=None, inception=None)
-    tinyddpm.use("numpy")
-    FIGURES[name](Figure(args, out))
+    FIGURES[name](Figure(*load_model(folder / CHECKPOINT), out, rows=2))
     with Image.open(out) as picture:
         assert max(picture.size) > 200
         columns, rows = {"progressive": (9, 2), "shared": (9, 4), "interpolation": (9, 2), "coarse-to-fine": (9, 9), "nearest": (9, 2),
@@ -157,7 +155,7 @@ WRONG = [
     ("train_mnist.py", ["--out", "file.txt/x"], "file.txt"), ("train_mnist.py", ["--image-size", "32"], "made for (32, 32, 1)"),
     ("sample.py", ["nothing.safetensors"], "nothing.safetensors"), ("sample.py", ["file.txt"], "file.txt"),
     ("sample.py", [CHECKPOINT, "--out", "x.jpg"], "x.jpg"), ("sample.py", [CHECKPOINT, "--out", "no/such/x.png"], "no/such"),
-    ("sample.py", [CHECKPOINT, "--steps", "3"], "--sampler ddim"), ("sample.py", [CHECKPOINT, "--sampler", "ddim", "--steps", "9999"], "steps is 9999"),
+    ("sample.py", [CHECKPOINT, "--steps", "3"], "--steps: Algorithm 2 does not have that"), ("sample.py", [CHECKPOINT, "--sampler", "ddim", "--steps", "9999"], "steps is 9999"),
     ("sample.py", [CHECKPOINT, "--label", "12"], "labels"), ("sample.py", [CHECKPOINT, "--count", "0"], "--count 0"),
     ("sample.py", [CHECKPOINT, "--sampler", "ddim", "--eta", "-2"], "eta is -2"), ("sample.py", ["truncated.safetensors"], "damaged"),
     ("train_mnist.py", ["--loss", "vlb"], "loss is 'vlb'"), ("train_mnist.py", ["--variance", "learned"], "--loss hybrid or L"),

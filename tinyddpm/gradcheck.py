@@ -9,7 +9,7 @@ float64 (float32 differences have noise as large as many a mistake).
 import numpy as np
 
 H = 1e-5            # the step: its square, the truncation error, is far below the tolerances
-NOISE = 1e-10       # what rounding leaves of an operation's difference quotient whose true value is zero
+UNITS = 16          # of rounding that a difference may have; operations were seen to have 1, and networks up to 5
 
 
 def check(forward, backward, *arrays, tolerance=1e-7, seed=0):
@@ -43,14 +43,14 @@ def check(forward, backward, *arrays, tolerance=1e-7, seed=0):
     gradients = gradients if isinstance(gradients, (tuple, list)) else (gradients,)
     require(len(gradients) == len(floating),
             f"backward returned {len(gradients)} gradients; expected {len(floating)}, one for each float argument")
-    errors = [0.0]
+    errors, rounding = [0.0], rounding_of(y, dy)
     for i, got in zip(floating, gradients):
         a = arrays[i]
         require(np.shape(got) == a.shape, f"{names[i]}: its gradient has shape {np.shape(got)}; expected {a.shape}")
         expected = np.empty_like(a)
         for index in np.ndindex(a.shape):
             expected[index] = central_difference(lambda: forward(*arrays)[0], a, index, dy)
-        errors.append(compare(expected, np.asarray(got), names[i], tolerance, NOISE))
+        errors.append(compare(expected, np.asarray(got), names[i], tolerance, rounding))
     return max(errors)
 
 
@@ -77,22 +77,32 @@ def central_difference(forward, a, index, dy):
     return np.sum(dy * (above - below)) / (2 * H)
 
 
-def compare(expected, got, what, tolerance, noise):
+def rounding_of(y, dy):
+    """The size below which the difference quotient of sum(dy y) is rounding.
+
+    Each y is off by some units in its last place, eps y, independently of the others; so the sum is off by as many
+    eps |dy y|, in the Euclidean norm, and the quotient by that over H. A gradient that is zero in truth comes out as this.
+    """
+    return UNITS * np.finfo(np.float64).eps * np.linalg.norm(dy * y) / H
+
+
+def compare(expected, got, what, tolerance, rounding):
     """The largest difference relative to the largest value; AssertionError above the tolerance or with a NaN.
 
-    noise: differences below it are rounding, and count as within the tolerance
+    Differences below `rounding` count as within the tolerance, whatever the values.
     """
     if expected.size == 0:
         return 0.0
     difference = np.abs(expected - got)
-    scale = max(np.abs(expected).max(), np.abs(got).max(), noise / tolerance)
-    error = difference.max() / scale
+    largest = max(np.abs(expected).max(), np.abs(got).max())
+    error = difference.max() / max(largest, rounding / tolerance)
     if not error <= tolerance:
-        worst = tuple(int(i) for i in np.unravel_index(np.nanargmax(np.where(np.isnan(difference), np.inf, difference)),
-                                                       difference.shape))
+        nan_is_worst = np.where(np.isnan(difference), np.inf, difference)
+        worst = tuple(int(i) for i in np.unravel_index(nan_is_worst.argmax(), difference.shape))
         raise AssertionError(f"{what}, shape {expected.shape}: worst at index {worst}: expected {expected[worst]:.10g} "
-                             f"(differences), got {got[worst]:.10g} (backward); relative error {error:.1e}, "
-                             f"allowed {tolerance:.0e}")
+                             f"(differences), got {got[worst]:.10g} (backward); relative error "
+                             f"{difference.max() / largest:.1e}, allowed {tolerance:.0e}, and below {rounding:.0e} a "
+                             "difference is rounding")
     return float(error)
 
 
@@ -115,8 +125,7 @@ def check_network(model, x, *inputs, tolerance=1e-6, seed=0):
     dx = model.backward(dy)
 
     arrays = {"the input x": (x, dx)} | {name: (p.value, p.grad) for name, p in model.parameters().items()}
-    noise = np.finfo(np.float64).eps * np.sum(np.abs(dy * y)) / H
-    errors = []
+    errors, rounding = [], rounding_of(y, dy)
     for name, (a, gradient) in arrays.items():
         require(gradient.shape == a.shape, f"{name}: its gradient has shape {gradient.shape}; expected {a.shape}")
         direction = rng.standard_normal(a.shape)
@@ -128,5 +137,5 @@ def check_network(model, x, *inputs, tolerance=1e-6, seed=0):
         a[...] = middle
         slope = np.sum(dy * (above - below)) / (2 * H)
         errors.append(compare(np.array([slope]), np.array([np.sum(direction * gradient)]),
-                              f"{name} along a random direction", tolerance, noise))
+                              f"{name} along a random direction", tolerance, rounding))
     return max(errors)

@@ -1,4 +1,4 @@
-"""Make the golden arrays of tests/test_metrics.py: what pytorch-fid's Inception-v3 computes with seeded weights.
+"""Make the golden arrays of tests/test_evaluation.py: what pytorch-fid's Inception-v3 computes with seeded weights.
 
     python -m pip install torch torchvision pytorch-fid && python tests/golden/make_inception.py
 
@@ -13,7 +13,7 @@ from unittest import mock
 
 import numpy as np
 
-from tinyddpm.nn.inception import Inception, published_shapes
+from tinyddpm.evaluation.inception import Inception, published_shapes
 
 PATH = Path(__file__).with_name("inception.npz")
 EVERY = 4                                       # the features and probabilities that are stored: each fourth

@@ -25,14 +25,13 @@ PREDICTIONS = {
 }
 
 
-def reverse_process(model, config, labels=None, guidance=1.0, clip=True):
+def reverse_process(model, config, labels=None, guidance=1.0):
     """p(xt, t) of a network in evaluation mode: the mean, the variance and the x_0 of p(x_{t-1} | x_t), for t (N,).
 
     config: the DiffusionConfig that the network was trained with
     labels: (N,) for a network with classes
     guidance: w of classifier-free guidance (Ho and Salimans 2022): the prediction is that with the labels, moved on by
         w - 1 times its distance from the one without; 1 leaves it as it is
-    clip: limit x_0 to the data's range [-1, 1]
     Raises ValueError for a model in training mode, and for guidance without labels.
     """
     if model.training:
@@ -47,7 +46,7 @@ def reverse_process(model, config, labels=None, guidance=1.0, clip=True):
             unlabelled, _ = split(model.forward(xt, t), config.variance)
             predicted = unlabelled + guidance * (predicted - unlabelled)
         x0 = PREDICTIONS[config.prediction].to_x0(s, xt, t, predicted)
-        return process.p_mean_variance(s, x0, xt, t, clip, config.variance, v)
+        return process.p_mean_variance(s, x0, xt, t, variance=config.variance, v=v)
 
     return p
 

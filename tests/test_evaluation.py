@@ -9,9 +9,8 @@ import pytest
 import tinyddpm
 from golden.make_inception import EVERY, PATH, draw, images
 from tinyddpm import safetensors
-from tinyddpm.metrics import Statistics, fid, inception_score
-from tinyddpm.nn import inception
-from tinyddpm.nn.inception import Conv, Fork, Inception
+from tinyddpm.evaluation import Statistics, fid, inception, inception_score
+from tinyddpm.evaluation.inception import Conv, Fork, Inception
 
 TOLERANCE = 1e-5                    # of the network, relative to the largest feature or probability
 
