@@ -23,7 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import course
 
 from tinyddpm import plots
-from tinyddpm.diffusion import likelihood, objective, process, sample, schedule
+from tinyddpm.diffusion import likelihood, process, schedule
+from tinyddpm.diffusion.prediction import reverse_process
+from tinyddpm.sampling.generate import generate
+from tinyddpm.sampling.steps import ddim, ddpm, last, spread
 from tinyddpm.training import load_model
 
 MEANS = np.array([[-1.5, 0.0], [1.0, 1.2], [1.0, -1.2]])
@@ -63,14 +66,14 @@ def score(args):
     """t: where the arrows point, and where particles that came back from T are by then."""
     s, rng = schedule.linear(), np.random.default_rng(0)
     start = rng.standard_normal((400, 2))
-    paths = [start, *(step.x for step in sample.ddpm(perfect(s), start, rng, s.T))]
+    paths = [start, *(step.x for step in ddpm(perfect(s), s, start, rng, range(s.T, 0, -1)))]
     side = np.linspace(-3, 3, 19)
     points = np.stack(np.meshgrid(side, side), axis=2).reshape(-1, 2)
 
     def draw(figure, t):
         axes, t = figure.subplots(), max(1, t)
         _, _, x0 = perfect(s)(points, np.full(len(points), t))
-        axes.quiver(*points.T, *-process.eps_from_x0(s, points, t, x0).T, color="0.6", width=0.003)
+        axes.quiver(*points.T, *-process.eps_from_x0(s, x0, points, t).T, color="0.6", width=0.003)
         axes.plot(*paths[s.T - t].T, ".", markersize=3)
         axes.set(title=f"-eps and particles at t = {t}", xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), aspect="equal")
     return draw, ("t", s.T, 1, 300)
@@ -81,7 +84,7 @@ def walk(args):
     s, rng = schedule.linear(), np.random.default_rng(1)
     means = np.array([[-1.2], [0.3], [1.4]])
     start = rng.standard_normal((4000, 1))
-    paths = np.stack([start, *(step.x for step in sample.ddpm(perfect(s, means, 0.1), start, rng, s.T))])[:, :, 0]
+    paths = np.stack([start, *(step.x for step in ddpm(perfect(s, means, 0.1), s, start, rng, range(s.T, 0, -1)))])[:, :, 0]
     line = np.linspace(-3.5, 3.5, 400)
 
     def draw(figure, t):
@@ -100,12 +103,12 @@ def steps(args):
     """The number of DDIM's steps: its samples beside those of all T steps of Algorithm 2."""
     if args.checkpoint:
         model, preset = load_model(args.checkpoint)
-        make = lambda **options: plots.grid(plots.to_uint8(sample.generate(model, preset.diffusion, 16, **options)))
+        make = lambda **options: plots.grid(plots.to_uint8(generate(model, preset.diffusion, 16, **options)))
         whole, T = make(), preset.diffusion.T
     else:
         s, noise = schedule.linear(), np.random.default_rng(0).standard_normal((400, 2))
-        whole, T = sample.last(sample.ddpm(perfect(s), noise, np.random.default_rng(1), s.T)), s.T
-        make = lambda steps, **_: sample.last(sample.ddim(perfect(s), s, noise, None, steps))
+        whole, T = last(ddpm(perfect(s), s, noise, np.random.default_rng(1), range(s.T, 0, -1))), s.T
+        make = lambda steps, **_: last(ddim(perfect(s), s, noise, None, spread(s.T, steps)))
 
     def draw(figure, count):
         axes = figure.subplots(1, 2)
@@ -125,7 +128,7 @@ def rate_distortion(args):
     if args.checkpoint:
         model, preset = load_model(args.checkpoint)
         s = preset.diffusion.make_schedule()
-        p, images = objective.reverse_process(model, s, preset.diffusion.prediction, preset.diffusion.variance), course.digits(32)[0]
+        p, images = reverse_process(model, preset.diffusion), course.digits(32)[0]
     else:                       # pixels that are dark or bright, each by itself, and their perfect network
         s, means = schedule.linear(), np.array([[-0.8], [0.7]])
         images = np.clip(np.rint((np.where(np.random.default_rng(0).random((64, 8, 8, 1)) < 0.5, -0.8, 0.7) + 1) * 127.5), 0, 255).astype(np.uint8)

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from tinyddpm import gradcheck
-from tinyddpm.backend import ops
 
 Task = namedtuple("Task", "number title points names answers stubs steps check")
 Task.__doc__ = """A task: its functions' names; the right functions, name -> function; for what the library has no answer to, the
@@ -111,10 +110,10 @@ def take_away(number):
     for name, answer in ((name, f) for task in lesson if not task.stubs for name, f in task.answers.items()):
         def refuse(*args, name=name, **kwargs):
             raise RuntimeError(f"this calls the library's own {name}, which is the answer")
-        for module in [ops, *(m for n, m in sys.modules.items() if n.startswith("tinyddpm"))]:
+        for module in [m for n, m in sys.modules.items() if n.startswith("tinyddpm")]:
             for attribute in [a for a, value in vars(module).items() if value is answer]:
                 setattr(module, attribute, refuse)
-            if isinstance(table := getattr(module, "TABLE", None), dict) and name in table:
+            if isinstance(table := getattr(module, "READABLE", None), dict) and name in table:
                 table[name] = refuse
     for module, found in zip(_CHECKS.values(), LESSONS.values()):
         for name in [n for n, value in vars(module).items() if n.endswith(("_answer", "_answer_backward")) or any(value is a for t in found for a in t.answers.values())]:

@@ -255,9 +255,9 @@ def test_a_bad_function_costs_its_own_task_alone(tmp_path, trick, monkeypatch):
 
 def test_the_librarys_answers_are_gone_while_it_grades():
     """Even for a homework that finds its way to them: no function of the lesson, nor its twins, is where it was."""
-    code = ("import sys; sys.path.insert(0, sys.argv[1]); import tasks; tasks.take_away('4.1'); import tinyddpm.ops as o, tinyddpm.backend as b\n"
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); import tasks; tasks.take_away('4.1'); import tinyddpm.ops as o, tinyddpm.dispatch as d\n"
             "def refuses(f):\n    try: f(1, 2, 3)\n    except RuntimeError as e: return 'is the answer' in str(e)\n"
-            "print(refuses(o.linear), refuses(b.ops.linear), refuses(o.TABLE['linear']), tasks.find('4.1').answers, sys.modules['tinyddpm.kernels'])")
+            "print(refuses(o.linear), refuses(d.ops.linear), refuses(d.READABLE['linear']), tasks.find('4.1').answers, sys.modules['tinyddpm.kernels'])")
     done = subprocess.run([sys.executable, "-c", code, str(LESSONS)], capture_output=True, text=True)
     assert done.stdout == "True True True {} None\n", done.stderr
 

@@ -5,13 +5,14 @@ import itertools
 import numpy as np
 from tasks import library, question
 
-from tinyddpm.diffusion import process, sample, schedule
+from tinyddpm.diffusion import process, schedule
+from tinyddpm.sampling import steps
 
 IMPORTS = """import numpy as np
 
 from tinyddpm.backend import array_module
-from tinyddpm.diffusion.sample import Step               # Step(t, x, x0)
-from tinyddpm.diffusion.schedule import per_sample"""
+from tinyddpm.diffusion.schedule import per_sample
+from tinyddpm.sampling.steps import Step                 # Step(t, x, x0)"""
 
 
 def posterior_coefficients(f, rng):
@@ -36,9 +37,9 @@ def ddpm(f, rng):
         return 0.9 * xt + 0.01 * t[:, None], s.beta[t][:, None], np.tanh(xt)
 
     for start in (8, 5):
-        steps = list(itertools.islice(f.ddpm(p, x.copy(), noise, start), start + 1))
-        yield f"the times, started at {start}", [step.t for step in steps]
-        for step in steps:
+        found = list(itertools.islice(f.ddpm(p, s, x.copy(), noise, range(start, 0, -1)), start + 1))
+        yield f"the times, started at {start}", [step.t for step in found]
+        for step in found:
             yield f"x after the step from t = {step.t}, started at {start}", step.x
             yield f"x0 of the step from t = {step.t}, started at {start}", step.x0
 
@@ -72,8 +73,8 @@ TASKS = [
             posterior_coefficients=["alpha_bar at t and at t - 1", "the two factors of Eq. 7"]),
     library("3.2", "From a predicted noise (Eq. 11 and 15)", 2, from_eps, [process.x0_from_eps, process.mu_from_eps],
             x0_from_eps=["solve Eq. 4 for x_0"], mu_from_eps=["Eq. 11"]),
-    library("3.3", "Algorithm 2", 4, ddpm, [sample.ddpm],
-            ddpm=["a generator: for t = start down to 1, ask p(x, t) with one t for each sample, np.full(len(x), t)",
+    library("3.3", "Algorithm 2", 4, ddpm, [steps.ddpm],
+            ddpm=["a generator: for each of the times, ask p(x, t) with one t for each sample, np.full(len(x), t)",
                   "p gives the mean, the variance (not its root) and the x_0 of the step",
                   "draw noise of x's shape and dtype from rng.standard_normal, but not at t = 1", "yield Step(t, x, x_0) after each step"]),
     question("3.4", "The exact noise of a mixture", 3, mixture_eps, '''

@@ -8,8 +8,8 @@ own versions are taken away while the grader runs.
 import numpy as np
 
 from tinyddpm.backend import array_module
-from tinyddpm.diffusion.sample import Step               # Step(t, x, x0)
 from tinyddpm.diffusion.schedule import per_sample
+from tinyddpm.sampling.steps import Step                 # Step(t, x, x0)
 
 
 # ---- 3.1 What x_0 and x_t say about x_{t-1} (Eq. 7): 2 points ----
@@ -40,12 +40,9 @@ def mu_from_eps(s, xt, t, eps):
 # ---- 3.3 Algorithm 2: 4 points ----
 
 
-def ddpm(p, xt, rng, start):
-    """Algorithm 2, from t = start, T for new images, down to 1.
-
-    xt (N, ...): x at that time, for T standard normal noise; rng: the generator of the noise of each step
-    """
-    # 1. a generator: for t = start down to 1, ask p(x, t) with one t for each sample, np.full(len(x), t)
+def ddpm(p, s, x, rng, times):
+    """Algorithm 2. Raises ValueError unless the times fall one by one."""
+    # 1. a generator: for each of the times, ask p(x, t) with one t for each sample, np.full(len(x), t)
     # 2. p gives the mean, the variance (not its root) and the x_0 of the step
     # 3. draw noise of x's shape and dtype from rng.standard_normal, but not at t = 1
     # 4. yield Step(t, x, x_0) after each step

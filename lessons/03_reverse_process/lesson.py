@@ -11,7 +11,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import course
 
-from tinyddpm.diffusion import process, sample, schedule
+from tinyddpm.diffusion import process, schedule
+from tinyddpm.sampling.steps import ddpm, last
 
 MEANS, WEIGHTS, SIGMA = np.array([[-1.5, 0.0], [1.0, 1.2], [1.0, -1.2]]), np.array([0.5, 0.3, 0.2]), 0.15
 
@@ -82,8 +83,9 @@ def main():
     spread = np.sqrt(((path[-1][:, None] - MEANS)**2).sum(axis=2).min(axis=1).mean() / 2)
     print(f"their spread around the clouds' means: {spread:.3f}; the data's is {SIGMA}")
     assert np.abs(shares(path[-1]) - WEIGHTS).max() < 0.08 and abs(spread - SIGMA) < 0.03
-    library = sample.last(sample.ddpm(lambda x, t: process.p_mean_variance(
-        s, process.x0_from_eps(s, x, t, perfect_eps(x, s.alpha_bar[t[0]])), x, t, clip=False), start, np.random.default_rng(1), s.T))
+    library = last(ddpm(lambda x, t: process.p_mean_variance(
+        s, process.x0_from_eps(s, x, t, perfect_eps(x, s.alpha_bar[t[0]])), x, t, clip=False),
+        s, start, np.random.default_rng(1), range(s.T, 0, -1)))
     print(f"the library's Algorithm 2 with the same noise: the points differ by {np.abs(library - path[-1]).max():.0e}")
     still = backwards(s, start, np.random.default_rng(1), noise=0)[-1]
 

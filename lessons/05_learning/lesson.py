@@ -12,9 +12,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import course
 
 import tinyddpm
-from tinyddpm.diffusion import objective, sample, schedule
+from tinyddpm.diffusion import objective
+from tinyddpm.diffusion.config import DiffusionConfig
+from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.nn import MLP
 from tinyddpm.presets import TrainingConfig
+from tinyddpm.sampling.steps import ddpm, last
 from tinyddpm.training.optimizer import Adam
 
 
@@ -61,16 +64,16 @@ def train(model, s, images, steps, rng, batch=256):
         x0 = images[rng.integers(0, len(images), batch)].astype(np.float32) / 127.5 - 1
         t, eps = rng.integers(1, s.T + 1, batch), rng.standard_normal(x0.shape, dtype=np.float32)
         model.flat_grads.fill(0)
-        losses.append(float(objective.evaluate(model, s, x0, t, eps, prediction="x0")))
-        optimizer.update(step, step / steps)
+        losses.append(float(objective.loss_and_gradient(model, s, x0, t, eps, prediction="x0")))
+        optimizer.update(step, optimizer.learning_rate(step, step / steps))
     return np.array(losses), optimizer
 
 
-def draw(model, s, count, seed):
+def draw(model, config, count, seed):
     """Digits by Algorithm 2."""
-    rng = np.random.default_rng(seed)
-    p = objective.reverse_process(model.eval(), s, "x0")
-    return sample.last(sample.ddpm(p, rng.standard_normal((count, 28, 28, 1), dtype=np.float32), rng, s.T))
+    s, rng = config.make_schedule(), np.random.default_rng(seed)
+    p = reverse_process(model.eval(), config)
+    return last(ddpm(p, s, rng.standard_normal((count, 28, 28, 1), dtype=np.float32), rng, range(s.T, 0, -1)))
 
 
 def main():
@@ -93,14 +96,15 @@ def main():
     print(f"numbers that jump about 1 with spread {noisy.std():.2f}: their moving average with decay 0.99 has spread {ema[1000:].std():.2f}")
 
     images, _ = course.digits()
-    s, steps = schedule.cosine(100 if lesson.quick else 300), 120 if lesson.quick else 5000
+    config = DiffusionConfig(T=100 if lesson.quick else 300, schedule="cosine", prediction="x0")
+    s, steps = config.make_schedule(), 120 if lesson.quick else 5000
     model = MLP((28, 28, 1), hidden=128 if lesson.quick else 1024)
     print(f"a network of two layers: {model.flat_values.size:,} parameters")
     losses, optimizer = train(model, s, images, steps, rng)
     print(f"loss: {losses[0]:.2f} in the first step, {losses[-50:].mean():.4f} in the last fifty of {steps:,}")
-    last = draw(model, s, 16, 1)
+    last = draw(model, config, 16, 1)
     model.flat_values[...] = optimizer.ema
-    averaged = draw(model, s, 16, 1)
+    averaged = draw(model, config, 16, 1)
     assert losses[-20:].mean() < losses[:10].mean() / 2
 
     figure, axes = lesson.figure(1, 2, size=(8, 3))
@@ -129,7 +133,7 @@ def main():
             x0 = images[rng.integers(0, len(images), 64)].astype(np.float32) / 127.5 - 1
             t, eps = rng.integers(1, s.T + 1, 64), rng.standard_normal(x0.shape, dtype=np.float32)
             small.flat_grads.fill(0)
-            found.append(float(objective.evaluate(small, s, x0, t, eps, prediction="x0")))
+            found.append(float(objective.loss_and_gradient(small, s, x0, t, eps, prediction="x0")))
             optimizer.update(step, 0)
         axes.loglog(found, label=f"{lr:g}")
         print(f"learning rate {lr:g}: loss {np.mean(found[-20:]):.2f} after {len(found)} steps")

@@ -14,7 +14,6 @@ import course
 
 import tinyddpm
 from tinyddpm import gradcheck, ops
-from tinyddpm.backend import ops as in_force
 from tinyddpm.ops.conv import conv2d_loops
 
 
@@ -113,7 +112,7 @@ def main():
     times = {"loops": median_ms(conv2d_loops, *small, repeats=1) * x.size / small[0].size, "rows": median_ms(conv_by_rows, x, w, b),
              "windows": median_ms(conv_by_windows, x, w, b)}
     tinyddpm.use("auto")
-    times["numba, Winograd"] = median_ms(in_force.conv2d, x, w, b)
+    times["numba, Winograd"] = median_ms(ops.conv2d, x, w, b)
     for name, ms in times.items():
         print(f"measured: {name}: {ms:,.1f} ms, {work / ms / 1e6:,.2f} GFLOP/s" + (" (from a 4 x 4 corner of one image)" if name == "loops" else ""))
     tinyddpm.use("numpy")

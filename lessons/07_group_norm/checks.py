@@ -11,16 +11,16 @@ IMPORTS = "import numpy as np\n\nfrom tinyddpm.backend import array_module\nfrom
 def group_norm(f, rng):
     G, width = (int(n) for n in rng.integers(2, 4, 2))
     C = G * width
-    yield from pair(f, "group_norm", f"x (2, 3, 2, {C}), {G} groups", rng, [(2, 3, 2, C), (C,), (C,)], G)
-    yield from pair(f, "group_norm", f"x (3, 5, {C}), 1 group", rng, [(3, 5, C), (C,), (C,)], 1)
+    yield from pair(f, "group_norm", f"x (2, 3, 2, {C}), {G} groups", rng, [(2, 3, 2, C), (C,), (C,)], G, 1e-6)
+    yield from pair(f, "group_norm", f"x (3, 5, {C}), 1 group", rng, [(3, 5, C), (C,), (C,)], 1, 1e-6)
     yield from pair(f, "group_norm", f"x (1, 4, {C}), {C} groups, eps 0.5", rng, [(1, 4, C), (C,), (C,)], C, 0.5)
 
 
 def rms_group_norm(f, rng):
     G, width = (int(n) for n in rng.integers(2, 4, 2))
     C = G * width
-    yield from pair(f, "rms_group_norm", f"x (2, 3, {C}), {G} groups", rng, [(2, 3, C), (C,), (C,)], G)
-    yield from pair(f, "rms_group_norm", f"x (1, 2, 2, {C}), 1 group", rng, [(1, 2, 2, C), (C,), (C,)], 1)
+    yield from pair(f, "rms_group_norm", f"x (2, 3, {C}), {G} groups", rng, [(2, 3, C), (C,), (C,)], G, 1e-6)
+    yield from pair(f, "rms_group_norm", f"x (1, 2, 2, {C}), 1 group", rng, [(1, 2, 2, C), (C,), (C,)], 1, 1e-6)
     yield from pair(f, "rms_group_norm", f"x (2, 4, {C}), {G} groups, eps 0.5", rng, [(2, 4, C), (C,), (C,)], G, 0.5)
 
 
@@ -29,7 +29,7 @@ def modulate(f, rng):
     yield from pair(f, "modulate", f"x ({N}, 2, 3, {C})", rng, [(N, 2, 3, C), (N, C), (N, C)])
 
 
-def rms_answer(x, gamma, beta, groups, eps=1e-6):
+def rms_answer(x, gamma, beta, groups, eps):
     y = np.empty_like(x)
     width = x.shape[-1] // groups
     for n in range(len(x)):
@@ -49,7 +49,7 @@ TASKS = [
             group_norm_backward=["dgamma and dbeta are sums over samples and pixels", "dn = dy gamma is the gradient by the normalized numbers",
                                  "dx = rstd (dn - mean(dn) - n mean(dn n)), the means over each group"]),
     question("7.2", "Without centring", 4, rms_group_norm, '''
-def rms_group_norm(x, gamma, beta, groups, eps=1e-6):
+def rms_group_norm(x, gamma, beta, groups, eps):
     """Divide each group by the root of its mean square plus eps; no mean is taken away. Then scale and shift.
 
     x (N, H, W, C) or (N, L, C), gamma (C,), beta (C,) -> y like x, and a cache

@@ -14,10 +14,11 @@ from tinyddpm.ops.norm import check_group_norm
 # ---- 7.1 Group normalization: 5 points ----
 
 
-def group_norm(x, gamma, beta, groups, eps=1e-6):
+def group_norm(x, gamma, beta, groups, eps):
     """Normalize each group of C / G channels of each sample to mean 0 and variance 1, then scale and shift.
 
     x (N, H, W, C) or (N, L, C), gamma (C,), beta (C,) -> y like x
+    eps: added to the variance, so that a constant group does not divide by 0
     Raises ValueError where groups does not divide C.
     """
     # 1. reshape so that the channels of a group have an axis of their own: (N, L, G, C / G)
@@ -41,7 +42,7 @@ def group_norm_backward(dy, cache):
 # ---- 7.2 Without centring: 4 points ----
 
 
-def rms_group_norm(x, gamma, beta, groups, eps=1e-6):
+def rms_group_norm(x, gamma, beta, groups, eps):
     """Divide each group by the root of its mean square plus eps; no mean is taken away. Then scale and shift.
 
     x (N, H, W, C) or (N, L, C), gamma (C,), beta (C,) -> y like x, and a cache

@@ -60,7 +60,7 @@ def deep(x, layers, norm, rng):
     for _ in range(layers):
         x, _ = ops.silu(x @ rng.standard_normal((x.shape[-1], x.shape[-1])) * 1.1 / np.sqrt(x.shape[-1]))
         if norm:
-            x, _ = ops.group_norm(x, np.ones(x.shape[-1]), np.zeros(x.shape[-1]), 4)
+            x, _ = ops.group_norm(x, np.ones(x.shape[-1]), np.zeros(x.shape[-1]), 4, 1e-6)
         spreads.append(x.std())
     return spreads
 
@@ -79,7 +79,7 @@ def main():
     print(f"dx is at right angles to what changes nothing: sum(dx) {abs(dx.sum(axis=1)).max():.0e}, sum(dx y) {abs((dx * y).sum(axis=1)).max():.0e}")
 
     image = rng.standard_normal((2, 4, 3, 8))
-    whole, _ = ops.group_norm(image, np.ones(8), np.zeros(8), 4)
+    whole, _ = ops.group_norm(image, np.ones(8), np.zeros(8), 4, 1e-6)
     print(f"grouped by hand against the library: {np.abs(grouped(whole, 4) - normalize(grouped(image, 4))[0]).max():.0e}")
 
     # Negative controls: each of these must be found

@@ -55,7 +55,7 @@ def patchify(x, size):
 
 
 def patchify_backward(dy, size):
-    """The inverse rearrangement: dy (N, H, W, size size C) -> dx (N, size H, size W, C)"""
+    """dy (N, H, W, size size C) -> dx (N, size H, size W, C)"""
     # 1. the same steps, backwards
     raise NotImplementedError("9.3 patchify_backward")
 

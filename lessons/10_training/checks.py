@@ -10,7 +10,7 @@ IMPORTS = """import numpy as np
 
 from tinyddpm.backend import array_module
 from tinyddpm.diffusion import process
-from tinyddpm.diffusion.objective import PREDICTIONS, join, split    # PREDICTIONS[name].target(s, x0, xt, t, eps)"""
+from tinyddpm.diffusion.prediction import PREDICTIONS, join, split    # PREDICTIONS[name].target(s, x0, xt, t, eps)"""
 
 
 def mean_squared_error(f, rng):

@@ -13,8 +13,10 @@ import course
 
 import tinyddpm
 from tinyddpm import presets
-from tinyddpm.diffusion import objective, process, sample, schedule
+from tinyddpm.diffusion import objective, process, schedule
+from tinyddpm.diffusion.prediction import PREDICTIONS
 from tinyddpm.nn import UNet, UNetConfig
+from tinyddpm.sampling.generate import generate
 
 STEPS = 1300
 
@@ -42,7 +44,7 @@ def loss_by_time(model, s, images, prediction, rng, bins=10):
         x0 = images[rng.integers(0, len(images), 64)].astype(np.float32) / 127.5 - 1
         t, eps = rng.integers(low, high, 64), rng.standard_normal(x0.shape, dtype=np.float32)
         xt = process.q_sample(s, x0, t, eps)
-        target = objective.PREDICTIONS[prediction].target(s, x0, xt, t, eps)
+        target = PREDICTIONS[prediction].target(s, x0, xt, t, eps)
         found.append(float(((model.forward(xt, t) - target)**2).mean()))
     return (edges[:-1] + edges[1:]) / 2, np.array(found)
 
@@ -73,7 +75,7 @@ def main():
     gradient, draws = model.flat_grads.copy(), np.random.default_rng(1)
     model.flat_grads.fill(0)
     t, eps = draws.integers(1, s.T + 1, 4), draws.standard_normal(x0.shape)
-    library = objective.evaluate(model, s, x0, t, eps)
+    library = objective.loss_and_gradient(model, s, x0, t, eps)
     print(f"Algorithm 1 by hand and the library's: losses differ by {abs(loss - library):.0e}, gradients by {np.abs(gradient - model.flat_grads).max():.0e}")
 
     tinyddpm.use("auto")
@@ -98,7 +100,7 @@ def main():
     drawn = {}
     for name, values in versions.items():
         model.flat_values[...] = values
-        drawn[name] = sample.generate(model, preset.diffusion, 12, seed=3, sampler="ddim", steps=10 if lesson.quick else 100)
+        drawn[name] = generate(model, preset.diffusion, 12, seed=3, sampler="ddim", steps=10 if lesson.quick else 100)
     model.flat_values[...] = versions["their average over the last steps"]
     times, by_time = loss_by_time(model, trainer.schedule, images, preset.diffusion.prediction, rng)
     print(f"trained: the loss at small t is {by_time[0]:.4f}, at large t {by_time[-1]:.3f}: most of what a batch's loss says is which t it drew")

@@ -5,32 +5,34 @@ import itertools
 import numpy as np
 from tasks import library, question
 
-from tinyddpm.diffusion import sample, schedule
+from tinyddpm.diffusion import schedule
+from tinyddpm.sampling import steps
 
 IMPORTS = """import numpy as np
 
 from tinyddpm.backend import array_module
 from tinyddpm.diffusion.process import eps_from_x0           # the noise that leads from x0 to xt
-from tinyddpm.diffusion.sample import Step                   # Step(t, x, x0)
-from tinyddpm.diffusion.schedule import per_sample"""
+from tinyddpm.diffusion.schedule import per_sample
+from tinyddpm.sampling.steps import Step                     # Step(t, x, x0)"""
 
 
-def ddim_times(f, rng):
-    for T, steps in ((1000, 50), (10, 10), (1000, 1), (int(rng.integers(50, 200)), 7)):
-        yield f"ddim_times({T}, {steps})", np.array(f.ddim_times(T, steps))
-        yield "they are whole numbers", all(isinstance(t, (int, np.integer)) for t in f.ddim_times(T, steps))
+def spread(f, rng):
+    for T, count in ((1000, 50), (10, 10), (1000, 1), (int(rng.integers(50, 200)), 7)):
+        yield f"spread({T}, {count})", np.array(f.spread(T, count))
+        yield "they are whole numbers", all(isinstance(t, (int, np.integer)) for t in f.spread(T, count))
 
 
 def ddim(f, rng):
     s, x = schedule.linear(20, 1e-3, 0.3), rng.standard_normal((4, 3))
-    for steps, eta in ((5, 0.0), (20, 1.0), (6, 0.5)):
-        noise = np.random.default_rng(3)
-        found = list(itertools.islice(f.ddim(lambda xt, t: (None, None, np.tanh(xt + 0.01 * t[:, None])), s, x.copy(), noise, steps, eta), steps + 1))
-        yield f"the times, {steps} steps, eta {eta}", [step.t for step in found]
-        yield f"the next number of the generator, {steps} steps, eta {eta}", noise.random()
+    for times, eta in (([20, 15, 10, 6, 1], 0.0), (list(range(20, 0, -1)), 1.0), ([20, 16, 12, 9, 5, 1], 0.5)):
+        noise, count = np.random.default_rng(3), len(times)
+        p = lambda xt, t: (None, None, np.tanh(xt + 0.01 * t[:, None]))
+        found = list(itertools.islice(f.ddim(p, s, x.copy(), noise, times, eta), count + 1))
+        yield f"the times, {count} steps, eta {eta}", [step.t for step in found]
+        yield f"the next number of the generator, {count} steps, eta {eta}", noise.random()
         for step in found:
-            yield f"x0 of the step from t = {step.t}, {steps} steps, eta {eta}", step.x0
-            yield f"x after the step from t = {step.t}, {steps} steps, eta {eta}", step.x
+            yield f"x0 of the step from t = {step.t}, {count} steps, eta {eta}", step.x0
+            yield f"x after the step from t = {step.t}, {count} steps, eta {eta}", step.x
 
 
 def ddim_invert(f, rng):
@@ -63,9 +65,9 @@ def slerp_answer(a, b, weight):
 
 
 TASKS = [
-    library("11.1", "Which times DDIM visits", 1, ddim_times, [sample.ddim_times],
-            ddim_times=["a list of whole numbers from T down to 1, evenly spread and rounded as np.round does, without a 0 at the end; ValueError for steps outside 1..T"]),
-    library("11.2", "DDIM", 4, ddim, [sample.ddim],
+    library("11.1", "Which times DDIM visits", 1, spread, [steps.spread],
+            spread=["a list of whole numbers from T down to 1, evenly spread and rounded as np.round does, without a 0 at the end; ValueError for steps outside 1..T"]),
+    library("11.2", "DDIM", 4, ddim, [steps.ddim],
             ddim=["each time with the one after it in the list, 0 after the last", "p(x, t), one t for each sample, gives mean, variance and x_0: take the third; the noise it implies, by eps_from_x0",
                   "sigma = eta sqrt((1 - a') / (1 - a) (1 - a / a')), a and a' being alpha_bar now and after",
                   "x = sqrt(a') x_0 + sqrt(1 - a' - sigma^2) eps, and noise times sigma only where sigma > 0: draw none else", "it is a generator: yield Step(t, x, x_0) after each step, t the time that it started from"]),

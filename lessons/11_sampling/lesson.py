@@ -13,8 +13,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import course
 
 import tinyddpm
-from tinyddpm import metrics, plots, presets
-from tinyddpm.diffusion import latents, objective, process, sample
+from tinyddpm import evaluation, plots, presets
+from tinyddpm.diffusion import process
+from tinyddpm.diffusion.prediction import reverse_process
+from tinyddpm.sampling import latents, steps
+from tinyddpm.sampling.steps import ddpm, last, spread
 
 STEPS = 900
 
@@ -26,7 +29,7 @@ def algorithm_2(predict_x0, s, x, rng, variance="large", clip=True):
         x0 = predict_x0(x, np.full(len(x), t))
         if clip:
             x0 = np.clip(x0, -1, 1)                                          # before the mean is formed
-        x = process.mu_from_x0(s, x, t, x0)
+        x = process.mu_from_x0(s, x0, x, t)
         if t > 1:                                                            # z = 0 at the last step
             x = x + np.float32(np.sqrt(sigma2[t])) * rng.standard_normal(x.shape, dtype=np.float32)
     return x
@@ -56,14 +59,16 @@ def main():
     model, s = trainer.model.eval(), trainer.schedule
     model.flat_values[...] = trainer.optimizer.ema
     predict_x0 = lambda x, t: model.forward(x, t)                            # this preset's network predicts x_0
-    p = objective.reverse_process(model, s, "x0")
+    p = reverse_process(model, preset.diffusion)
     noise = lambda count, seed: np.random.default_rng(seed).standard_normal((count, 28, 28, 1), dtype=np.float32)
 
     mine = algorithm_2(predict_x0, s, noise(4, 5), np.random.default_rng(6))
-    library = sample.last(sample.ddpm(p, noise(4, 5), np.random.default_rng(6), s.T))
+    library = last(ddpm(p, s, noise(4, 5), np.random.default_rng(6), range(s.T, 0, -1)))
     print(f"Algorithm 2 by hand and the library's: {np.abs(mine - library).max():.0e}")
     few = 5 if lesson.quick else 50
-    print(f"DDIM by hand and the library's: {np.abs(ddim(predict_x0, s, noise(4, 5), ddim_times(s, few)) - sample.last(sample.ddim(p, s, noise(4, 5), None, few))).max():.0e}")
+    mine = ddim(predict_x0, s, noise(4, 5), ddim_times(s, few))
+    library = last(steps.ddim(p, s, noise(4, 5), None, spread(s.T, few)))
+    print(f"DDIM by hand and the library's: {np.abs(mine - library).max():.0e}")
 
     # Both variances, and what clipping does
     count = 4 if lesson.quick else 8
@@ -73,15 +78,15 @@ def main():
         print(f"trained, {name}: {np.mean(np.abs(x) > 1.05):.1%} of the pixels lie outside of [-1, 1] by more than 0.05")
 
     # How many steps does DDIM need? Judged by a small classifier's features: a distance for comparison among these alone
-    extractor, _ = metrics.extractor(preset.model)
-    data = metrics.measure(extractor, images[:500] if lesson.quick else images, "digits")[0]
+    extractor, _ = evaluation.extractor(preset.model)
+    data = evaluation.measure(extractor, images[:500] if lesson.quick else images, "digits")[0]
     table = []
-    for steps in (3, 5) if lesson.quick else (5, 10, 25, 50, 100):
+    for few in (3, 5) if lesson.quick else (5, 10, 25, 50, 100):
         started, batch = time.perf_counter(), 8 if lesson.quick else 128
-        x = sample.last(sample.ddim(p, s, noise(batch, 3), None, steps))
+        x = last(steps.ddim(p, s, noise(batch, 3), None, spread(s.T, few)))
         seconds = time.perf_counter() - started
-        table.append((steps, metrics.fid(metrics.measure(extractor, plots.to_uint8(x), "samples")[0], data), seconds))
-        print(f"trained, DDIM with {steps} steps: {seconds:.1f} s for {batch} images, distance {table[-1][1]:.2f}")
+        table.append((few, evaluation.fid(evaluation.measure(extractor, plots.to_uint8(x), "samples")[0], data), seconds))
+        print(f"trained, DDIM with {few} steps: {seconds:.1f} s for {batch} images, distance {table[-1][1]:.2f}")
 
     rng = np.random.default_rng(7)
     times = tuple(s.T * k // 8 for k in (8, 4, 2, 1))

@@ -14,7 +14,8 @@ import course
 
 import tinyddpm
 from tinyddpm import plots, presets
-from tinyddpm.diffusion import likelihood, objective, schedule
+from tinyddpm.diffusion import likelihood, schedule
+from tinyddpm.diffusion.prediction import reverse_process
 
 STEPS = 750
 
@@ -89,7 +90,7 @@ def main():
         trainer, _ = course.train(preset.override(loss=loss), train, 15 if lesson.quick else STEPS)
         model, s = trainer.model.eval(), trainer.schedule
         model.flat_values[...] = trainer.optimizer.ema
-        p = objective.reverse_process(model, s, "eps")
+        p = reverse_process(model, preset.diffusion)
         count, times = (4, 5) if lesson.quick else (64, 20)
         found[loss] = likelihood.evaluate(p, s, test[:count], times)
         parts = found[loss].summary()

@@ -28,7 +28,7 @@ def v(f, rng):
 def mu(f, rng):
     s, x, t, mean = setting(rng)
     for t in (2, t):
-        yield f"mu_from_x0 at t = {t}", f.mu_from_x0(s, x, t, mean)
+        yield f"mu_from_x0 at t = {t}", f.mu_from_x0(s, mean, x, t)
         yield f"x0_from_mu at t = {t}", f.x0_from_mu(s, x, t, mean)
 
 

@@ -30,7 +30,7 @@ def x0_from_v(s, xt, t, v):
 # ---- 13.2 The mean, and back (Eq. 7): 3 points ----
 
 
-def mu_from_x0(s, xt, t, x0):
+def mu_from_x0(s, x0, xt, t):
     """mu_tilde_t(x_t, x_0), the mean of the reverse step for a known or predicted x_0 (Eq. 7)."""
     # 1. posterior_coefficients(s, t) gives both factors
     raise NotImplementedError("13.2 mu_from_x0")

@@ -12,8 +12,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import course
 
 import tinyddpm
-from tinyddpm import metrics, plots, presets
-from tinyddpm.diffusion import likelihood, objective, process, sample, schedule
+from tinyddpm import evaluation, plots, presets
+from tinyddpm.diffusion import likelihood, objective, process, schedule
+from tinyddpm.diffusion.prediction import PREDICTIONS, reverse_process
+from tinyddpm.sampling.steps import ddim, last, spread
 
 STEPS = 230
 ROWS = [("eps", "simple", "large"), ("eps", "L", "large"), ("x0", "simple", "large"), ("v", "simple", "large"), ("mu", "L", "large"),
@@ -31,7 +33,7 @@ def all_from_x0(s, x0, xt, t):
 
 def error_of_x0(s, prediction, t, error):
     """How far x_0 is off when the prediction is off by so much: its slope."""
-    return abs(objective.PREDICTIONS[prediction].x0_slope(s, t)) * error
+    return abs(PREDICTIONS[prediction].x0_slope(s, t)) * error
 
 
 def learned_variance(s, v, t):
@@ -47,9 +49,9 @@ def main():
     x0, eps = rng.standard_normal((2, 4, 3))
     xt = process.q_sample(s, x0, t, eps)
     for name, value in all_from_x0(s, x0, xt, t).items():
-        back = objective.PREDICTIONS[name].to_x0(s, xt, t, value)
+        back = PREDICTIONS[name].to_x0(s, xt, t, value)
         print(f"x_0 -> {name} -> x_0: {np.abs(back - x0).max():.0e}; the library's target differs by "
-              f"{np.abs(objective.PREDICTIONS[name].target(s, x0, xt, t, eps) - value).max():.0e}")
+              f"{np.abs(PREDICTIONS[name].target(s, x0, xt, t, eps) - value).max():.0e}")
     for t in (1, 100, 999):
         print(f"t = {t:3}: a prediction that is off by 0.01 puts x_0 off by "
               + ", ".join(f"{error_of_x0(s, name, t, 0.01):.2g} ({name})" for name in ("eps", "x0", "v", "mu")))
@@ -64,19 +66,20 @@ def main():
     images, _ = course.digits()
     train, test = images[:-256], images[-256:]
     base = course.small(presets.get("mnist").override(schedule="linear"), lesson.quick)
-    extractor, _ = metrics.extractor(base.model)
-    real = metrics.measure(extractor, images[:500] if lesson.quick else images, "digits")[0]
+    extractor, _ = evaluation.extractor(base.model)
+    real = evaluation.measure(extractor, images[:500] if lesson.quick else images, "digits")[0]
     print("trained: predicts, by, sigma^2: bits/dim, distance of classifier features")
     pictures, curves = {}, {}
     for prediction, loss, variance in ROWS:
         trainer, losses = course.train(base.override(prediction=prediction, loss=loss, variance=variance), train, 6 if lesson.quick else STEPS)
         model, schedule_ = trainer.model.eval(), trainer.schedule
         model.flat_values[...] = trainer.optimizer.ema
-        p = objective.reverse_process(model, schedule_, prediction, variance)
+        p = reverse_process(model, trainer.preset.diffusion)
         count, steps, bound_count = (8, 3, 4) if lesson.quick else (64, 50, 32)
-        x = sample.last(sample.ddim(p, schedule_, rng.standard_normal((count, 28, 28, 1), dtype=np.float32), rng, steps))
+        noise = rng.standard_normal((count, 28, 28, 1), dtype=np.float32)
+        x = last(ddim(p, schedule_, noise, rng, spread(schedule_.T, steps)))
         bits = likelihood.evaluate(p, schedule_, test[:bound_count], 4 if lesson.quick else 10).summary()["total"]
-        distance = metrics.fid(metrics.measure(extractor, plots.to_uint8(x), "samples")[0], real)
+        distance = evaluation.fid(evaluation.measure(extractor, plots.to_uint8(x), "samples")[0], real)
         name = f"{prediction}, {'L_' * (loss == 'simple') + loss}, {variance}"
         print(f"trained: {name}: {bits[0]:.2f} +- {bits[1]:.2f}, {distance:.2f}", flush=True)
         pictures[name], curves[name] = x[:8], losses

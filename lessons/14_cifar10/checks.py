@@ -3,17 +3,17 @@
 import numpy as np
 from tasks import library, question
 
-from tinyddpm import metrics
+from tinyddpm import evaluation
 
 IMPORTS = """import numpy as np
 
 from tinyddpm.backend import to_numpy
-from tinyddpm.metrics import trace_sqrt_product              # tr((S1 S2)^(1/2))"""
+from tinyddpm.evaluation.fid import trace_sqrt_product       # tr((S1 S2)^(1/2))"""
 
 
 def fid(f, rng):
     D = int(rng.integers(2, 6))
-    a, b = metrics.Statistics(), metrics.Statistics()
+    a, b = evaluation.Statistics(), evaluation.Statistics()
     a.add(rng.standard_normal((20, D)))
     b.add(1 + 2 * rng.standard_normal((30, D)))
     yield f"the distance of features (20, {D}) and (30, {D})", f.fid(a, b)
@@ -69,9 +69,9 @@ def scale_answer(scale, good, finite, grow_after):
 
 
 TASKS = [
-    library("14.1", "The Frechet distance", 3, fid, [metrics.fid],
+    library("14.1", "The Frechet distance", 3, fid, [evaluation.fid],
             fid=["a.mean (D,) and a.covariance (D, D)", "the squared distance of the means, two traces, and twice the trace of the root"]),
-    library("14.2", "The Inception score", 3, inception_score, [metrics.inception_score],
+    library("14.2", "The Inception score", 3, inception_score, [evaluation.inception_score],
             inception_score=["cut the rows into `splits` parts: rows len(p) i // splits up to len(p) (i + 1) // splits",
                              "exp of the mean KL(p(y|x) || p(y)) in each part, with 0 log 0 = 0", "mean and standard deviation over the parts"]),
     question("14.3", "bfloat16", 3, to_bf16, '''

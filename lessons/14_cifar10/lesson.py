@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import course
 
 import tinyddpm
-from tinyddpm import metrics, presets
+from tinyddpm import evaluation, presets
 from tinyddpm.diffusion import objective, schedule
 from tinyddpm.interop import load_diffusers, save_diffusers
 from tinyddpm.nn import UNet, UNetConfig
@@ -36,7 +36,7 @@ def product(a, b, narrow):
 
 def gradient(model, s, x0, t, eps):
     model.flat_grads.fill(0)
-    objective.evaluate(model, s, x0, t, eps)
+    objective.loss_and_gradient(model, s, x0, t, eps)
     return model.flat_grads.copy()
 
 
@@ -92,11 +92,11 @@ def main():
     # Evaluating: FID falls with the number of samples, even if they are real
     tinyddpm.use("auto")
     images, _ = course.digits()
-    extractor, _ = metrics.extractor(presets.get("mnist").model)
+    extractor, _ = evaluation.extractor(presets.get("mnist").model)
     half = 300 if lesson.quick else 2500
-    reference = metrics.measure(extractor, images[:half], "digits")[0]
+    reference = evaluation.measure(extractor, images[:half], "digits")[0]
     counts = (20, 40, 60, 80, 120, 200) if lesson.quick else (50, 100, 200, 500, 1000, 2000)
-    found = [metrics.fid(metrics.measure(extractor, images[half:half + n], "digits")[0], reference) for n in counts]
+    found = [evaluation.fid(evaluation.measure(extractor, images[half:half + n], "digits")[0], reference) for n in counts]
     print("the distance of real digits from other real digits: " + ", ".join(f"{d:.2f} ({n})" for n, d in zip(counts, found)))
 
     # Published weights: written, read, the same network

@@ -14,7 +14,7 @@ NARROW = {"fp32": 0, "tf32": 0, "bf16": 1, "fp16": 2}
 DECLARATION = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
 
 # A kernel's name -> its file, and the types of its parameters.
-KERNELS = {name: (path.name, [parameter.rsplit(maxsplit=1)[0] for parameter in parameters.split(",")])
+KERNELS = {name: (path.name, [parameter.strip().rsplit(maxsplit=1)[0] for parameter in parameters.split(",")])
            for path in sorted(FOLDER.glob("*.cu")) for name, parameters in DECLARATION.findall(path.read_text())}
 
 
