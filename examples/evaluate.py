@@ -17,11 +17,12 @@ from tinyddpm.diffusion import likelihood
 from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.progress import Progress
 from tinyddpm.sampling.generate import generate
+from tinyddpm.sampling.steps import OPTIONS
 from tinyddpm.training import load_model
 
 SPLITS = 10         # of the samples for the Inception score
 ROWS = 10           # of Table 4
-OF_SAMPLES, OF_THE_BOUND = ("samples", "sampler", "steps", *cli.OPTIONS, "inception"), ("times", "cdf")
+OF_SAMPLES, OF_THE_BOUND = ("samples", "sampler", "steps", *OPTIONS, "inception"), ("times", "cdf")
 
 
 def main(argv):

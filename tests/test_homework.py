@@ -100,7 +100,7 @@ MUTANTS = {        # task -> (right, wrong) in its functions' source
     "2.4": [("np.append(0.0, ", "np.append(1e-4, "), ("-u", "u"), ("(start, end, T)", "(start, end, T + 1)[1:]")],
     "3.1": [("s.alpha_bar[t - 1]", "s.alpha_bar[t]"), ("np.sqrt(previous)", "previous"), ("np.sqrt(s.alpha[t])", "np.sqrt(alpha_bar)")],
     "3.2": [("/ per_sample(np.sqrt(alpha_bar), xt)", ""), ("factor = s.beta[t] /", "factor = np.sqrt(s.beta[t]) /"), ("np.sqrt(s.alpha[t])", "s.alpha[t]")],
-    "3.3": [("if t > 1", "if t > 0"), (".sqrt(sigma2)", ".asarray(sigma2)"), ("range(start, 0, -1)", "range(start - 1, -1, -1)"), ("p(x,", "p(xt,")],
+    "3.3": [("if t > 1", "if t > 0"), (".sqrt(sigma2)", ".asarray(sigma2)"), ("for t in times", "for t in times[1:]"), ("yield Step(t, x, x0)", "yield Step(t, x, x)")],
     "3.4": [("np.log(weights) - ", "-"), ("math.sqrt(alpha_bar) * means", "means"), ("/ variance *", "*"), ("alpha_bar * sigma**2 + 1", "sigma**2 + 1")],
     "4.1": [("rows.T @ drows", "drows.T @ drows[:, :1] + 0 * w"), ("drows.sum(axis=0)", "drows.mean(axis=0)"), ("dy @ w.T", "-dy @ w.T")],
     "4.2": [("(1 + x * (1 - s))", "(1 + (1 - s))"), ("dy * s * (1 + x * (1 - s))", "dy * s"), ("return x * sigmoid(x), x", "return sigmoid(x), x")],

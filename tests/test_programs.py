@@ -155,7 +155,7 @@ WRONG = [
     ("train_mnist.py", ["--out", "file.txt/x"], "file.txt"), ("train_mnist.py", ["--image-size", "32"], "made for (32, 32, 1)"),
     ("sample.py", ["nothing.safetensors"], "nothing.safetensors"), ("sample.py", ["file.txt"], "file.txt"),
     ("sample.py", [CHECKPOINT, "--out", "x.jpg"], "x.jpg"), ("sample.py", [CHECKPOINT, "--out", "no/such/x.png"], "no/such"),
-    ("sample.py", [CHECKPOINT, "--steps", "3"], "--steps: Algorithm 2 does not have that"), ("sample.py", [CHECKPOINT, "--sampler", "ddim", "--steps", "9999"], "steps is 9999"),
+    ("sample.py", [CHECKPOINT, "--steps", "3"], "--steps does not belong to --sampler ddpm, Algorithm 2"), ("sample.py", [CHECKPOINT, "--sampler", "ddim", "--steps", "9999"], "steps is 9999"),
     ("sample.py", [CHECKPOINT, "--label", "12"], "labels"), ("sample.py", [CHECKPOINT, "--count", "0"], "--count 0"),
     ("sample.py", [CHECKPOINT, "--sampler", "ddim", "--eta", "-2"], "eta is -2"), ("sample.py", ["truncated.safetensors"], "damaged"),
     ("train_mnist.py", ["--loss", "vlb"], "loss is 'vlb'"), ("train_mnist.py", ["--variance", "learned"], "--loss hybrid or L"),

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.util
-import inspect
 import os
 import sys
 import types
@@ -14,7 +13,7 @@ from tinyddpm import dispatch, nn
 from tinyddpm.backend import on_gpu, state
 from tinyddpm.diffusion.config import CHOICES, DiffusionConfig
 from tinyddpm.presets import TrainingConfig
-from tinyddpm.sampling.steps import SAMPLERS
+from tinyddpm.sampling.steps import OPTIONS, SAMPLERS
 from tinyddpm.training import rendezvous, run
 
 CONFIGS = (TrainingConfig, DiffusionConfig, *(config for config, _ in nn.NETWORKS.values()))
@@ -24,8 +23,6 @@ HELP = {  # of the flags that stand for the fields of a preset; the fields' own 
     "attention_resolutions": "such as 16 or 16,8, or none",
     "channel_multipliers": "such as 1,2,2,2: one for each resolution",
     **{name: ", ".join(choices) for name, choices in CHOICES.items()}}
-OPTIONS = {name: parameter.default for sampler in SAMPLERS.values()             # of the samplers: name -> default
-           for name, parameter in list(inspect.signature(sampler.run).parameters.items())[5:]}
 
 Lines = argparse.RawDescriptionHelpFormatter         # keeps the lines of an epilog
 
@@ -58,7 +55,8 @@ def refuse(parser, args, flags, what):
 
 
 def add_backend_flags(parser):
-    parser.add_argument("--backend", default="auto", choices=(*dispatch.BACKENDS, "auto"), help="auto: numba where installed")
+    parser.add_argument("--backend", default="auto", choices=(*dispatch.BACKENDS, "auto"),
+                        help="auto: numba where installed")
     parser.add_argument("--precision", default="fp32", choices=dispatch.PRECISIONS,
                         help="of what goes into matrix products on a GPU (default fp32)")
     parser.add_argument("--ops", metavar="FILE", help="a Python file whose operations replace those of the same name")
@@ -74,29 +72,26 @@ def add_data_flags(parser):
 
 
 def add_sampler_flags(parser):
-    by_default = ", ".join(f"{name} {sampler.steps or 'all T'}" for name, sampler in SAMPLERS.items())
-    parser.add_argument("--sampler", choices=SAMPLERS, default="ddpm",
-                        help=", ".join(f"{name}: {sampler.title}" for name, sampler in SAMPLERS.items()) + " (default ddpm)")
-    parser.add_argument("--steps", type=int, metavar="K", help=f"of the sampler (default: {by_default})")
+    titles = "; ".join(f"{name}: {s.title}, {s.steps or 'all T'} steps" for name, s in SAMPLERS.items())
+    parser.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help=f"{titles} (default ddpm)")
+    parser.add_argument("--steps", type=int, metavar="K", help="of a sampler that can take fewer than T")
     for name, default in OPTIONS.items():
-        whose = " and ".join(sampler.title for sampler in SAMPLERS.values() if name in inspect.signature(sampler.run).parameters)
-        parser.add_argument("--" + name.replace("_", "-"), type=type(default), metavar="X", help=f"of {whose} (default {default})")
+        whose = ", ".join(s.title for s in SAMPLERS.values() if name in s.options)
+        parser.add_argument(f"--{name}", type=type(default), metavar="X", help=f"of {whose} (default {default})")
 
 
 def sampler(args):
     """The sampler of the flags: the arguments of generate, and its name for what is printed."""
-    title, function, steps = SAMPLERS[args.sampler]
+    chosen, steps = SAMPLERS[args.sampler], args.steps
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
-    wrong = [name for name in options if name not in inspect.signature(function).parameters]
-    if steps is None and args.steps is not None:
-        wrong = ["steps", *wrong]
+    wrong = [name for name in options if name not in chosen.options]
+    if chosen.steps is None and steps is not None:
+        wrong.append("steps")
     if wrong:
-        raise ValueError(f"--{' and --'.join(wrong)}: {title} does not have that; choose another --sampler")
-    if steps is None:
-        return {"sampler": args.sampler}, title
-    named = "".join(f" and {name} {value}" for name, value in options.items() if value)
-    steps = steps if args.steps is None else args.steps
-    return {"sampler": args.sampler, "steps": steps, **options}, f"{title} with {steps} steps{named}"
+        raise ValueError(f"--{wrong[0]} does not belong to --sampler {args.sampler}, {chosen.title}: choose another")
+    title = chosen.title if chosen.steps is None else f"{chosen.title} with {steps or chosen.steps} steps"
+    title += "".join(f" and {name} {value}" for name, value in options.items() if value)
+    return {"sampler": args.sampler, "steps": steps, **options}, title
 
 
 def add_run_flags(parser, dataset):
@@ -108,12 +103,12 @@ def add_run_flags(parser, dataset):
     parser.add_argument("--resume", action="store_true",
                         help="go on with the run in --out (default: the newest in runs/ on that data set)")
     parser.add_argument("--quick", action="store_true", help="a few steps only, to see that everything works")
-    group = parser.add_argument_group("several GPUs or machines", "one process for each, with the same flags but --rank; "
-                                      "torchrun, mpirun and srun give the first four by the environment")
+    group = parser.add_argument_group("several GPUs or machines", "one process for each, with the same flags but "
+                                      "--rank; torchrun, mpirun and srun say both numbers in the environment")
     group.add_argument("--world-size", type=int, metavar="N", help="how many processes share the run (default 1)")
     group.add_argument("--rank", type=int, metavar="R", help="which of them this is, 0 to N - 1; 0 writes all files")
     group.add_argument("--host", metavar="NAME", help="where rank 0 is (default: this machine)")
-    group.add_argument("--port", type=int, metavar="P", help=f"at which it waits for the others (default {rendezvous.PORT})")
+    group.add_argument("--port", type=int, metavar="P", help=f"at which it waits (default {rendezvous.PORT})")
     group = parser.add_argument_group("configuration", "each overrides a field of the preset")
     for config in CONFIGS:
         for field in fields(config):
@@ -158,7 +153,8 @@ def prepare(args, preset, quick):
     active = use_backend(args)
     if on_gpu() and ranks.size > 1:
         state.xp.cuda.Device(ranks.local % state.xp.cuda.runtime.getDeviceCount()).use()
-    trainer, dataset, folder = run.prepare(preset, given, ranks, tinyddpm.__version__, args.out, args.data_dir, args.resume)
+    trainer, dataset, folder = run.prepare(preset, given, ranks, tinyddpm.__version__, args.out, args.data_dir,
+                                           args.resume)
     images = f"{len(dataset):,} images of {trainer.preset.dataset}"
     print(f"rank {ranks.rank} of {ranks.size}; {images}" if ranks.rank else
           f"{active}; {trainer.model.flat_values.size:,} parameters; {images}; files go to {folder}", flush=True)

@@ -46,7 +46,8 @@ class Figure:
     def shared(self):
         """Figure 7: a row for t = T, 3T/4, T/2, T/4: x_t, then samples that share it"""
         times = [max(1, self.s.T * i // 4) for i in (4, 3, 2, 1)]
-        self._save(latents.shared(self._watched(self.s.T + sum(times)), self.s, self._noise(1), self.rng, times, COLUMNS))
+        p = self._watched(self.s.T + sum(times))
+        self._save(latents.shared(p, self.s, self._noise(1), self.rng, times, COLUMNS))
 
     def interpolation(self):
         """Figure 8: from one image to another by way of x_t at t = T/2"""
@@ -61,7 +62,7 @@ class Figure:
         self._save([row for t in times for row in latents.interpolate(p, self.s, a, b, t, self.rng, COLUMNS)])
 
     def nearest(self):
-        """Figures 12 and 15: a sample (left), the training images nearest to it in pixels, and those nearest in features"""
+        """Figures 12 and 15: a sample (left), and the training images nearest to it in pixels and in features"""
         extractor, _ = evaluation.extractor(self.model.config, self.inception)
         images, samples = self._images(None), self._generate(self.rows)
         found = [evaluation.nearest(measure, images, samples, COLUMNS // 2) for measure in
@@ -98,8 +99,8 @@ class Figure:
         return p
 
     def _noise(self, count):
-        config = self.preset.model
-        return self.rng.standard_normal((count, config.image_size, config.image_size, config.image_channels), dtype=np.float32)
+        c = self.preset.model
+        return self.rng.standard_normal((count, c.image_size, c.image_size, c.image_channels), dtype=np.float32)
 
     def _images(self, count):
         """`count` training images, uint8; for None all of them, as they lie in the data set."""

@@ -13,12 +13,12 @@ UNITS = 16          # of rounding that a difference may have; operations were se
 
 
 def check(forward, backward, *arrays, tolerance=1e-7, seed=0):
-    """Compare backward with the differences of forward, for every element of every float argument.
+    """Compare backward with differences of forward, for every element of every float argument.
 
     forward(*arrays) -> (y, cache), y an array or a number
     backward(dy, cache) -> one gradient for each floating-point array, in their order (a single one
         needs no tuple). Integer arrays, such as labels, have no gradient.
-    Other arguments (a stride, a number of heads) go in with a lambda.
+    Other arguments (a stride, a number of heads) are passed by a lambda.
     Returns the largest error, the largest difference over an argument relative to its largest
     gradient. Raises AssertionError, with the argument, the worst index, expected and got, where it
     exceeds the tolerance, where a shape is wrong or a gradient missing, or where an argument was
@@ -66,12 +66,12 @@ def require_unchanged(who, names, before, after):
         require(np.array_equal(a, b), f"{who} changed {name} in place")
 
 
-def central_difference(forward, a, index, dy):
-    """d sum(dy forward()) / d a[index], with a changed and put back."""
-    middle = a[index]
-    a[index] = middle + H
+def central_difference(forward, a, index, dy, direction=1.0):
+    """d sum(dy forward()) / d a[index], or its slope as a[index] moves along a direction; a is put back."""
+    middle = np.array(a[index])
+    a[index] = middle + H * direction
     above = np.array(forward())
-    a[index] = middle - H
+    a[index] = middle - H * direction
     below = np.array(forward())
     a[index] = middle
     return np.sum(dy * (above - below)) / (2 * H)
@@ -81,7 +81,7 @@ def rounding_of(y, dy):
     """The size below which the difference quotient of sum(dy y) is rounding.
 
     Each y is off by some units in its last place, eps y, independently of the others; so the sum is off by as many
-    eps |dy y|, in the Euclidean norm, and the quotient by that over H. A gradient that is zero in truth comes out as this.
+    eps |dy y| (the Euclidean norm), and the quotient by that over H. It is what remains where the gradient is zero.
     """
     return UNITS * np.finfo(np.float64).eps * np.linalg.norm(dy * y) / H
 
@@ -95,7 +95,7 @@ def compare(expected, got, what, tolerance, rounding):
         return 0.0
     difference = np.abs(expected - got)
     largest = max(np.abs(expected).max(), np.abs(got).max())
-    error = difference.max() / max(largest, rounding / tolerance)
+    error = difference.max() / max(largest, rounding / tolerance, np.finfo(np.float64).tiny)
     if not error <= tolerance:
         nan_is_worst = np.where(np.isnan(difference), np.inf, difference)
         worst = tuple(int(i) for i in np.unravel_index(nan_is_worst.argmax(), difference.shape))
@@ -110,7 +110,7 @@ def check_network(model, x, *inputs, tolerance=1e-6, seed=0):
     """Compare model.backward with directional derivatives: one for x and one for each parameter.
 
     A network has too many elements to move one by one, so each array is moved along a random
-    direction v, and the slope of the output is compared with the inner product of v and the gradient.
+    direction, and the slope of the output is compared with the inner product of direction and gradient.
     model: a Module in float64; y = model.forward(x, *inputs), dx = model.backward(dy)
     Returns the largest relative error; raises AssertionError with the parameter's name.
     """
@@ -129,13 +129,7 @@ def check_network(model, x, *inputs, tolerance=1e-6, seed=0):
     for name, (a, gradient) in arrays.items():
         require(gradient.shape == a.shape, f"{name}: its gradient has shape {gradient.shape}; expected {a.shape}")
         direction = rng.standard_normal(a.shape)
-        middle = a.copy()
-        a[...] = middle + H * direction
-        above = model.forward(x, *inputs)
-        a[...] = middle - H * direction
-        below = model.forward(x, *inputs)
-        a[...] = middle
-        slope = np.sum(dy * (above - below)) / (2 * H)
+        slope = central_difference(lambda: model.forward(x, *inputs), a, ..., dy, direction)
         errors.append(compare(np.array([slope]), np.array([np.sum(direction * gradient)]),
                               f"{name} along a random direction", tolerance, rounding))
     return max(errors)

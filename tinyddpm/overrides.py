@@ -7,14 +7,15 @@ from collections import namedtuple
 def find(module, table):
     """The operations that a module defines itself (not those that it only imports): name -> function.
 
-    Stubs that do nothing but raise NotImplementedError do not count. Each function is wrapped: a result of a wrong shape,
-    or an error within, is a ValueError with the operation's name.
+    Stubs that do nothing but raise NotImplementedError do not count. Each function is wrapped: a result of a wrong
+    shape, or an error within, is a ValueError with the operation's name.
     Raises ValueError for a module that has none, half a pair, or parameters that differ from the operation's.
     """
     own = {name: f for name, f in vars(module).items()
            if name in table and getattr(f, "__module__", None) == module.__name__ and not _is_stub(f)}
     if not own:
-        raise ValueError(f"{module.__name__} defines none of the operations, or none that is written yet: {', '.join(table)}")
+        raise ValueError(f"{module.__name__} defines none of the operations, or none that is written yet: "
+                         f"{', '.join(table)}")
     for name, f in own.items():
         forward = name.removesuffix("_backward")
         for half in (forward, forward + "_backward"):
@@ -23,7 +24,7 @@ def find(module, table):
                                  "is overridden as a pair, forward and backward")
         expected, got = inspect.signature(table[name]), inspect.signature(f)
         required = [p for p in expected.parameters.values() if p.default is p.empty]
-        try:                                            # as it is called: with all arguments, and without those that have a default
+        try:                                            # called with all arguments, or without those with a default
             got.bind(*expected.parameters)
             got.bind(*required)
         except TypeError:
@@ -42,7 +43,7 @@ def _is_stub(f):
 
 
 def _pair(name, forward, backward, readable, readable_backward, where):
-    """The two, with their results held to the shapes of the readable operation's, which runs once for each set of arguments' shapes."""
+    """The two, with results that are held to the shapes of the readable operation's; that runs once for each shape."""
     known, Kept = {}, namedtuple("Kept", "cache shapes")
 
     def checked(*args, **kwargs):
@@ -51,17 +52,16 @@ def _pair(name, forward, backward, readable, readable_backward, where):
         if key not in known:
             expected, its_cache = readable(*args, **kwargs)
             gradients = readable_backward(expected, its_cache)
-            known[key] = expected.shape, [g.shape for g in (gradients if isinstance(gradients, tuple) else (gradients,))]
+            gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+            known[key] = expected.shape, [g.shape for g in gradients]
         _require(f"{name} of {where}", "y", y, known[key][0])
         return y, Kept(cache, known[key][1])
 
     def checked_backward(dy, cache):
-        if not isinstance(cache, Kept):                 # patchify's, which is the size, is known without its forward
-            return _run(name + "_backward", where, backward, dy, cache)
         cache, shapes = cache
-        gradients = _run(name + "_backward", where, backward, dy, cache)
-        for i, (gradient, shape) in enumerate(zip(_unpack(gradients, len(shapes), f"{name}_backward of {where}", "gradients"), shapes), 1):
-            _require(f"{name}_backward of {where}", f"gradient {i}", gradient, shape)
+        gradients, who = _run(name + "_backward", where, backward, dy, cache), f"{name}_backward of {where}"
+        for i, (gradient, shape) in enumerate(zip(_unpack(gradients, len(shapes), who, "gradients"), shapes), 1):
+            _require(who, f"gradient {i}", gradient, shape)
         return gradients
 
     return {name: checked, name + "_backward": checked_backward}

@@ -63,7 +63,7 @@ def _image(picture, size):
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-LOSSES = {"simple": "L_simple (Eq. 14)", "L": "L, a term of the bound (Eq. 5) in bits/dim", "hybrid": "L_simple + 0.001 L"}
+LOSSES = {"simple": "L_simple (Eq. 14)", "L": "L, a term of Eq. 5 in bits/dim", "hybrid": "L_simple + 0.001 L"}
 
 
 def loss_curve(path, steps, losses, kind):

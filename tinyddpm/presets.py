@@ -30,7 +30,8 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name, low in (("steps", 1), ("batch_size", 1), ("warmup", 0), ("save_every", 1), ("sample_every", 0), ("seed", 0)):
+        lowest = {"steps": 1, "batch_size": 1, "warmup": 0, "save_every": 1, "sample_every": 0, "seed": 0}
+        for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
         for name in ("lr", "clip_norm", "adam_eps"):
@@ -104,19 +105,21 @@ PRESETS = {preset.name: preset for preset in (
            UNetConfig(image_size=28, image_channels=1, base_channels=32, channel_multipliers=(1, 2), blocks_per_level=1,
                       attention_resolutions=(), dropout=0.0, groups=8, patch_size=2),
            DiffusionConfig(schedule="cosine", prediction="x0"),
-           TrainingConfig(steps=1300, batch_size=64, lr=3e-3, lr_final=1e-4, warmup=100, adam_beta2=0.99, ema_decay=0.995,
-                          flip=False, save_every=250, sample_every=500)),
+           TrainingConfig(steps=1300, batch_size=64, lr=3e-3, lr_final=1e-4, warmup=100, adam_beta2=0.99,
+                          ema_decay=0.995, flip=False, save_every=250, sample_every=500)),
     Preset("cifar10", "cifar10"),
     # The paper's recipe in a size that two cores train overnight: 2x2 patches leave a quarter of the positions.
     Preset("cifar10-small", "cifar10",
-           UNetConfig(base_channels=64, channel_multipliers=(1, 2, 2), attention_resolutions=(8,), dropout=0.0, patch_size=2),
+           UNetConfig(base_channels=64, channel_multipliers=(1, 2, 2), attention_resolutions=(8,), dropout=0.0,
+                      patch_size=2),
            DiffusionConfig(),
            TrainingConfig(steps=50_000, batch_size=64, lr=5e-4, lr_final=5e-5, warmup=500, ema_decay=0.999,
                           save_every=500, sample_every=1000)),
     # The paper's 256x256 models, for folders of images (--dataset FOLDER). It flips all but LSUN bedrooms.
     Preset("celebahq-256", "celebahq", LARGE, training=replace(FOR_LARGE, steps=500_000)),
     Preset("lsun-256", "lsun", LARGE, training=FOR_LARGE),
-    Preset("lsun-256-large", "lsun", replace(LARGE, base_channels=192), training=replace(FOR_LARGE, steps=1_150_000, flip=False)),
+    Preset("lsun-256-large", "lsun", replace(LARGE, base_channels=192),
+           training=replace(FOR_LARGE, steps=1_150_000, flip=False)),
 )}
 
 

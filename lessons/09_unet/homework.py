@@ -33,7 +33,7 @@ def time_embedding(t, width, dtype=np.float32):
 
 
 def concatenate(a, b):
-    """Side by side in the channels. a (..., C1), b (..., C2) -> y (..., C1 + C2)"""
+    """Concatenate the channels. a (..., C1), b (..., C2) -> y (..., C1 + C2)"""
     # 1. remember where the seam is
     raise NotImplementedError("9.2 concatenate")
 
@@ -55,7 +55,7 @@ def patchify(x, size):
 
 
 def patchify_backward(dy, size):
-    """dy (N, H, W, size size C) -> dx (N, size H, size W, C)"""
+    """Unfold the channels again. dy (N, H, W, size size C) -> dx (N, size H, size W, C)"""
     # 1. the same steps, backwards
     raise NotImplementedError("9.3 patchify_backward")
 

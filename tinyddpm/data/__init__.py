@@ -19,7 +19,7 @@ def scaled(images):
 
 
 class Dataset:
-    """Images (N, H, W, C) in uint8, an array or folder.Images, and labels (N,), or None."""
+    """Images (N, H, W, C) in uint8, an array or folder.Images, and labels (N,) or None."""
 
     def __init__(self, images, labels=None):
         self.images, self.labels = images, labels
@@ -29,7 +29,7 @@ class Dataset:
         return len(self.images)
 
     def some(self, count, seed):
-        """`count` images chosen at random; all, as they lie, for None. ValueError where there are fewer."""
+        """`count` images chosen at random; for None all, in their order. ValueError where there are fewer."""
         if count is None:
             return self.images
         if len(self) < count:
@@ -42,18 +42,20 @@ class Dataset:
             self.images = from_numpy(self.images)
 
     def batch(self, number, size, seed, part=slice(None)):
-        """Batch 0, 1, 2, ... of the endless sequence that seed stands for: images and labels (or None); or a part of it.
+        """Batch 0, 1, 2, ... of the endless sequence that a seed defines, or a part of it: images, and labels or None.
 
-        Every epoch is a new random order; what does not fill a batch at its end is left out.
+        Every epoch has a new random order; what does not fill a batch at its end is left out.
         """
         per_epoch = len(self) // size
         if per_epoch == 0:
-            raise ValueError(f"the data set has {len(self)} images, fewer than a batch of {size}: choose a smaller --batch-size")
+            raise ValueError(f"the data set has {len(self)} images, fewer than a batch of {size}: "
+                             "choose a smaller --batch-size")
         epoch, i = divmod(number, per_epoch)
         if self._epoch != (seed, epoch):
             self._epoch, self._order = (seed, epoch), np.random.default_rng([seed, epoch]).permutation(len(self))
         chosen = self._order[i * size:(i + 1) * size][part]
-        return self.images[from_numpy(chosen) if on_gpu(self.images) else chosen], None if self.labels is None else self.labels[chosen]
+        images = self.images[from_numpy(chosen) if on_gpu(self.images) else chosen]
+        return images, None if self.labels is None else self.labels[chosen]
 
     def batches(self, first, size, seed, part=slice(None)):
         """Batch `first` and all that follow, or that part of each; while one is in use, a thread makes the next."""
@@ -68,7 +70,7 @@ class Dataset:
 
 
 def compare_with(name, config, split, data_dir):
-    """The Dataset that a model is compared with, labels or not, and its name with the split: "test" for None.
+    """The Dataset that a model is compared with, without regard to labels, and its name with the split (None: test).
 
     A folder of images has no splits: ValueError for asking for one.
     """
@@ -97,12 +99,13 @@ def load(name, config, split="train", data_dir=None):
         if dataset.labels is None:
             raise ValueError(f"{name} has no labels, and the model has num_classes = {config.num_classes}")
         if dataset.labels.max() >= config.num_classes:
-            raise ValueError(f"{name} has labels up to {dataset.labels.max()}; the model has num_classes = {config.num_classes}")
+            raise ValueError(f"{name} has labels up to {dataset.labels.max()}; the model has num_classes = "
+                             f"{config.num_classes}")
     return dataset
 
 
 def load_npy(path, config):
-    """The uint8 images (N, H, W[, C]) of a .npy file, such as sample.py writes. Raises ValueError for what does not fit."""
+    """The uint8 images (N, H, W[, C]) of a .npy file, as sample.py writes. Raises ValueError for any other file."""
     try:
         images = np.load(path, allow_pickle=False)
     except (ValueError, EOFError):

@@ -86,7 +86,8 @@ def parse_idx(raw, dimensions, name):
     """The uint8 array in the bytes of an IDX file: 0, 0, type 8, the number of dimensions, their sizes, the values."""
     header = 4 + 4 * dimensions
     if raw[:4] != bytes([0, 0, 8, dimensions]) or len(raw) < header:
-        raise ValueError(f"{name}: not an IDX file of bytes in {dimensions} dimensions (it starts with {raw[:4].hex()})")
+        raise ValueError(f"{name}: not an IDX file of bytes in {dimensions} dimensions (it starts with "
+                         f"{raw[:4].hex()})")
     shape = tuple(int.from_bytes(raw[i:i + 4], "big") for i in range(4, header, 4))
     if len(raw) - header != np.prod(shape, dtype=object):
         raise ValueError(f"{name}: {len(raw) - header} bytes of values; expected {' x '.join(map(str, shape))}")

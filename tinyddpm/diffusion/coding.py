@@ -17,7 +17,7 @@ Message = namedtuple("Message", "t x bits")
 Message.__doc__ = """What is sent to time t: x_t, and its code length (N,) in bits per dimension."""
 
 Estimate = namedtuple("Estimate", "t x0 bits")
-Estimate.__doc__ = """What the receiver makes of x_t: its estimate of x_0 (Eq. 15), with the bits (N,) received so far."""
+Estimate.__doc__ = """After a message: the receiver's estimate of x_0 (Eq. 15), and the bits (N,) received so far."""
 
 
 def send(p, s, x0, rng):

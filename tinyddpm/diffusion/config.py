@@ -11,7 +11,7 @@ CHOICES = {"schedule": SCHEDULES, "prediction": PREDICTIONS, "variance": ("large
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The forward process, what the network predicts, the reverse process's variance and the loss. By default the paper's."""
+    """The forward process, the prediction, the variance of the reverse process, and the loss. Defaults: the paper's."""
 
     T: int = 1000
     schedule: str = "linear"

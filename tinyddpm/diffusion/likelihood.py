@@ -29,13 +29,13 @@ def prior_term(s, x0):
 
 
 def bound_terms(s, x0, xt, t, mean, log_variance, cdf="exact"):
-    """L_{t-1} at this x_t (Eq. 5): the KL of q(x_{t-1} | x_t, x_0) and p, but for t = 1 the decoder's -log p(x_0 | x_1).
+    """L_{t-1} at this x_t (Eq. 5): the KL of q(x_{t-1} | x_t, x_0) and p; for t = 1 the decoder's -log p(x_0 | x_1).
 
-    x0, xt, mean (N, ...), t (N,); log_variance of p, like mean, or (N, 1, ...) for one a sample; cdf of the decoder
+    x0, xt, mean (N, ...), t (N,); log_variance of p, like mean, or (N, 1, ...), one for each sample; cdf: see decoder
     Returns the terms (N,) and the cache.
     """
     xp = array_module(x0)
-    beta_tilde = s.beta_tilde[np.maximum(t, min(2, s.T))]               # at t = 1 another term stands
+    beta_tilde = s.beta_tilde[np.maximum(t, min(2, s.T))]               # t = 1 has another term, below
     log_ratio = log_variance - per_sample(np.log(beta_tilde), x0)
     error = mean - process.mu_from_x0(s, x0, xt, t)
     kl = (log_ratio + xp.expm1(-log_ratio) + error**2 * xp.exp(-log_variance)) / 2          # Eq. 8, with its constant C
@@ -93,7 +93,7 @@ def decoder_backward(dlog_p, cache):
     low, high, sigma, log_p = cache
     xp = array_module(low)
     at_low, at_high = (xp.exp(-z**2 / 2 - log_p) / math.sqrt(2 * math.pi) for z in (low, high))         # densities / p
-    low, high = (xp.where(xp.isinf(z), 0, z) for z in (low, high))                                      # where they are 0
+    low, high = (xp.where(xp.isinf(z), 0, z) for z in (low, high))      # their densities are 0
     return dlog_p * (at_low - at_high) / sigma, dlog_p * (low * at_low - high * at_high) / 2
 
 

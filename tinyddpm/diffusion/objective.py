@@ -15,7 +15,7 @@ from tinyddpm.diffusion.schedule import per_sample
 
 
 def l_simple(s, x0, xt, t, eps, y, prediction="eps", variance="large"):
-    """L_simple (Eq. 14): the mean over all elements of (target - prediction)^2. Returns it and its gradient with respect to y."""
+    """L_simple (Eq. 14), the mean over all elements of (target - prediction)^2, and its gradient with respect to y."""
     predicted, v = split(y, variance)
     loss, cache = ops.mean_squared_error(predicted, PREDICTIONS[prediction].target(s, x0, xt, t, eps))      # Eq. 14
     dv = None if v is None else array_module(v).zeros_like(v)
@@ -32,7 +32,7 @@ def l_bound(s, x0, xt, t, eps, y, prediction="eps", variance="large"):
 
 
 def l_hybrid(s, x0, xt, t, eps, y, prediction="eps", variance="learned"):
-    """L_simple + 0.001 L, where L teaches the variance alone: its gradient stops at the mean (Nichol and Dhariwal 2021).
+    """L_simple + 0.001 L, where L trains the variance alone: its gradient stops at the mean (Nichol and Dhariwal 2021).
 
     t is uniform. The mean of the terms is L / T, so its weight here is T / 1000.
     """

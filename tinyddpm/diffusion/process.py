@@ -52,13 +52,13 @@ def p_mean_variance(s, x0, xt, t, clip=True, variance="large", v=None):
 
 
 def learned_log_variance(s, v, t):
-    """log sigma_t^2 between that of beta_tilde_t, at v = -1, and that of beta_t, at v = 1 (Nichol and Dhariwal 2021, Eq. 15)."""
+    """log sigma_t^2, from log beta_tilde_t at v = -1 to log beta_t at v = 1 (Eq. 15 of Nichol and Dhariwal 2021)."""
     slope = log_variance_slope(s, t)
     return per_sample(np.log(s.beta[t]) - slope, v) + per_sample(slope, v) * v
 
 
 def log_variance_slope(s, t):
-    """The derivative of the learned log variance by v: half the distance from log beta_tilde_t to log beta_t."""
+    """The derivative of the learned log variance with respect to v: half of log beta_t - log beta_tilde_t."""
     return (np.log(s.beta[t]) - np.log(s.variance("small")[t])) / 2
 
 

@@ -23,7 +23,8 @@ class Schedule:
         if beta.ndim != 1 or len(beta) < 2 or beta.dtype != np.float64 or beta[0] != 0:
             raise ValueError("Schedule: beta must be a float64 table of length T + 1, T >= 1, with beta[0] = 0")
         if not np.all((0 < beta[1:]) & (beta[1:] < 1)):
-            raise ValueError(f"Schedule: every beta must lie between 0 and 1; they are {beta[1:].min():.3g} to {beta.max():.3g}")
+            raise ValueError(f"Schedule: every beta must lie between 0 and 1; they are {beta[1:].min():.3g} to "
+                             f"{beta.max():.3g}")
 
     @property
     def T(self):

@@ -34,7 +34,8 @@ class Classifier(Module):
         self.layers, C = [], PATCH**2 * config.image_channels
         for level, K in enumerate(config.widths):
             step = {"stride": 2, "padding": (0, 1)} if level else {}
-            self.layers += [Conv2d(rng, C, K, **step), GroupNormSiLU(K, GROUPS), Conv2d(rng, K, K), GroupNormSiLU(K, GROUPS)]
+            for layer in Conv2d(rng, C, K, **step), Conv2d(rng, K, K):
+                self.layers += [layer, GroupNormSiLU(K, GROUPS)]
             C = K
         self.out = Linear(rng, C, config.classes)
         self.flatten(dtype)

@@ -21,8 +21,8 @@ def extractor(config, inception=None):
         return Inception(inception), "Inception {0}"
     dataset = {(28, 1): "mnist", (32, 3): "cifar10"}.get((config.image_size, config.image_channels))
     if dataset is None:
-        raise ValueError(f"there is no classifier for images of {config.image_size} pixels in {config.image_channels} channels: "
-                         "give the weights of Inception-v3 with --inception")
+        raise ValueError(f"there is no classifier for images of {config.image_size} pixels in {config.image_channels} "
+                         "channels: give the weights of Inception-v3 with --inception")
     return (load_classifier(WEIGHTS / f"{dataset}.safetensors"),
             "classifier {0}, not comparable with Inception {0}")
 

@@ -86,14 +86,17 @@ class GroupNormSiLU(GroupNorm):
         return self.accumulate(ops.group_norm_silu_backward, dy)
 
 
-class SiLU(Module):
-    """x sigmoid(x), elementwise."""
+class Operation(Module):
+    """An operation of one array, without parameters, by its name and settings: Operation("patchify", 2)."""
+
+    def __init__(self, name, *settings):
+        self.name, self.settings = name, settings
 
     def forward(self, x):
-        return self.remember(ops.silu(x))
+        return self.remember(getattr(ops, self.name)(x, *self.settings))
 
     def backward(self, dy):
-        return ops.silu_backward(dy, self.recall())
+        return getattr(ops, self.name + "_backward")(dy, self.recall())
 
 
 class Dropout(Module):
@@ -171,57 +174,3 @@ class ResBlock(Module):
         dh, dtime = self.conv1.backward(self.norm2.backward(self.dropout.backward(dh)))
         dx = self.shortcut.backward(dshortcut) if self.shortcut else dshortcut
         return ops.add(dx, self.norm1.backward(dh)), self.time.backward(dtime[:, 0, 0])
-
-
-class Downsample(Conv2d):
-    """Half the resolution: a 3x3 convolution of stride 2, padded at the bottom and at the right only."""
-
-    def __init__(self, rng, C):
-        super().__init__(rng, C, C, stride=2, padding=(0, 1))
-
-
-class Nearest(Module):
-    """Every pixel becomes a 2x2 square. x (N, H, W, C) -> (N, 2H, 2W, C)"""
-
-    def forward(self, x):
-        return self.remember(ops.upsample(x))
-
-    def backward(self, dy):
-        return ops.upsample_backward(dy, self.recall())
-
-
-class Upsample(Conv2d):
-    """Twice the resolution: every pixel becomes a 2x2 square, then a 3x3 convolution."""
-
-    def __init__(self, rng, C):
-        super().__init__(rng, C, C)
-        self.nearest = Nearest()
-
-    def forward(self, x):
-        return super().forward(self.nearest.forward(x))
-
-    def backward(self, dy):
-        return self.nearest.backward(super().backward(dy))
-
-
-class Patchify(Module):
-    """Fold each size x size patch into the channels. x (N, H, W, C) -> (N, H / size, W / size, size size C)"""
-
-    def __init__(self, size):
-        self.size = size
-
-    def forward(self, x):
-        return self.remember(ops.patchify(x, self.size))
-
-    def backward(self, dy):
-        return ops.patchify_backward(dy, self.recall())
-
-
-class Unpatchify(Patchify):
-    """The inverse of Patchify. x (N, H, W, size size C) -> (N, size H, size W, C)"""
-
-    def forward(self, x):
-        return self.remember(ops.unpatchify(x, self.size))
-
-    def backward(self, dy):
-        return ops.unpatchify_backward(dy, self.recall())

@@ -6,7 +6,7 @@ import numpy as np
 
 from tinyddpm import ops
 from tinyddpm.backend import from_numpy, to_numpy
-from tinyddpm.nn.layers import Linear, SiLU
+from tinyddpm.nn.layers import Linear, Operation
 from tinyddpm.nn.module import Module
 
 TIME_WIDTH = 64
@@ -22,7 +22,7 @@ class MLP(Module):
         rng = np.random.default_rng(seed)
         self.shape, D = tuple(shape), math.prod(shape)
         self.first, self.time = Linear(rng, D, hidden), Linear(rng, TIME_WIDTH, hidden)
-        self.silu = SiLU()
+        self.silu = Operation("silu")
         self.second = Linear(rng, hidden, D)
         self.flatten(dtype)
 

@@ -1,4 +1,4 @@
-"""Parameters and modules: what holds the numbers, and how a network is put together from parts."""
+"""Parameters, and modules: the parts that a network is composed of."""
 
 import numpy as np
 
@@ -27,10 +27,7 @@ class Module:
     def children(self):
         """The sub-modules, as (name, module) in order of definition."""
         for name, value in vars(self).items():
-            if isinstance(value, Module):
-                yield name, value
-            elif isinstance(value, list):
-                yield from _in_list(name, value)
+            yield from _modules(name, value)
 
     def own_parameters(self):
         """The parameters of the module itself, without its parts: name -> Parameter."""
@@ -96,7 +93,7 @@ class Module:
             p.value, p.grad = values[name], grads[name]
 
     def views(self, flat):
-        """The parts of a flat buffer that belong to the parameters, in their shapes: name -> view."""
+        """The views of a flat buffer that belong to the parameters, in their shapes: name -> view."""
         found, start = {}, 0
         for name, p in self.parameters().items():
             stop = start + p.value.size
@@ -105,10 +102,10 @@ class Module:
         return found
 
 
-def _in_list(name, items):
-    """The modules in a list, or in lists within it, as (name.0, module), (name.1.0, module), ..."""
-    for i, item in enumerate(items):
-        if isinstance(item, list):
-            yield from _in_list(f"{name}.{i}", item)
-        elif isinstance(item, Module):
-            yield f"{name}.{i}", item
+def _modules(name, value):
+    """A module as (name, module); those in a list, or in lists in it, as (name.0, module), (name.1.0, module), ..."""
+    if isinstance(value, Module):
+        yield name, value
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _modules(f"{name}.{i}", item)

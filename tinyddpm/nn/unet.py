@@ -7,9 +7,7 @@ import numpy as np
 
 from tinyddpm import ops
 from tinyddpm.backend import from_numpy, generator, to_numpy
-from tinyddpm.nn import layers
-from tinyddpm.nn.layers import (NEAR_ZERO, Attention, Conv2d, Embedding, GroupNormSiLU, Linear, Patchify, ResBlock, SiLU,
-                                Unpatchify)
+from tinyddpm.nn.layers import NEAR_ZERO, Attention, Conv2d, Embedding, GroupNormSiLU, Linear, Operation, ResBlock
 from tinyddpm.nn.module import Module
 
 
@@ -41,7 +39,8 @@ class UNetConfig:
         def refuse(what):
             raise ValueError(f"UNetConfig: {what}")
 
-        for name in ("image_size", "image_channels", "base_channels", "blocks_per_level", "heads", "groups", "patch_size"):
+        for name in ("image_size", "image_channels", "base_channels", "blocks_per_level", "heads", "groups",
+                     "patch_size"):
             if getattr(self, name) < 1:
                 refuse(f"{name} is {getattr(self, name)}; expected at least 1")
         if not self.channel_multipliers or min(self.channel_multipliers) < 1:
@@ -61,12 +60,12 @@ class UNetConfig:
             refuse(f"base_channels is {self.base_channels}; the time embedding needs an even number, at least 4")
 
 
-# ---- the parts of the path: forward(x, skips, temb, rng) -> h, backward(dy, dskips, dtembs) -> dx. On the way down a
-# part leaves its output in skips; on the way up a block takes the last one. backward collects their gradients, and those
-# of the time embedding, in dskips and dtembs. ----
+# The parts of the U, down one side and up the other, have one signature: forward(x, skips, temb, rng) -> h and
+# backward(dy, dskips, dtembs) -> dx. On the way down a part appends its output to skips; on the way up a block takes
+# the last one. backward hands over their gradients in dskips, and collects those of temb, one a block, in dtembs.
 
 class Block(Module):
-    """A residual block, and attention after it where the resolution has it: in the middle of the path."""
+    """A residual block, and attention after it where the resolution has it."""
 
     def __init__(self, rng, C, K, attention, config):
         self.res = ResBlock(rng, C, K, 4 * config.base_channels, config.dropout, config.groups)
@@ -93,8 +92,11 @@ class DownBlock(Block):
         return super().backward(ops.add(dy, dskips.pop()), dskips, dtembs)
 
 
-class Downsample(layers.Downsample):
-    """Half the resolution, on the way down."""
+class Downsample(Conv2d):
+    """Half the resolution, on the way down: a 3x3 convolution of stride 2, padded at the bottom and the right only."""
+
+    def __init__(self, rng, C):
+        super().__init__(rng, C, C, stride=2, padding=(0, 1))
 
     def forward(self, x, skips, temb, rng):
         skips.append(super().forward(x))
@@ -116,14 +118,18 @@ class UpBlock(Block):
         return dx
 
 
-class Upsample(layers.Upsample):
-    """Twice the resolution, on the way up."""
+class Upsample(Conv2d):
+    """Twice the resolution, on the way up: every pixel becomes a 2x2 square, then a 3x3 convolution."""
+
+    def __init__(self, rng, C):
+        super().__init__(rng, C, C)
+        self.nearest = Operation("upsample")
 
     def forward(self, x, skips, temb, rng):
-        return super().forward(x)
+        return super().forward(self.nearest.forward(x))
 
     def backward(self, dy, dskips, dtembs):
-        return super().backward(dy)
+        return self.nearest.backward(super().backward(dy))
 
 
 class UNet(Module):
@@ -139,14 +145,14 @@ class UNet(Module):
         attention = [resolution >> level in config.attention_resolutions for level in levels]
         folded = config.patch_size**2
 
-        self.time0, self.time_silu, self.time1 = Linear(rng, base, 4 * base), SiLU(), Linear(rng, 4 * base, 4 * base)
+        self.time0, self.time_silu = Linear(rng, base, 4 * base), Operation("silu")
+        self.time1, self.temb_silu = Linear(rng, 4 * base, 4 * base), Operation("silu")
         if config.num_classes is not None:
             self.labels = Embedding(rng, config.num_classes + 1, 4 * base)
-        self.temb_silu = SiLU()
 
-        self.patchify, self.unpatchify = Patchify(config.patch_size), Unpatchify(config.patch_size)
+        self.patchify, self.unpatchify = (Operation(name, config.patch_size) for name in ("patchify", "unpatchify"))
         self.conv_in = Conv2d(rng, folded * config.image_channels, base)
-        C, skips = base, [base]                              # skips: the channels of every output that is kept
+        C, skips = base, [base]                              # skips: the channels of every skip connection
         self.down = [[] for _ in levels]
         for level in levels:
             for _ in range(config.blocks_per_level):
@@ -223,7 +229,8 @@ class UNet(Module):
                 raise ValueError("UNet: labels were given to a model without classes (num_classes is None)")
             return None
         labels = np.full(N, c.num_classes) if labels is None else np.asarray(labels)
-        if labels.shape != (N,) or labels.dtype.kind not in "iu" or N and not 0 <= labels.min() <= labels.max() <= c.num_classes:
+        if (labels.shape != (N,) or labels.dtype.kind not in "iu"
+                or N and not 0 <= labels.min() <= labels.max() <= c.num_classes):
             raise ValueError(f"UNet: labels are {labels!r}; expected {N} integers 0..{c.num_classes} "
                              f"({c.num_classes} stands for no label)")
         return labels

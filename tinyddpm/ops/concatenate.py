@@ -1,16 +1,16 @@
-"""Bringing two feature maps together: as a sum, or side by side in the channels, as every skip connection of the U-Net does."""
+"""Joining two feature maps: by their sum, or by concatenating the channels, as the skip connections of a U-Net do."""
 
 from tinyddpm.backend import array_module
 
 
 def add(a, b):
-    """a + b, of one shape. It has no backward: both terms receive the gradient of the sum as it is."""
+    """a + b, of one shape. It has no backward: the gradient of the sum is that of both terms."""
     check_add(a, b)
     return a + b
 
 
 def concatenate(a, b):
-    """Side by side in the channels. a (..., C1), b (..., C2) -> y (..., C1 + C2)"""
+    """Concatenate the channels. a (..., C1), b (..., C2) -> y (..., C1 + C2)"""
     check_concatenate(a, b)
     return array_module(a).concatenate([a, b], axis=-1), a.shape[-1]
 

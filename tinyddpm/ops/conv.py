@@ -82,7 +82,8 @@ def check_conv2d(x, w, b, padding):
 def check_conv2d_add(x, w, other):
     """Raise ValueError unless other has the shape of the convolution, or one number for each image and channel."""
     if other.shape not in ((*x.shape[:3], w.shape[3]), (len(x), 1, 1, w.shape[3])):
-        raise ValueError(f"conv2d_add: x is {x.shape}, w {w.shape}, other {other.shape}; expected other (N, H, W, K) or (N, 1, 1, K)")
+        raise ValueError(f"conv2d_add: x is {x.shape}, w {w.shape}, other {other.shape}; "
+                         "expected other (N, H, W, K) or (N, 1, 1, K)")
 
 
 def conv2d_loops(x, w, b, stride=1, padding=None):

@@ -23,7 +23,7 @@ def check_mean_squared_error(prediction, target):
 
 
 def cross_entropy(logits, labels):
-    """-log softmax(logits)[label], the mean over the batch. logits (N, K), labels (N,) integers 0..K-1 -> a number, and the cache"""
+    """The mean of -log softmax(logits)[label]. logits (N, K), labels (N,) integers 0..K-1 -> a number, and the cache"""
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(f"cross_entropy: logits are {logits.shape}, labels {labels.shape}; expected (N, K) and (N,)")
     xp = array_module(logits)

@@ -1,4 +1,4 @@
-"""Changing the resolution without parameters: upsampling, folding patches into channels, and the mean over all pixels."""
+"""Changing the resolution without parameters: upsampling, folding patches into channels, the mean over all pixels."""
 
 from tinyddpm.backend import array_module
 
@@ -24,15 +24,15 @@ def patchify(x, size):
 
 
 def patchify_backward(dy, size):
-    """dy (N, H, W, size size C) -> dx (N, size H, size W, C)"""
-    return unpatchify(dy, size)[0]
+    """Unfold the channels again. dy (N, H, W, size size C) -> dx (N, size H, size W, C)"""
+    N, H, W, C = dy.shape
+    dx = dy.reshape(N, H, W, size, size, C // size**2).swapaxes(2, 3)
+    return dx.reshape(N, size * H, size * W, C // size**2)
 
 
 def unpatchify(x, size):
-    """The inverse of patchify. x (N, H, W, size size C) -> y (N, size H, size W, C)"""
-    N, H, W, C = x.shape
-    y = x.reshape(N, H, W, size, size, C // size**2).swapaxes(2, 3)
-    return y.reshape(N, size * H, size * W, C // size**2), size
+    """The inverse of patchify, which is its transpose too. x (N, H, W, size size C) -> y (N, size H, size W, C)"""
+    return patchify_backward(x, size), size
 
 
 def unpatchify_backward(dy, size):

@@ -21,7 +21,8 @@ def shared(p, s, xT, rng, times, columns=8):
 
     xT (1, H, W, C): one start; times: falling, such as (1000, 750, 500, 250)
     """
-    on_the_way = {s.T: xT} | {step.t - 1: step.x for step in ddpm(p, s, xT, rng, range(s.T, 0, -1)) if step.t - 1 in times}
+    walk = ddpm(p, s, xT, rng, range(s.T, 0, -1))
+    on_the_way = {s.T: xT} | {step.t - 1: step.x for step in walk if step.t - 1 in times}
     rows = []
     for t in times:
         xt = on_the_way[t].repeat(columns - 1, axis=0)

@@ -8,7 +8,10 @@ s: the Schedule; x (N, ...): x_t at the first of the times, for T standard norma
 rng: the generator of the noise of each step; times: where the network is evaluated, falling to 1
 """
 
+import inspect
 from collections import namedtuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +20,7 @@ from tinyddpm.diffusion.process import eps_from_x0
 from tinyddpm.diffusion.schedule import per_sample
 
 Step = namedtuple("Step", "t x x0")
-Step.__doc__ = """After a step from time t: x, the new and less noisy image, and x0, the estimate of the data behind it."""
+Step.__doc__ = """After a step from time t: x, the new, less noisy image, and x0, the estimate of the data behind it."""
 
 
 def ddpm(p, s, x, rng, times):
@@ -26,11 +29,9 @@ def ddpm(p, s, x, rng, times):
     if times != list(range(len(times), 0, -1)):
         raise ValueError(f"ddpm: the times are {times}; Algorithm 2 visits every t from the first one down to 1")
     for t in times:
-        mean, sigma2, x0 = p(x, np.full(len(x), t))
+        x, sigma2, x0 = p(x, np.full(len(x), t))                        # the mean; z = 0 at t = 1
         if t > 1:
-            x = mean + array_module(x).sqrt(sigma2) * rng.standard_normal(x.shape, dtype=x.dtype)     # Algorithm 2, line 4
-        else:
-            x = mean                                                     # z = 0 at t = 1
+            x = x + array_module(x).sqrt(sigma2) * rng.standard_normal(x.shape, dtype=x.dtype)     # Algorithm 2, line 4
         yield Step(t, x, x0)
 
 
@@ -68,7 +69,18 @@ def last(steps):
     return step.x
 
 
-Sampler = namedtuple("Sampler", "title run steps")
-Sampler.__doc__ = """A way back: its name in print, the function, and how many steps it takes by default (None: all T, no fewer)."""
+class Sampler(NamedTuple):
+    """Its name in print, the function, and how many steps it takes by default (None: always all T)."""
+    title: str
+    run: Callable
+    steps: int | None
+
+    @property
+    def options(self):
+        """The options of the function: name -> default."""
+        parameters = inspect.signature(self.run).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty}
+
 
 SAMPLERS = {"ddpm": Sampler("Algorithm 2", ddpm, None), "ddim": Sampler("DDIM", ddim, 50)}
+OPTIONS = {name: default for sampler in SAMPLERS.values() for name, default in sampler.options.items()}

@@ -24,7 +24,8 @@ def save_checkpoint(path, trainer):
     metadata = {"format": FORMAT, "preset": trainer.preset.to_json(), "steps_done": json.dumps(trainer.steps_done),
                 "seconds": json.dumps(trainer.seconds)}
     if trainer.loss_scale:
-        metadata["loss_scale"] = json.dumps([float(trainer.loss_scale.scale), float(trainer.loss_scale.good), trainer.skipped])
+        scale = trainer.loss_scale
+        metadata["loss_scale"] = json.dumps([float(scale.scale), float(scale.good), trainer.skipped])
     tensors = {f"{part}/{name}": view for part, flat in buffers(trainer).items()
                for name, view in trainer.model.views(to_numpy(flat)).items()}
     safetensors.write(path, tensors, metadata)
@@ -92,7 +93,8 @@ def buffers(trainer):
 
 def _require_format(path, metadata):
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a checkpoint of this version of tinyddpm (its format is {metadata.get('format')!r})")
+        raise ValueError(f"{path} is not a checkpoint of this version of tinyddpm (its format is "
+                         f"{metadata.get('format')!r})")
 
 
 def _fill(path, model, flat, tensors, part):

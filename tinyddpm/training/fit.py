@@ -108,7 +108,7 @@ class Log:
                 first = math.isnan(self.mean)
                 self.mean = r.loss if first else self.mean + (r.loss - self.mean) / min(100, r.step - self.started)
         self.clock.append((results[-1].step, time.perf_counter()))
-        if len(self.clock) == 2 and self.clock[0][0] == self.started:      # the compilation says nothing about the speed
+        if len(self.clock) == 2 and self.clock[0][0] == self.started:       # without the time of compilation
             self.clock.popleft()
         else:
             self.progress.show(self.line(results[-1]))
@@ -141,7 +141,7 @@ class Log:
 
 
 def open_metrics(path, steps_done):
-    """metrics.csv, open for appending after the row of step steps_done: later rows belong to steps that are done again."""
+    """metrics.csv, open to append to the row of step steps_done: later rows belong to steps that are done again."""
     kept = []
     if steps_done and path.exists():
         with open(path) as file:

@@ -1,13 +1,14 @@
 """One run on several processes, GPUs or machines: each rank has its part of a batch, and the gradients are averaged.
 
-A group has a rank, a size, the text of rank 0, and three calls: average, broadcast and close. `Alone` is a group of one,
-`Group` one of processes that speak TCP with rank 0, `GpuGroup` one whose arrays travel by NCCL. Nothing that is received
-is ever run: what travels is numbers, and one text.
+A group has a rank, a size, the text of rank 0, and three calls: average, broadcast and close. `Alone` is a group of
+one, `Group` one of processes that speak TCP with rank 0, `GpuGroup` one whose arrays travel by NCCL. Nothing that is
+received is ever run: what travels is numbers, and one text.
 """
 
 import os
 import sys
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -33,15 +34,15 @@ class Alone:
 
 
 def join(ranks, version, text=""):
-    """The group of these processes, once all of them are there; rank 0 waits for the others at the host and port of Ranks.
+    """The group of these processes, once all of them are there; rank 0 waits for the others.
 
     text: what rank 0 tells all others, the group's `text`
     Raises ValueError where it cannot come about, and says on which rank what is wrong.
     """
     if ranks.size == 1:
         return Alone()
-    kind = GpuGroup if on_gpu() else Group
-    return kind(ranks, {"version": version, "size": ranks.size, "backend": state.backend, "precision": state.precision}, text)
+    kind, same = GpuGroup if on_gpu() else Group, {"backend": state.backend, "precision": state.precision}
+    return kind(ranks, {"version": version, "size": ranks.size, **same}, text)
 
 
 class Group(Alone):
@@ -79,23 +80,28 @@ class Group(Alone):
             (self._send if self.rank == 0 else self._receive)(rank, a)
 
     def _send(self, rank, a):
-        try:
-            self.links[rank].sendall(memoryview(a).cast("B") if a.size else b"")
-        except OSError as error:
-            raise ValueError(self._gone(rank, error)) from None
+        with self._link(rank) as link:
+            link.sendall(memoryview(a).cast("B"))
 
     def _receive(self, rank, a):
+        with self._link(rank) as link:
+            rendezvous.receive_into(link, memoryview(a).cast("B"))
+
+    @contextmanager
+    def _link(self, rank):
+        """The connection to a rank, whose failure names it."""
         try:
-            rendezvous.receive_into(self.links[rank], memoryview(a).cast("B") if a.size else memoryview(bytearray()))
+            yield self.links[rank]
         except OSError as error:
             raise ValueError(self._gone(rank, error)) from None
 
     def _gone(self, rank, error):
-        return f"rank {rank} is gone ({error}), so rank {self.rank} stops too: see what rank {rank} said; the last checkpoint stays"
+        return (f"rank {rank} is gone ({error}), so rank {self.rank} stops too: see what rank {rank} said; "
+                "the last checkpoint stays")
 
 
 class GpuGroup(Group):
-    """GPUs whose arrays travel by NCCL. The TCP connections stay, to notice the end of a rank: NCCL would wait for ever."""
+    """GPUs whose arrays travel by NCCL. It would wait for ever for a dead rank: the TCP connections notice its end."""
 
     def __init__(self, ranks, hello, text):
         super().__init__(ranks, hello, text)
@@ -116,17 +122,18 @@ class GpuGroup(Group):
             raise ValueError(f"NCCL refuses: {error}; each process needs a GPU of its own") from None
 
     def average(self, a):
-        on_gpu = state.xp.asarray(a)
-        self.communicator.allReduce(on_gpu.data.ptr, on_gpu.data.ptr, on_gpu.size, self._type(a), self.nccl.NCCL_SUM, self._stream())
-        on_gpu /= self.size
+        there = state.xp.asarray(a)
+        pointer = there.data.ptr
+        self.communicator.allReduce(pointer, pointer, there.size, self._type(a), self.nccl.NCCL_SUM, self._stream())
+        there /= self.size
         if not on_gpu(a):
-            a[...] = to_numpy(on_gpu)
+            a[...] = to_numpy(there)
 
     def broadcast(self, a):
-        on_gpu = state.xp.asarray(a)
-        self.communicator.bcast(on_gpu.data.ptr, on_gpu.size, self._type(a), 0, self._stream())
+        there = state.xp.asarray(a)
+        self.communicator.bcast(there.data.ptr, there.size, self._type(a), 0, self._stream())
         if not on_gpu(a):
-            a[...] = to_numpy(on_gpu)
+            a[...] = to_numpy(there)
 
     def close(self):
         self.closing = True

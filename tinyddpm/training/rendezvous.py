@@ -17,7 +17,7 @@ LAUNCHERS = (("WORLD_SIZE", "RANK", "LOCAL_RANK"),                              
              ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"))
 
 Ranks = namedtuple("Ranks", "size rank local host port", defaults=(1, 0, 0, HOST, PORT))
-Ranks.__doc__ = """How many processes share a run, which of them this is, and which on its machine; where rank 0 waits."""
+Ranks.__doc__ = """How many processes share a run, which this is (local: on its machine), and where rank 0 waits."""
 
 
 def ranks(environment, size=None, rank=None, host=None, port=None):
@@ -56,7 +56,7 @@ def meet(ranks, hello, text):
 
 
 def _gather(size, host, port, hello, text):
-    """On rank 0: the connections of ranks 1..size - 1. A process that does not fit is told why, and waited for again."""
+    """On rank 0: the connections of ranks 1..size - 1. A process that does not fit is told why."""
     try:
         server = socket.create_server((host, port), backlog=size)
     except OSError as error:

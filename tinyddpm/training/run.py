@@ -34,8 +34,8 @@ def prepare(preset, given, ranks, version, out=None, data_dir=None, resume=False
             trainer.preset = preset = resumed(trainer.preset, given)
         dataset = data.load(preset.dataset, preset.model, "train", data_dir)
         if preset.training.batch_size % ranks.size:
-            raise ValueError(f"--batch-size is {preset.training.batch_size}; expected a multiple of the {ranks.size} ranks "
-                             "that share a batch")
+            raise ValueError(f"--batch-size is {preset.training.batch_size}; expected a multiple of the {ranks.size} "
+                             "ranks that share a batch")
         trainer = trainer or Trainer(preset)
         trainer.group = parallel.join(ranks, version, preset.to_json())
         if (left := trainer.schedule.alpha_bar[-1]) > 0.01:
@@ -77,7 +77,7 @@ def resumed(preset, given):
 
 
 def draw(trainer, folder, count):
-    """The pictures at the end of a run, by rank 0: samples.png, denoising.gif, loss.png. `count` samples by Algorithm 2."""
+    """The pictures at the end of a run, by rank 0: `count` samples by Algorithm 2, the film of them, and the loss."""
     if trainer.group.rank:
         return
     metrics, preset = read_metrics(folder / METRICS), trainer.preset

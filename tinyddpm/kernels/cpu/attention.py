@@ -1,4 +1,4 @@
-"""Attention, one head of one sample at a time: its logits stay in a thread's cache from product to softmax to product."""
+"""Attention, one head of one sample at a time: its logits stay in a thread's cache between the products."""
 
 import math
 

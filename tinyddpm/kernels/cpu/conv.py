@@ -80,7 +80,7 @@ def _backward(dy, x, w, geometry, dw):
 
 
 def _whole(a, axes=1):
-    """The array with zeros behind its last axes (one, or the two of a filter's channels), so that they fill whole vectors."""
+    """The array with zeros behind its last axis, or the two of a filter's channels, so that they fill whole vectors."""
     shape = *a.shape[:-axes], *(-(-size // LANES) * LANES for size in a.shape[-axes:])
     if shape == a.shape:
         return a

@@ -11,45 +11,41 @@ from numba import prange
 
 from tinyddpm.kernels.cpu.jit import compiled, parallel
 from tinyddpm.kernels.cpu.simd import LANES, exp, load, store
+from tinyddpm.kernels.fallback import Fallback, fallback
 from tinyddpm.ops import norm as readable
 
 Cache = namedtuple("Cache", "x gamma beta mean rstd silu")
 
 
 def group_norm(x, gamma, beta, groups, eps):
-    return _normalize(readable.group_norm, x, gamma, beta, groups, eps, silu=False)
+    return _normalize("group_norm", x, gamma, beta, groups, eps)
 
 
 def group_norm_silu(x, gamma, beta, groups, eps):
-    return _normalize(readable.group_norm_silu, x, gamma, beta, groups, eps, silu=True)
+    return _normalize("group_norm_silu", x, gamma, beta, groups, eps)
 
 
 def group_norm_backward(dy, cache):
-    return _backward(readable.group_norm_backward, dy, cache)
-
-
-def group_norm_silu_backward(dy, cache):
-    return _backward(readable.group_norm_silu_backward, dy, cache)
-
-
-def _normalize(fallback, x, gamma, beta, groups, eps, silu):
-    if x.shape[-1] % LANES:                             # channels that leave a vector half full
-        return fallback(x, gamma, beta, groups, eps)
-    readable.check_group_norm(x, gamma, beta, groups)
-    samples, gamma, beta = np.ascontiguousarray(x).reshape(len(x), -1, x.shape[-1]), *map(np.ascontiguousarray, (gamma, beta))
-    y = np.empty_like(samples)
-    mean, rstd = np.empty((2, len(x), groups), x.dtype)
-    _group_norm(samples, gamma, beta, eps, silu, y, mean, rstd)
-    return y.reshape(x.shape), Cache(samples, gamma, beta, mean, rstd, silu)
-
-
-def _backward(fallback, dy, cache):
-    if not isinstance(cache, Cache):
-        return fallback(dy, cache)
+    if isinstance(cache, Fallback):
+        return cache.backward(dy, cache.cache)
     dx = np.empty_like(cache.x)
     dgamma, dbeta = np.zeros((2, len(dx), len(cache.gamma)), dx.dtype)
     _group_norm_backward(np.ascontiguousarray(dy).reshape(dx.shape), *cache, dx, dgamma, dbeta)
     return dx.reshape(dy.shape), dgamma.sum(axis=0), dbeta.sum(axis=0)
+
+
+group_norm_silu_backward = group_norm_backward
+
+
+def _normalize(name, x, gamma, beta, groups, eps):
+    readable.check_group_norm(x, gamma, beta, groups)
+    if x.shape[-1] % LANES:                             # channels that leave a vector half full
+        return fallback(readable, name, x, gamma, beta, groups, eps)
+    samples, gamma, beta = map(np.ascontiguousarray, (x.reshape(len(x), -1, x.shape[-1]), gamma, beta))
+    y, silu = np.empty_like(samples), name == "group_norm_silu"
+    mean, rstd = np.empty((2, len(x), groups), x.dtype)
+    _group_norm(samples, gamma, beta, eps, silu, y, mean, rstd)
+    return y.reshape(x.shape), Cache(samples, gamma, beta, mean, rstd, silu)
 
 
 @parallel

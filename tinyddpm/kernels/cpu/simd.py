@@ -108,7 +108,8 @@ def _define(function, combine):
     def lower(context, builder, signature, values):
         vector = signature.return_type
         return combine(builder, *(
-            value if kind == vector else _fill(context, builder, vector, context.cast(builder, value, kind, vector.real))
+            value if kind == vector else
+            _fill(context, builder, vector, context.cast(builder, value, kind, vector.real))
             for value, kind in zip(values, signature.args)))
 
 
@@ -154,8 +155,8 @@ def _reduction(combine):
             while width > 1:
                 width //= 2
                 lanes = ir.VectorType(ir.IntType(32), width)
-                low, high = (builder.shuffle_vector(vector, vector, ir.Constant(lanes, list(range(start, start + width))))
-                             for start in (0, width))
+                low, high = (builder.shuffle_vector(vector, vector, ir.Constant(lanes, [*range(first, first + width)]))
+                             for first in (0, width))
                 vector = combine(builder, low, high)
             return builder.extract_element(vector, ir.IntType(32)(0))
 

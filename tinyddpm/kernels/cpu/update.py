@@ -12,14 +12,16 @@ def adam_ema(values, grads, m, v, ema, step, lr, beta1, beta2, eps, grad_scale, 
         return
     real = values.dtype.type
     rate, correction = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
-    _adam_ema(values, grads, m, v, ema, *map(real, (rate, correction, 1 - beta1, 1 - beta2, eps, grad_scale, 1 - ema_decay)))
+    numbers = rate, correction, 1 - beta1, 1 - beta2, eps, grad_scale, 1 - ema_decay
+    _adam_ema(values, grads, m, v, ema, *map(real, numbers))
 
 
 @parallel
-def _adam_ema(values, grads, m, v, ema, rate, correction, one_minus_beta1, one_minus_beta2, eps, grad_scale, one_minus_decay):
+def _adam_ema(values, grads, m, v, ema, rate, correction, rest1, rest2, eps, grad_scale, rest_of_ema):
+    """rest1, rest2, rest_of_ema: 1 - beta1, 1 - beta2, 1 - ema_decay"""
     for i in prange(len(values)):
         g = grads[i] * grad_scale
-        m[i] += one_minus_beta1 * (g - m[i])
-        v[i] += one_minus_beta2 * (g * g - v[i])
+        m[i] += rest1 * (g - m[i])
+        v[i] += rest2 * (g * g - v[i])
         values[i] -= rate * m[i] / (math.sqrt(v[i]) * correction + eps)
-        ema[i] += one_minus_decay * (values[i] - ema[i])
+        ema[i] += rest_of_ema * (values[i] - ema[i])

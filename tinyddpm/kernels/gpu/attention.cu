@@ -26,7 +26,8 @@ extern "C" __global__ void softmax(const real* logits, operand* p, int L, real s
     largest = row_reduce(largest, shared, Larger());
     for (int j = threadIdx.x; j < L; j += 32) sum += exp(logits[j] * scale - largest);
     sum = row_reduce(sum, shared, Sum());
-    for (int j = threadIdx.x; j < L; j += 32) p[(size_t)blockIdx.x * L + j] = narrow(exp(logits[j] * scale - largest) / sum);
+    p += (size_t)blockIdx.x * L;
+    for (int j = threadIdx.x; j < L; j += 32) p[j] = narrow(exp(logits[j] * scale - largest) / sum);
 }
 
 // dlogits = p (dp - sum(p dp)) scale
@@ -34,8 +35,9 @@ extern "C" __global__ void softmax_backward(const real* dp, const operand* p, op
 {
     __shared__ real shared[32];
     size_t first = (size_t)blockIdx.x * L;
+    p += first, dp += first, dlogits += first;
     real sum = 0;
-    for (int j = threadIdx.x; j < L; j += 32) sum += widen(p[first + j]) * dp[first + j];
+    for (int j = threadIdx.x; j < L; j += 32) sum += widen(p[j]) * dp[j];
     sum = row_reduce(sum, shared, Sum());
-    for (int j = threadIdx.x; j < L; j += 32) dlogits[first + j] = narrow(widen(p[first + j]) * (dp[first + j] - sum) * scale);
+    for (int j = threadIdx.x; j < L; j += 32) dlogits[j] = narrow(widen(p[j]) * (dp[j] - sum) * scale);
 }

@@ -12,7 +12,7 @@ def attention(q, k, v, heads=1):
     N, L, C = q.shape
     dtype, scale = q.dtype, (C // heads)**-0.5
     q, k, v = operands(q), operands(k), operands(v)
-    y, logits, p = cupy.empty((N, L, C), dtype), cupy.empty((heads, N, L, L), dtype), cupy.empty((heads, N, L, L), q.dtype)
+    y, (logits, p) = cupy.empty((N, L, C), dtype), (cupy.empty((heads, N, L, L), kind) for kind in (dtype, q.dtype))
     for h, (qh, kh) in enumerate(zip(_heads(q, heads), _heads(k, heads))):
         multiply(qh, kh, logits[h], transpose_b=True)
     launch("softmax", dtype, (heads * N * L,), (32,), logits, p, L, scale)

@@ -1,8 +1,8 @@
 // The pixels that an output pixel of a convolution sees, gathered in a row.
 
-// rows (N, H2, W2, kh, kw, C): for each pixel (i, j) of the result and each position (p, q) of the kernel, the source pixel
-// ((mul i + sign p + top) / div, (mul j + sign q + left) / div), or zeros where there is none. A thread for each pixel and
-// pack of V channels.
+// rows (N, H2, W2, kh, kw, C): for each pixel (i, j) of the result and each position (p, q) of the kernel, the source
+// pixel ((mul i + sign p + top) / div, (mul j + sign q + left) / div), or zeros where there is none. A thread for each
+// pixel and pack of V channels.
 template <int V>
 __device__ void gather(const operand* source, operand* rows, int H, int W, int C, int H2, int W2, int kh, int kw,
                        int mul, int sign, int div, int top, int left, int size)
@@ -10,7 +10,7 @@ __device__ void gather(const operand* source, operand* rows, int H, int W, int C
     typedef Pack<operand, V> pack;
     int i = thread();
     if (i >= size) return;
-    int packs = C / V, pixel = i / packs, c = i % packs, row = pixel / W2, n = row / H2;            // row: of all images
+    int packs = C / V, pixel = i / packs, c = i % packs, row = pixel / W2, n = row / H2;      // row: of all images
     int top_y = mul * (row % H2) + top, left_x = mul * (pixel % W2) + left;
     pack* target = (pack*)rows + pixel * kh * kw * packs + c;
     for (int p = 0; p < kh; p++)

@@ -62,8 +62,8 @@ def _backward(dy, x, w, g, dw):
 
 
 def _parts(source, shape, kh, kw, mul, sign, div, top, left):
-    """Some images at a time: their slice, and their rows, for each pixel (i, j) of that shape the kh kw C numbers that it
-    meets in the source, those at ((mul i + sign p + top) / div, (mul j + sign q + left) / div) for the kernel's (p, q)."""
+    """Some images at a time: their slice, and for each pixel (i, j) of that shape a row of the kh kw C numbers that it
+    sees in the source, at ((mul i + sign p + top) / div, (mul j + sign q + left) / div) for the kernel's (p, q)."""
     N, H, W, C = source.shape
     each = max(1, ROWS_BYTES // (shape[0] * shape[1] * kh * kw * C * source.itemsize))
     pack = 16 // source.itemsize
@@ -72,5 +72,6 @@ def _parts(source, shape, kh, kw, mul, sign, div, top, left):
         part = slice(first, min(N, first + each))
         rows = cupy.empty(((part.stop - first) * shape[0] * shape[1], kh * kw * C), source.dtype)
         width, name = (pack, "gather_pack") if C % pack == 0 else (1, "gather_one")
-        launch_each(name, real, rows.size // (kh * kw * width), source[part], rows, H, W, C, *shape, kh, kw, mul, sign, div, top, left)
+        launch_each(name, real, rows.size // (kh * kw * width), source[part], rows, H, W, C, *shape, kh, kw,
+                    mul, sign, div, top, left)
         yield part, rows

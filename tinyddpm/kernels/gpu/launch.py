@@ -1,4 +1,4 @@
-"""The kernels of the .cu files: compiled at their first use, and started with arguments of the types that they declare."""
+"""The kernels of the .cu files: compiled at their first use, started with arguments of the types that they declare."""
 
 import functools
 import re
@@ -36,8 +36,8 @@ def kernel(name, real, narrow):
 
 def launch(name, dtype, grid, block, *arguments):
     """Start a kernel; numbers among its arguments become what it declares, int or real."""
-    types = {"int": np.int32, "real": dtype.type}
-    arguments = [a if kind.endswith("*") else types[kind](a) for a, kind in zip(arguments, KERNELS[name][1], strict=True)]
+    types, (_, kinds) = {"int": np.int32, "real": dtype.type}, KERNELS[name]
+    arguments = [a if kind.endswith("*") else types[kind](a) for a, kind in zip(arguments, kinds, strict=True)]
     real = "double" if dtype == np.float64 else "float"
     kernel(name, real, narrow_to(dtype))(grid, block, arguments)
 

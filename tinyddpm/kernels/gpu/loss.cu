@@ -1,7 +1,8 @@
 // The mean squared error.
 
 // difference = prediction - target, and for each block of 256 numbers the sum of its squares
-extern "C" __global__ void squared_error(const real* prediction, const real* target, real* difference, real* sums, int size)
+extern "C" __global__ void squared_error(const real* prediction, const real* target, real* difference, real* sums,
+                                         int size)
 {
     __shared__ real shared[256];
     int i = thread();

@@ -9,6 +9,8 @@ from tinyddpm.ops.loss import check_mean_squared_error
 
 def mean_squared_error(prediction, target):
     check_mean_squared_error(prediction, target)
-    difference, sums = cupy.empty(prediction.shape, prediction.dtype), cupy.empty((1, -(-prediction.size // 256), 1), prediction.dtype)
-    launch_each("squared_error", prediction.dtype, prediction.size, *map(cupy.ascontiguousarray, (prediction, target)), difference, sums)
-    return column_sums(sums)[0, 0] / prediction.size, difference
+    prediction, target = map(cupy.ascontiguousarray, (prediction, target))
+    size, dtype = prediction.size, prediction.dtype
+    difference, sums = cupy.empty(prediction.shape, dtype), cupy.empty((1, -(-size // 256), 1), dtype)
+    launch_each("squared_error", dtype, size, prediction, target, difference, sums)
+    return column_sums(sums)[0, 0] / size, difference

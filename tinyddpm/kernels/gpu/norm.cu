@@ -29,8 +29,8 @@ __device__ real group_sum(real value, int width, real* shared)
 
 __device__ real sigmoid(real x) { return 1 / (1 + exp(-x)); }
 
-extern "C" __global__ void group_norm(const real* x, const real* gamma, const real* beta, real* y, real* mean, real* rstd,
-                                      int L, int C, int width, real eps, int silu)
+extern "C" __global__ void group_norm(const real* x, const real* gamma, const real* beta, real* y, real* mean,
+                                      real* rstd, int L, int C, int width, real eps, int silu)
 {
     __shared__ real shared[1024];
     int c = blockIdx.x * blockDim.x + threadIdx.x, groups = C / width;
@@ -65,8 +65,9 @@ __device__ real through_silu(real dy, real normal, real gamma, real beta, int si
 }
 
 // dgamma, dbeta (N, C): the sums over each sample alone
-extern "C" __global__ void group_norm_backward(const real* dy, const real* x, const real* gamma, const real* beta, const real* mean,
-                                               const real* rstd, real* dx, real* dgamma, real* dbeta, int L, int C, int width, int silu)
+extern "C" __global__ void group_norm_backward(const real* dy, const real* x, const real* gamma, const real* beta,
+                                               const real* mean, const real* rstd, real* dx, real* dgamma, real* dbeta,
+                                               int L, int C, int width, int silu)
 {
     __shared__ real shared[1024];
     int c = blockIdx.x * blockDim.x + threadIdx.x, group = blockIdx.y * (C / width) + c / width;
@@ -76,7 +77,8 @@ extern "C" __global__ void group_norm_backward(const real* dy, const real* x, co
     if (there) {
         m = mean[group], r = rstd[group], scale = gamma[c], shift = beta[c];
         for (int i = threadIdx.y; i < L; i += blockDim.y) {
-            real normal = (x[first + (size_t)i * C] - m) * r, dz = through_silu(dy[first + (size_t)i * C], normal, scale, shift, silu);
+            size_t at = first + (size_t)i * C;
+            real normal = (x[at] - m) * r, dz = through_silu(dy[at], normal, scale, shift, silu);
             sum += dz;
             sum_normal += dz * normal;
         }
@@ -91,7 +93,8 @@ extern "C" __global__ void group_norm_backward(const real* dy, const real* x, co
         dgamma[blockIdx.y * C + c] = sum_normal;
     }
     for (int i = threadIdx.y; i < L; i += blockDim.y) {
-        real normal = (x[first + (size_t)i * C] - m) * r, dz = through_silu(dy[first + (size_t)i * C], normal, scale, shift, silu);
-        dx[first + (size_t)i * C] = r * (dz * scale - mean_dn - normal * mean_dn_n);
+        size_t at = first + (size_t)i * C;
+        real normal = (x[at] - m) * r, dz = through_silu(dy[at], normal, scale, shift, silu);
+        dx[at] = r * (dz * scale - mean_dn - normal * mean_dn_n);
     }
 }

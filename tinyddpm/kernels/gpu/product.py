@@ -42,19 +42,21 @@ def multiply(a, b, out, transpose_a=False, transpose_b=False, add=False):
     one, factor = (number(value, out.dtype).ctypes.data for value in (1, int(add)))
     handle = cupy.cuda.device.get_cublas_handle()
     steps = [max(z.strides[-2] // z.itemsize, z.shape[-1]) for z in (b, a, out)]            # from row to row
+    B, A, C = ((z.data.ptr, kind, step) for z, kind, step in zip((b, a, out), kinds, steps))
     if out.ndim == 2:
-        B, A, C = ((z.data.ptr, kind, step) for z, kind, step in zip((b, a, out), kinds, steps))
         cublas.gemmEx(handle, transpose_b, transpose_a, N, M, K, one, *B, *A, factor, *C, compute, -1)
     else:
-        B, A, C = ((z.data.ptr, kind, step, z.strides[0] // z.itemsize) for z, kind, step in zip((b, a, out), kinds, steps))
-        cublas.gemmStridedBatchedEx(handle, transpose_b, transpose_a, N, M, K, one, *B, *A, factor, *C, len(out), compute, -1)
+        nextb, nexta, nextc = (z.strides[0] // z.itemsize for z in (b, a, out))                 # from matrix to matrix
+        cublas.gemmStridedBatchedEx(handle, transpose_b, transpose_a, N, M, K, one, *B, nextb, *A, nexta, factor,
+                                    *C, nextc, len(out), compute, -1)
 
 
 def start(shape, b, other=None):
     """An array of that shape (..., K) that holds b + other: a product is added to it."""
     y = cupy.empty(shape, b.dtype)
     pixels = 1 if other is None or other.size == y.size else y.size // other.size
-    launch_each("start", b.dtype, y.size, y, cupy.ascontiguousarray(b), np.uintp(0) if other is None else other, pixels, shape[-1])
+    other = np.uintp(0) if other is None else other
+    launch_each("start", b.dtype, y.size, y, cupy.ascontiguousarray(b), other, pixels, shape[-1])
     return y
 
 

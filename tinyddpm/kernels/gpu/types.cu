@@ -1,8 +1,8 @@
 // The types of all kernels: every other .cu file is compiled with this text before its own.
 //
-// -DREAL=float or double is the type of all arrays; -DNARROW=0, 1 or 2 says whether the operands of matrix products have
-// that type too, or are bfloat16 or float16. No header is needed; the conversions are written out. All sums are added in
-// a fixed order, so that a run can be repeated to the bit.
+// -DREAL=float or double is the type of all arrays; -DNARROW=0, 1 or 2 says whether the operands of matrix products
+// have that type too, or are bfloat16 or float16. No header is needed; the conversions are written out. All sums are
+// added in a fixed order, so that a run can be repeated to the bit.
 
 typedef REAL real;
 #if NARROW
