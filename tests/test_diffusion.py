@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tinyddpm import presets
 from tinyddpm.diffusion import process, schedule
 from tinyddpm.sampling import steps
 
@@ -267,3 +268,37 @@ def test_every_step_shows_its_estimate_of_the_data():
     assert [s.t for s in found] == steps.spread(1000, 10)
     np.testing.assert_allclose(found[-1].x, found[-1].x0, atol=1e-6)
     assert all(np.all(np.abs(s.x0) <= 1) for s in found)
+
+
+def test_algorithm_2_leaves_out_no_time():
+    with pytest.raises(ValueError, match="every t"):
+        list(steps.ddpm(gaussian(0, 1.0), S, np.ones((2, 1)), np.random.default_rng(0), [1000, 500, 1]))
+
+
+def test_a_new_sampler_is_a_function_and_a_line(monkeypatch):
+    """generate, the flags and their help know it by the table."""
+    from tinyddpm import cli
+    from tinyddpm.diffusion.config import DiffusionConfig
+    from tinyddpm.sampling.generate import generate
+
+    def halves(p, s, x, rng, times, factor=0.5):
+        for t in times:
+            x = factor * x
+            yield steps.Step(t, x, x)
+
+    class Model:
+        training, config = False, presets.get("mnist").model
+
+    monkeypatch.setitem(steps.SAMPLERS, "halves", steps.Sampler("Halves", halves, 3))
+    monkeypatch.setitem(steps.OPTIONS, "factor", 0.5)
+    start = generate(Model, DiffusionConfig(), 2, sampler="halves", steps=1, factor=1.0)
+    np.testing.assert_allclose(generate(Model, DiffusionConfig(), 2, sampler="halves"), start / 8)
+    parser = cli.Parser()
+    cli.add_sampler_flags(parser)
+    found, title = cli.sampler(parser.parse_args(["--sampler", "halves", "--factor", "0.25"]))
+    assert (found, title) == ({"sampler": "halves", "steps": None, "factor": 0.25}, "Halves with 3 steps and factor 0.25")
+    assert "of Halves (default 0.5)" in parser.format_help()
+    with pytest.raises(ValueError, match="--factor does not belong to --sampler ddim, DDIM"):
+        cli.sampler(parser.parse_args(["--sampler", "ddim", "--factor", "1"]))
+    with pytest.raises(ValueError, match="sampler is 'euler'; expected ddpm, ddim, halves"):
+        generate(Model, DiffusionConfig(), 2, sampler="euler")

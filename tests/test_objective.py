@@ -158,6 +158,28 @@ def test_the_reverse_process_in_training_mode_is_refused():
         reverse_process(MLP((2,)).train(), DiffusionConfig())
 
 
+class WithLabels(Oracle):
+    """Predicts the target where labels are given, and something else where not."""
+
+    def forward(self, x, t, labels=None):
+        return self.y if labels is not None else 0.5 * self.y + 0.1 * x
+
+
+@pytest.mark.parametrize("prediction", TARGETS)
+def test_guidance_moves_every_prediction_away_from_the_one_without_labels(prediction):
+    """x_0 is linear in each prediction, so x_0 moves by the same factor, before it is clipped."""
+    config, labels = DiffusionConfig(prediction=prediction), np.zeros(6, int)
+    model = WithLabels(prediction)
+    model.y = 0.3 * model.y
+    to_x0 = lambda y: PREDICTIONS[prediction].to_x0(S, XT, TIMES, y)
+    with_labels, without = to_x0(model.forward(XT, TIMES, labels)), to_x0(model.forward(XT, TIMES))
+    for w in (0.0, 1.0, 2.5):
+        _, _, x0 = reverse_process(model, config, labels, guidance=w)(XT, TIMES)
+        np.testing.assert_allclose(x0, np.clip(without + w * (with_labels - without), -1, 1), atol=1e-8)
+    with pytest.raises(ValueError, match="needs labels"):
+        reverse_process(model, config, guidance=2.0)
+
+
 @pytest.mark.parametrize("bad", [dict(prediction="noise"), dict(loss="vlb"), dict(variance="medium"), dict(variance="learned"),
                                  dict(loss="hybrid"), dict(T=1), dict(schedule="sine")])
 def test_configurations_that_make_no_sense_are_refused(bad):

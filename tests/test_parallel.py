@@ -34,9 +34,13 @@ def port():
 
 
 def start(folder, port, size, rank, *flags):
-    command = [sys.executable, PROGRAM, *FLAGS, *flags, "--out", "run", "--world-size", size, "--rank", rank, "--port", port]
-    (folder / f"at{rank}").mkdir(exist_ok=True)                    # a folder of its own, as on another machine; rank 0's is at0
-    return subprocess.Popen(list(map(str, command)), cwd=folder / f"at{rank}", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    """A rank in a folder of its own, as on another machine. Two ranks are told by the environment, other numbers by flags."""
+    (folder / f"at{rank}").mkdir(exist_ok=True)
+    environment = {"WORLD_SIZE": size, "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if size == 2 else {}
+    group = [] if environment else ["--world-size", size, "--rank", rank, "--port", port]
+    return subprocess.Popen([sys.executable, PROGRAM, *map(str, [*FLAGS, *flags, "--out", "run", *group])],
+                            cwd=folder / f"at{rank}", env=os.environ | {name: str(value) for name, value in environment.items()},
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finish(processes):
@@ -229,6 +233,27 @@ def test_rank_0_that_is_not_there(port, monkeypatch):
 def test_a_port_that_is_taken(port):
     with socket.create_server(("127.0.0.1", port)), pytest.raises(ValueError, match=f"cannot listen at 127.0.0.1:{port}"):
         parallel.join(Ranks(2, 0, port=port), "1")
+
+
+TORCHRUN = {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "2000"}
+
+
+@pytest.mark.parametrize("environment, flags, expected", [
+    ({}, {}, Ranks()), ({}, {"size": 3, "rank": 2}, Ranks(3, 2, 2)), (TORCHRUN, {}, Ranks(4, 2, 1, "node0", 2000)),
+    (TORCHRUN | {"TORCHELASTIC_USE_AGENT_STORE": "True"}, {}, Ranks(4, 2, 1, "node0", 2001)),
+    (TORCHRUN, {"size": 1, "rank": 0, "host": "here", "port": 7}, Ranks(1, 0, 0, "here", 7)),
+    ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}, {}, Ranks(2, 1, 0)),
+    ({"SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}, {"host": "n7"}, Ranks(8, 5, 1, "n7")),
+    ({"RANK": "3"}, {}, Ranks())])
+def test_the_environment_of_a_launcher_counts_where_flags_are_absent(environment, flags, expected):
+    assert rendezvous.ranks(environment, **flags) == expected
+
+
+def test_an_environment_that_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match="WORLD_SIZE='many'; expected a number"):
+        rendezvous.ranks({"WORLD_SIZE": "many", "RANK": "0"})
+    with pytest.raises(ValueError, match="--rank 4 --world-size 4"):
+        rendezvous.ranks(TORCHRUN | {"RANK": "4"})
 
 
 @pytest.mark.parametrize("flags, message", [(["--rank", "2", "--world-size", "2"], "--rank 2"), (["--rank", "-1"], "--rank -1"),

@@ -4,16 +4,18 @@ import csv
 import math
 import os
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tinyddpm
-from tinyddpm import data, presets, safetensors
+from tinyddpm import data, nn, presets, safetensors
 from tinyddpm.diffusion import process
-from tinyddpm.nn import UNetConfig
+from tinyddpm.nn import Module, Parameter, UNetConfig
 from tinyddpm.presets import Preset
+from tinyddpm.sampling.generate import generate
 from tinyddpm.training import Trainer, load_checkpoint, load_model, save_checkpoint
 from tinyddpm.training import fit as fit_module
 from tinyddpm.training.fit import fit, open_metrics, read_metrics
@@ -364,3 +366,60 @@ def test_metrics_that_cannot_be_read_start_anew(tmp_path):
     with open_metrics(tmp_path / "m.csv", 3) as file:
         file.write("4,0.5,1,1e-3,2\n")
     assert read_metrics(tmp_path / "m.csv")["step"].tolist() == [4]
+
+
+# ---- what is older, and what is new ----
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def test_a_checkpoint_of_the_first_version_loads_goes_on_and_samples():
+    """Written after step 3 by the code of 0.1.0 at its start; so were, on numpy, step 6 and the samples beside it."""
+    trainer, expected = load_checkpoint(GOLDEN / "checkpoint_1.safetensors"), np.load(GOLDEN / "checkpoint_1.npz")
+    assert (trainer.steps_done, trainer.seconds, trainer.preset.diffusion.loss) == (3, 1.5, "hybrid")
+    before, digits = trainer.model.flat_values.copy(), data.load("digits", trainer.preset.model)
+    while trainer.steps_done < 6:
+        trainer.step(*digits.batch(trainer.steps_done, 8, 0))
+    change = np.abs(trainer.model.flat_values - expected["model"]).max()
+    assert change < 1e-2 * np.abs(before - expected["model"]).max()             # BLAS's own roundings, through Adam
+    with trainer.averaged() as model:
+        for name, count, options in (("ddpm", 3, {"labels": np.array([1, 4, 10])}), ("ddim", 2, {"steps": 5, "eta": 0.5})):
+            drawn = generate(model, trainer.preset.diffusion, count, 5, name, **options)
+            np.testing.assert_allclose(drawn, expected[name], atol=0.02)
+
+
+@dataclass(frozen=True)
+class GreyConfig:
+    """A network of another kind: it predicts one number for all pixels."""
+
+    image_size: int = 8
+    image_channels: int = 1
+    start: float = 0.5
+    num_classes: int | None = None
+    learned_variance: bool = False
+
+
+class Grey(Module):
+    def __init__(self, config, seed=0, dtype=np.float32):
+        self.config, self.level = config, Parameter(np.full(1, config.start))
+        self.flatten(dtype)
+
+    def forward(self, x, t, labels=None, rng=None):
+        return np.ones_like(x) * self.level.value
+
+    def backward(self, dy):
+        self.level.grad += dy.sum()
+        return 0 * dy
+
+
+def test_a_preset_says_which_network(monkeypatch, tmp_path):
+    """Another network is one row of NETWORKS: it is trained, saved, loaded and drawn from."""
+    monkeypatch.setitem(nn.NETWORKS, "grey", (GreyConfig, Grey))
+    preset = Preset("a", "digits", GreyConfig(), TINY.diffusion, TINY.training).override(prediction="x0", start=0.25)
+    trainer = Trainer(preset)
+    trainer.step(DATA.images[:4])
+    save_checkpoint(tmp_path / "c", trainer)
+    assert Preset.from_json(preset.to_json()) == preset and state(load_checkpoint(tmp_path / "c")) == state(trainer)
+    model, loaded = load_model(tmp_path / "c")
+    assert type(model) is Grey and loaded == preset
+    np.testing.assert_allclose(generate(model, preset.diffusion, 2), model.level.value[0], rtol=1e-5)
