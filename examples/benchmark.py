@@ -39,7 +39,7 @@ MODELS = {"mnist": presets.get("mnist"),
           "cifar10": presets.get("cifar10").override(batch_size=8)}
 ON_GPU = (*(f"cupy-{p}" for p in dispatch.PRECISIONS), "torch-cuda-tf32", "torch-cuda-bf16", "torch-cuda-bf16-compiled")
 SIDES, TASKS = ("numpy", "numba", "torch", *ON_GPU), ("train", "sample", "layers", "growth")
-GROWTH = {"batch_size": (1 / 4, 1 / 2, 1, 2), "image_size": (1, 2), "base_channels": (1, 2)}       # times the model's own
+GROWTH = {"batch_size": (1 / 4, 1 / 2, 1, 2), "image_size": (1, 2), "base_channels": (1, 2)}        # times the model's
 LAYERS = ("conv2d", "conv2d_add", "group_norm", "group_norm_silu", "linear", "attention", "concatenate", "upsample")
 WARMUP = 2
 GEMM_SIZE = 8192            # of the matrices whose product is a GPU's ceiling
@@ -47,13 +47,17 @@ GEMM_SIZE = 8192            # of the matrices whose product is a GPU's ceiling
 
 def main(argv):
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL", help=f"{', '.join(MODELS)} (default: mnist)")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, metavar="SIDE", help=f"of {', '.join(SIDES)} (default: numba, torch)")
-    parser.add_argument("--gpu", action="store_true", help="by default the model cifar10, at 128, and the sides that need a GPU")
+    parser.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL",
+                        help=f"{', '.join(MODELS)} (default: mnist)")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, metavar="SIDE",
+                        help=f"of {', '.join(SIDES)} (default: numba, torch)")
+    parser.add_argument("--gpu", action="store_true",
+                        help="by default the model cifar10, at 128, and the sides that need a GPU")
     parser.add_argument("--batch-sizes", nargs="+", type=int, metavar="N", help="instead of the model's own")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["train", "sample"], metavar="TASK",
                         help=f"of {', '.join(TASKS)} (default: train, sample)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often each side has its turn (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N",
+                        help="how often each side has its turn (default 3)")
     parser.add_argument("--seconds", type=float, default=6.0, metavar="S", help="of each turn (default 6)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N", help="(default: all cores)")
     parser.add_argument("--compile", action="store_true", help="PyTorch's compiled form instead of its eager code")
@@ -67,7 +71,8 @@ def main(argv):
     installed = importlib.util.find_spec("torch") is not None
     if args.sides and "torch" in args.sides and not installed:
         parser.error("PyTorch is not installed here: pip install torch, or choose other --sides")
-    args.sides = args.sides or [side for side in (ON_GPU if args.gpu else ("numba", "torch")) if installed or "torch" not in side]
+    args.sides = args.sides or [side for side in (ON_GPU if args.gpu else ("numba", "torch")) if installed
+                                or "torch" not in side]
     args.models = args.models or ["cifar10" if args.gpu else "mnist"]
     args.batch_sizes = args.batch_sizes or ([128] if args.gpu else [None])
 
@@ -95,12 +100,14 @@ def compare(model, args, task, **changes):
     first = next(iter(turns))
     what = "".join(f", {name} {value}" for name, value in changes.items() if name != "batch_size")
     print(f"\n{model}, {task}, batch {batch}{what}, {work / 1e9:.2f} GFLOP an image:")
-    print(f"  {'':25}{'ms':>8}{'a second':>10}{'images/s':>10}{'GFLOP/s':>10}{'of gemm':>9}{'peak MiB':>10}  {first}'s images/s to this, by round")
+    print(f"  {'':25}{'ms':>8}{'a second':>10}{'images/s':>10}{'GFLOP/s':>10}{'of gemm':>9}{'peak MiB':>10}"
+          f"  {first}'s images/s to this, by round")
     for name, results in turns.items():
         ms = statistics.median(t["seconds"] for t in results) * 1e3
         rate = work * batch / ms / 1e6
         ratios = " ".join(f"{theirs['seconds'] / ours['seconds']:.2f}" for ours, theirs in zip(turns[first], results))
-        print(f"  {name:25}{ms:8.1f}{1e3 / ms:10.2f}{batch / ms * 1e3:10.1f}{rate:10,.1f}{rate / args.ceilings[name]['gflops']:9.0%}"
+        print(f"  {name:25}{ms:8.1f}{1e3 / ms:10.2f}{batch / ms * 1e3:10.1f}{rate:10,.1f}"
+              f"{rate / args.ceilings[name]['gflops']:9.0%}"
               f"{max(t['peak'] for t in results) / 2**20:10.0f}  {ratios}", flush=True)
 
 
@@ -113,9 +120,10 @@ def growth(model, args):
 
 
 def layers(model, args, changes):
-    """Forward and backward of every layer of the network by itself: its share of them all, and the sides beside each other."""
+    """Forward and backward of every layer of the network by itself: its share of the total, side by side."""
     turns = in_turn(args, layouts(args), task="layers", model=model, changes=changes)
-    ms = {name: {layer: statistics.median(t[layer]["ms"] for t in results) for layer in results[0]} for name, results in turns.items()}
+    ms = {name: {layer: statistics.median(t[layer]["ms"] for t in results) for layer in results[0]}
+          for name, results in turns.items()}
     first, batch = next(iter(turns)), MODELS[model].override(**changes).training.batch_size
     of_first = turns[first][0]
     whole = sum(ms[first][layer] * of_first[layer]["count"] for layer in of_first)
@@ -124,12 +132,14 @@ def layers(model, args, changes):
     for layer in sorted(of_first, key=lambda layer: -ms[first][layer] * of_first[layer]["count"]):
         count, rate = of_first[layer]["count"], of_first[layer]["flops"] / ms[first][layer] / 1e6
         print(f"  {layer:58}{count:6}{ms[first][layer] * count / whole:7.1%}{rate:9.0f}"
-              + "".join(f"{ms[name][layer]:14.2f}" + (f" ({ms[name][layer] / ms[first][layer]:4.2f}x)" if name != first else " " * 8)
+              + "".join(f"{ms[name][layer]:14.2f}" + (f" ({ms[name][layer] / ms[first][layer]:4.2f}x)" if name != first
+                                                      else " " * 8)
                         for name in turns), flush=True)
     for operation in sorted({layer.split()[0] for layer in of_first}):
         its = [layer for layer in of_first if layer.split()[0] == operation]
         totals = {name: sum(ms[name][layer] * of_first[layer]["count"] for layer in its) for name in turns}
-        print(f"  all {operation:54}{sum(of_first[layer]['count'] for layer in its):6}{totals[first] / whole:7.1%}{'':9}"
+        number = sum(of_first[layer]["count"] for layer in its)
+        print(f"  all {operation:54}{number:6}{totals[first] / whole:7.1%}{'':9}"
               + "".join(f"{total:14.2f}{'':8}" for total in totals.values()), flush=True)
 
 
@@ -151,15 +161,17 @@ def run(args, **what):
     """The result of one turn, in a process with a clean environment."""
     threads = {name: str(args.threads) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS")}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")} | threads
-    done = subprocess.run([sys.executable, __file__, "--turn", json.dumps(what)], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, __file__, "--turn", json.dumps(what)], env=environment, capture_output=True,
+                          text=True)
     if done.returncode:
-        raise ValueError(f"{what['side']} could not run: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'no output'}")
+        raise ValueError(f"{what['side']} could not run: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def turn(task, side, seconds, model=None, compiled=False, changes=None):
-    """One turn: the median seconds of a step (or of one evaluation, for sampling) and the peak memory; or those of its layers."""
-    of_torch, on_cuda, channels_last = side.startswith("torch"), "cuda" in side, "cuda" in side or side.endswith("channels_last")
+    """One turn: the median seconds of a step (or one evaluation, for sampling) and the peak memory; or its layers'."""
+    of_torch, on_cuda = side.startswith("torch"), "cuda" in side
+    channels_last = on_cuda or side.endswith("channels_last")
     if on_cuda:
         from benchmark_torch import prepare_cuda
         prepare_cuda()
@@ -172,7 +184,8 @@ def turn(task, side, seconds, model=None, compiled=False, changes=None):
         results = {}
         for layer, count in found.items():
             step = torch_layer(*layer, channels_last) if of_torch else our_layer(*layer)
-            results[title(*layer)] = {"ms": median(step, seconds / len(found)) * 1e3, "count": count, "flops": 3 * products(*layer)}
+            results[title(*layer)] = {"ms": median(step, seconds / len(found)) * 1e3, "count": count,
+                                      "flops": 3 * products(*layer)}
         return results
     if of_torch:
         from benchmark_torch import steps
@@ -256,7 +269,8 @@ def flops(config):
 
 
 def title(name, shapes, settings):
-    return f"{name} {' '.join('x'.join(map(str, shape)) for shape in shapes[:2])} {' '.join(map(str, settings))}".strip()
+    sizes = " ".join("x".join(map(str, shape)) for shape in shapes[:2])
+    return f"{name} {sizes} {' '.join(map(str, settings))}".strip()
 
 
 def products(name, shapes, settings):
@@ -301,12 +315,14 @@ def torch_layer(name, shapes, settings, channels_last):
              "group_norm": lambda x, gamma, beta, groups, eps: F.group_norm(x, groups, gamma, beta, eps),
              "group_norm_silu": lambda x, gamma, beta, groups, eps: F.silu(F.group_norm(x, groups, gamma, beta, eps)),
              "attention": lambda q, k, v, n: F.scaled_dot_product_attention(heads(q, n), heads(k, n), heads(v, n)),
-             "concatenate": lambda a, b: torch.cat([a, b], 1), "upsample": lambda x: F.interpolate(x, scale_factor=2)}[name]
+             "concatenate": lambda a, b: torch.cat([a, b], 1),
+             "upsample": lambda x: F.interpolate(x, scale_factor=2)}[name]
     layout = torch.channels_last if channels_last else torch.contiguous_format
     arrays = []
     for i, shape in enumerate(shapes):
         array = torch.randn(shape)
-        if array.ndim == 4:                                     # (N, H, W, C) -> (N, C, H, W), or (kh, kw, C, K) -> (K, C, kh, kw)
+        # (N, H, W, C) -> (N, C, H, W), or (kh, kw, C, K) -> (K, C, kh, kw)
+        if array.ndim == 4:
             array = array.permute((3, 2, 0, 1) if name.startswith("conv2d") and i == 1 else (0, 3, 1, 2))
             array = array.contiguous(memory_format=layout)
         elif name == "linear" and i == 1:

@@ -103,7 +103,8 @@ def steps(preset, task, channels_last, compiled, autocast=False):
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
             return compiled_or_not(x, t).float()
 
-    images = torch.randint(0, 256, (training.batch_size, c.image_channels, c.image_size, c.image_size), dtype=torch.uint8)
+    images = torch.randint(0, 256, (training.batch_size, c.image_channels, c.image_size, c.image_size),
+                           dtype=torch.uint8)
     s = preset.diffusion.make_schedule()
     alpha_bar, ema = torch.tensor(s.alpha_bar, dtype=torch.float32), [p.detach().clone() for p in model.parameters()]
     optimizer = torch.optim.Adam(model.parameters(), training.lr)

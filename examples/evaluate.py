@@ -27,14 +27,17 @@ OF_SAMPLES, OF_THE_BOUND = ("samples", "sampler", "steps", *OPTIONS, "inception"
 
 def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the checkpoint.safetensors of a run, or a published model")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT",
+                        help="the checkpoint.safetensors of a run, or a published model")
     parser.add_argument("what", choices=("nll", "rate-distortion", "fid", "is"))
     parser.add_argument("--split", choices=("test", "train"), help="(default: test; a folder has none)")
-    parser.add_argument("--count", type=int, metavar="N", help="images to measure or draw (default: 256; fid, is: 1000)")
+    parser.add_argument("--count", type=int, metavar="N",
+                        help="images to measure or draw (default: 256; fid, is: 1000)")
     parser.add_argument("--times", type=int, metavar="K",
                         help="times t > 1 drawn for each image (default: 20, for rate-distortion 100; 0: all)")
     parser.add_argument("--cdf", choices=("exact", "tanh"), default="exact", help="of the decoder; tanh: the authors'")
-    parser.add_argument("--samples", metavar="FILE.npy", help="measure these uint8 images, such as sample.py draws, not new ones")
+    parser.add_argument("--samples", metavar="FILE.npy",
+                        help="measure these uint8 images, such as sample.py draws, not new ones")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of noise, times and samples (default 0)")
     parser.add_argument("--out", metavar="FILE", help="the JSON file (default: nll.json and so on)")
     cli.add_sampler_flags(parser)
@@ -76,7 +79,8 @@ def bound(args, model, preset):
         print("  reverse time T - t + 1   rate (bits/dim)   distortion (RMSE of 255)")
         times, *columns = (column[::-1] for column in found.rate_distortion())
         for time in s.T * np.arange(ROWS, 0, -1) / ROWS:
-            print("  {:22.0f}   {:15.5f}   {:24.5f}".format(time, *(np.interp(time, times, column) for column in columns)))
+            rate, rmse = (np.interp(time, times, column) for column in columns)
+            print(f"  {time:22.0f}   {rate:15.5f}   {rmse:24.5f}")
     return {"data": name, "times": strata, "T": s.T, "cdf": args.cdf} | results
 
 
@@ -85,7 +89,8 @@ def distance(args, model, preset):
     extractor, naming = evaluation.extractor(model.config, args.inception)
     dataset, name = data.compare_with(args.dataset or preset.dataset, preset.model, args.split, args.data_dir)
     samples, how = drawn(args, model, preset, 2)
-    statistics = [evaluation.measure(extractor, x, what)[0] for x, what in ((dataset.images, name), (samples, "samples"))]
+    statistics = [evaluation.measure(extractor, x, what)[0]
+                  for x, what in ((dataset.images, name), (samples, "samples"))]
     value = evaluation.fid(*statistics)
     measure = naming.format("FID")
     print(f"{measure}: {value:.3f}  ({how} against {len(dataset):,} images of {name})")

@@ -12,10 +12,13 @@ from tinyddpm.training import load_model
 def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0], formatter_class=cli.Lines,
                         epilog="figures:\n" + "\n".join(f"  {name:16} {f.__doc__}" for name, f in FIGURES.items()))
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the checkpoint.safetensors of a run, or a published model")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT",
+                        help="the checkpoint.safetensors of a run, or a published model")
     parser.add_argument("figure", metavar="FIGURE", choices=FIGURES, help="one of the list below")
-    parser.add_argument("--rows", type=int, default=6, metavar="N", help="of the figure, where that is free (default 6)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of samples, noise and chosen images (default 0)")
+    parser.add_argument("--rows", type=int, default=6, metavar="N",
+                        help="of the figure, where that is free (default 6)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S",
+                        help="of samples, noise and chosen images (default 0)")
     parser.add_argument("--out", metavar="FILE", help="the picture (default: FIGURE.png; for the film FIGURE.gif)")
     cli.add_data_flags(parser)
     cli.add_backend_flags(parser)

@@ -14,12 +14,13 @@ from tinyddpm.training import load_model
 
 def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the checkpoint.safetensors of a run, or a published model")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT",
+                        help="the checkpoint.safetensors of a run, or a published model")
     parser.add_argument("--count", type=int, default=36, metavar="N", help="how many images (default 36)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="other images (default 0)")
     parser.add_argument("--label", type=int, metavar="L", help="only this class, for a model with classes")
     parser.add_argument("--out", default="samples.png", metavar="FILE",
-                        help=".png a grid, .gif the film of its making, .npy uint8 (N, H, W[, C]) (default samples.png)")
+                        help=".png a grid, .gif the film of its making, .npy uint8 (N, H, W[, C])")
     cli.add_sampler_flags(parser)
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)

@@ -11,8 +11,8 @@ from tinyddpm.training import run
 from tinyddpm.training.fit import fit
 
 PRESETS = [name for name in presets.PRESETS if name != "mnist"]
-QUICK = dict(base_channels=32, groups=8, blocks_per_level=1, steps=10, batch_size=8, warmup=0, sample_every=0, T=50, beta_1=0.002,
-             beta_T=0.4)
+QUICK = dict(base_channels=32, groups=8, blocks_per_level=1, steps=10, batch_size=8, warmup=0, sample_every=0, T=50,
+             beta_1=0.002, beta_T=0.4)
 SAMPLES = 16
 
 

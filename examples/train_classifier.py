@@ -24,7 +24,8 @@ def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--dataset", choices=CONFIGS, default="mnist")
     parser.add_argument("--data-dir", metavar="DIR", help="where the files of the data set are (default: downloaded)")
-    parser.add_argument("--epochs", type=int, default=6, metavar="N", help="passes over the training images (default 6)")
+    parser.add_argument("--epochs", type=int, default=6, metavar="N",
+                        help="passes over the training images (default 6)")
     parser.add_argument("--out", required=True, metavar="FILE", help="the .safetensors file to write")
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)

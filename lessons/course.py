@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure                    # draws without a window
+from matplotlib.figure import Figure  # draws without a window
 
 from tinyddpm import data, presets
 from tinyddpm.progress import Progress

@@ -23,8 +23,8 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-import screen                                           # noqa: E402, they lie beside this file
-import tasks                                            # noqa: E402
+import screen  # noqa: E402, they lie beside this file
+import tasks  # noqa: E402
 
 VISIBLE_SEED, HIDDEN_SEED = 1, 9241
 SECONDS = 10                    # for a task

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import tasks                                            # noqa: E402, it lies beside this file
+import tasks  # noqa: E402, it lies beside this file
 
 
 def homework(lesson):

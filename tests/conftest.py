@@ -21,7 +21,7 @@ def numpy_backend():
 
 @pytest.fixture
 def gpu():
-    """CuPy where it finds a device, else the stand-in that runs its kernels on the CPU. Returns what counts the host's waits."""
+    """CuPy where it finds a device, else the stand-in that runs its kernels on the CPU. Returns its list of waits."""
     try:
         importlib.import_module("cupy").cuda.runtime.getDeviceCount()
     except (ImportError, RuntimeError):

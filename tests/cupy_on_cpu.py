@@ -1,8 +1,8 @@
-"""A stand-in for CuPy where there is no GPU: arrays by NumPy, the .cu files compiled as C++, cuBLAS's two calls in float64.
+"""A stand-in for CuPy where there is no GPU: arrays by NumPy, the .cu files as C++, cuBLAS's two calls in float64.
 
-It is stricter than a GPU. Host and device arrays do not mix. A kernel's arguments must have the types of its signature, lie
-in one piece, and be device arrays. New arrays hold NaN, so that what no kernel wrote is seen. And every wait of the host
-for the device is counted. What it cannot show is speed, or what only happens between the threads of a real GPU.
+It is stricter than a GPU. Host and device arrays do not mix. A kernel's arguments must have the types of its signature,
+be contiguous, and be device arrays. New arrays hold NaN, so that what no kernel wrote is seen. And every wait of the
+host for the device is counted. What it cannot show is speed, or what only happens between the threads of a real GPU.
 """
 
 import contextlib
@@ -108,19 +108,24 @@ class Generator:
 
 @functools.cache
 def compiled(code, options):
-    """A .cu file as a library: its kernels' names -> (function, types of the arguments, whether the threads share memory)."""
+    """A .cu file as a library, and its kernels: name -> types of the arguments."""
     source = f'#include "{HERE / "cuda_on_cpu.h"}"\n{code}'
-    expanded = subprocess.run([COMPILER, "-x", "c++", "-E", "-P", *options, "-"], input=source, capture_output=True, text=True, check=True).stdout
+    expanded = subprocess.run([COMPILER, "-x", "c++", "-E", "-P", *options, "-"], input=source, capture_output=True,
+                              text=True, check=True).stdout
     signatures, calls = {}, ""
-    for name, parameters, body in re.findall(r'extern "C"\s+void (\w+)\(([^)]*)\)(.*?)(?=extern "C"|\Z)', expanded, re.DOTALL):
+    for name, parameters, body in re.findall(r'extern "C"\s+void (\w+)\(([^)]*)\)(.*?)(?=extern "C"|\Z)', expanded,
+                                             re.DOTALL):
         kinds = [re.sub(r"\bconst\b|\s", "", p.strip().rsplit(maxsplit=1)[0]) for p in parameters.split(",")]
         signatures[name] = kinds
         values = ", ".join(f"*({kind}*)a[{i}]" for i, kind in enumerate(kinds))
-        calls += (f'static void call_{name}(void** a) {{ {name}({values}); }}\nextern "C" void run_{name}(void** a, int gx, int gy, int bx, '
-                  f'int by) {{ launch(call_{name}, a, gx, gy, bx, by, {int("__syncthreads" in body or "_sum(" in body or "row_reduce" in body)}); }}\n')
+        together = any(word in body for word in ("__syncthreads", "_sum(", "row_reduce"))       # threads that wait
+        calls += (f'static void call_{name}(void** a) {{ {name}({values}); }}\n'
+                  f'extern "C" void run_{name}(void** a, int gx, int gy, int bx, int by) '
+                  f'{{ launch(call_{name}, a, gx, gy, bx, by, {int(together)}); }}\n')
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "kernels.so"
-        subprocess.run([COMPILER, "-x", "c++", "-O1", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", *options, "-o", library, "-"],
+        subprocess.run([COMPILER, "-x", "c++", "-O1", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", *options, "-o", library,
+                        "-"],
                        input=source + calls, text=True, check=True)
         return ctypes.CDLL(str(library)), signatures
 
@@ -138,7 +143,8 @@ class RawModule:
             assert len(arguments) == len(kinds), f"{name}: {len(arguments)} arguments for {kinds}"
             for a, kind in zip(arguments, kinds):
                 if kind.endswith("*") and isinstance(a, ndarray):
-                    assert a.dtype == self.types[kind[:-1]] and a.flags.c_contiguous, f"{name}: {a.dtype} for {kind}, or not in one piece"
+                    right = a.dtype == self.types[kind[:-1]] and a.flags.c_contiguous
+                    assert right, f"{name}: {a.dtype} for {kind}, or not contiguous"
                     slots.append(ctypes.c_void_p(a.data.ptr))
                 elif kind.endswith("*"):
                     assert type(a) is np.uintp and a == 0, f"{name}: {a!r} for {kind}"
@@ -162,7 +168,8 @@ def _matrix(address, kind, ld, rows, columns):
     itemsize = np.dtype(TYPES[kind]).itemsize
     memory = (ctypes.c_char * (((columns - 1) * ld + rows) * itemsize)).from_address(address)
     assert ld >= rows
-    return np.lib.stride_tricks.as_strided(np.frombuffer(memory, TYPES[kind]), (rows, columns), (itemsize, ld * itemsize))
+    return np.lib.stride_tricks.as_strided(np.frombuffer(memory, TYPES[kind]), (rows, columns),
+                                           (itemsize, ld * itemsize))
 
 
 def _float64(a, compute):
@@ -174,7 +181,8 @@ def _float64(a, compute):
 
 
 def gemmEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, compute, algo):
-    assert (Ctype, compute) in ((0, 68), (0, 77), (1, 70)) and Atype == Btype and (Atype == Ctype or Ctype == 0 != compute - 68)  \
+    assert (Ctype, compute) in ((0, 68), (0, 77),
+                                (1, 70)) and Atype == Btype and (Atype == Ctype or Ctype == 0 != compute - 68)  \
         or (Ctype, compute) == (0, 68) and Atype == Btype, "types that cuBLAS does not have"
     scalar = ctypes.c_double if compute == 70 else ctypes.c_float
     alpha, beta = (scalar.from_address(p).value for p in (alpha, beta))
@@ -186,11 +194,13 @@ def gemmEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb,
         c[...] = product + beta * c if beta else product
 
 
-def gemmStridedBatchedEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, Btype, ldb, strideB, beta, C, Ctype, ldc,
+def gemmStridedBatchedEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, Btype, ldb, strideB, beta,
+                         C, Ctype, ldc,
                          strideC, batch, compute, algo):
     sizes = [np.dtype(TYPES[kind]).itemsize for kind in (Atype, Btype, Ctype)]
     for i in range(batch):
-        a, b, c = (start + i * stride * size for start, stride, size in zip((A, B, C), (strideA, strideB, strideC), sizes))
+        a, b, c = (start + i * stride * size
+                   for start, stride, size in zip((A, B, C), (strideA, strideB, strideC), sizes))
         gemmEx(handle, transa, transb, m, n, k, alpha, a, Atype, lda, b, Btype, ldb, beta, c, Ctype, ldc, compute, algo)
 
 
@@ -221,7 +231,8 @@ class Communicator:
 
     def _all(self, address, count, kind):
         """Everybody's numbers, once everybody is there."""
-        mine = np.frombuffer((ctypes.c_char * (count * {7: 4, 8: 8}[kind])).from_address(address), {7: np.float32, 8: np.float64}[kind])
+        mine = np.frombuffer((ctypes.c_char * (count * {7: 4, 8: 8}[kind])).from_address(address),
+                             {7: np.float32, 8: np.float64}[kind])
         Nccl.places[self.rank] = mine.copy()
         Nccl.barrier.wait(20)
         found = [Nccl.places[rank] for rank in range(self.size)]
@@ -256,18 +267,21 @@ def _numpys(name):
 
 
 def modules():
-    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: 0, getDeviceProperties=lambda i: {"name": b"a CPU, as a stand-in"})
+    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: 0,
+                                    getDeviceProperties=lambda i: {"name": b"a CPU, as a stand-in"})
     device = types.SimpleNamespace(get_cublas_handle=lambda: 0)
     stream = types.SimpleNamespace(synchronize=lambda: waits.append("synchronize"), ptr=0)
     cuda = types.SimpleNamespace(runtime=runtime, device=device, get_current_stream=lambda: stream, nccl=nccl,
                                  Device=lambda i: types.SimpleNamespace(use=lambda: None))
     random = types.SimpleNamespace(Generator=Generator, Philox4x3210=lambda seed, size: seed)
-    cupy = _module("cupy", __version__="14.0 on a CPU", __getattr__=_numpys, ndarray=ndarray, empty=empty, asarray=asarray, array=asarray,
+    cupy = _module("cupy", __version__="14.0 on a CPU", __getattr__=_numpys, ndarray=ndarray, empty=empty,
+                   asarray=asarray, array=asarray,
                    empty_like=lambda a: empty(a.shape, a.dtype), RawModule=RawModule, cuda=cuda, random=random,
                    get_default_memory_pool=lambda: types.SimpleNamespace(total_bytes=lambda: 123))
     blas = _module("cublas", gemmEx=gemmEx, gemmStridedBatchedEx=gemmStridedBatchedEx)
     libs = _module("cupy_backends.cuda.libs", cublas=blas)
-    names = {"cupy": cupy, "cupy.cuda": cuda, "cupy_backends": _module("cupy_backends"), "cupy_backends.cuda": _module("cupy_backends.cuda"),
+    names = {"cupy": cupy, "cupy.cuda": cuda, "cupy_backends": _module("cupy_backends"),
+             "cupy_backends.cuda": _module("cupy_backends.cuda"),
              "cupy_backends.cuda.libs": libs}
     return names
 

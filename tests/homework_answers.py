@@ -1,9 +1,8 @@
-"""Answers to those questions of the homeworks that the library does not answer: written as a learner would, for the tests."""
+"""Answers to those questions of the homeworks that the library does not answer, as a learner would write them."""
 
 import math
 
 import numpy as np
-
 
 # ---- 1 ----
 
@@ -95,7 +94,8 @@ def dilated_conv2d_backward(dy, cache):
     dpadded, dw = np.zeros_like(padded), np.zeros_like(w)
     for p in range(kh):
         for q in range(kw):
-            place = slice(None), slice(p * dilation, p * dilation + x.shape[1]), slice(q * dilation, q * dilation + x.shape[2])
+            place = slice(None), slice(p * dilation, p * dilation + x.shape[1]), slice(q * dilation,
+                                                                                       q * dilation + x.shape[2])
             dw[p, q] = padded[place].reshape(-1, C).T @ dy.reshape(-1, K)
             dpadded[place] += dy @ w[p, q].T
     return dpadded[:, top:top + x.shape[1], left:left + x.shape[2]], dw, dy.sum(axis=(0, 1, 2))

@@ -11,7 +11,7 @@ import pytest
 
 import tinyddpm
 from tinyddpm import dispatch, ops
-from tinyddpm.backend import array_module, generator, on_gpu, state, to_numpy
+from tinyddpm.backend import array_module, generator, state, to_numpy
 from tinyddpm.dispatch import READABLE
 
 
@@ -57,7 +57,8 @@ WRONG = {
     "takes (a, b); the operation takes (x)": (lambda a, b: (a, b), lambda dy, x: dy),
     "returned 1 values; expected 2: y and a cache": (lambda x: x, lambda dy, x: dy),
     "silu of homework returned y of shape (2,); expected (4,)": (lambda x: (x[:2], x), lambda dy, x: dy),
-    "silu_backward of homework returned gradient 1 of shape (3,); expected (4,)": (lambda x: (x, x), lambda dy, x: dy[1:]),
+    "silu_backward of homework returned gradient 1 of shape (3,); expected (4,)": (lambda x: (x, x),
+                                                                                   lambda dy, x: dy[1:]),
     "silu_backward of homework returned 2 values; expected 1": (lambda x: (x, x), lambda dy, x: (dy, dy)),
     "silu of homework fails: ZeroDivisionError": (lambda x: 1 / 0, lambda dy, x: dy),
     "returned y of shape str": (lambda x: ("y", x), lambda dy, x: dy),
@@ -80,8 +81,10 @@ def stub(*args):
 
 def test_an_override_that_is_not_written_yet_is_the_librarys():
     twice = lambda x: (2 * x, x)
-    tinyddpm.use("numpy", overrides=module_of(silu=twice, silu_backward=lambda dy, x: 2 * dy, linear=stub, linear_backward=stub))
-    assert ops.linear is READABLE["linear"] and ops.silu(np.ones(2))[0].tolist() == [2, 2] and state.own == ("silu", "silu_backward")
+    tinyddpm.use("numpy", overrides=module_of(silu=twice, silu_backward=lambda dy, x: 2 * dy, linear=stub,
+                                              linear_backward=stub))
+    assert ops.linear is READABLE["linear"] and ops.silu(np.ones(2))[0].tolist() == [2, 2]
+    assert state.own == ("silu", "silu_backward")
     with pytest.raises(ValueError, match="silu but not silu_backward"):
         tinyddpm.use("numpy", overrides=module_of(silu=twice, silu_backward=stub))
     with pytest.raises(ValueError, match="none that is written yet"):
@@ -152,7 +155,8 @@ def test_arrays_and_generators():
 
 
 def test_blas_gets_its_threads_back():
-    from tinyddpm.kernels.cpu import blas, threads as kernel_threads
+    from tinyddpm.kernels.cpu import blas
+    from tinyddpm.kernels.cpu import threads as kernel_threads
 
     if not blas.library:
         pytest.skip("NumPy's BLAS here is not OpenBLAS")
@@ -198,8 +202,9 @@ def test_freed_memory_is_kept_for_the_next_step():
     assert first > 10 * max(second, third, 1)
 
 
-@pytest.mark.parametrize("environment", [{}, {"OMP_NUM_THREADS": "1", "OMP_DYNAMIC": "true", "OMP_WAIT_POLICY": "passive"},
-                                         {"OPENBLAS_NUM_THREADS": "7"}])
+@pytest.mark.parametrize("environment",
+                         [{}, {"OMP_NUM_THREADS": "1", "OMP_DYNAMIC": "true", "OMP_WAIT_POLICY": "passive"},
+                          {"OPENBLAS_NUM_THREADS": "7"}])
 def test_numba_has_the_cores_whatever_the_environment_says(environment):
     """BLAS has one thread in each of numba's, which do not become fewer, and wait as is best for them."""
     from tinyddpm.kernels.cpu import blas
@@ -217,4 +222,5 @@ def test_numba_has_the_cores_whatever_the_environment_says(environment):
 def test_import_brings_in_none_of_the_large_libraries():
     code = ("import sys, tinyddpm, tinyddpm.nn, tinyddpm.training, tinyddpm.data, tinyddpm.plots; "
             "print({'numba', 'matplotlib', 'cupy', 'PIL'} & sys.modules.keys())")
-    assert subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True).stdout == "set()\n"
+    assert subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True,
+                          text=True).stdout == "set()\n"

@@ -1,4 +1,4 @@
-"""The benchmark: what it counts, that it runs, and that its PyTorch twin is the same network (where PyTorch is installed)."""
+"""The benchmark: what it counts, that it runs, and, where PyTorch is installed, that its twin is the same network."""
 
 import importlib
 import subprocess
@@ -24,7 +24,8 @@ def test_the_papers_model_has_its_operations(benchmark):
 
 
 def test_it_prints_a_table():
-    command = [sys.executable, EXAMPLES / "benchmark.py", "--sides", "numpy", "--tasks", "sample", "--rounds", "1", "--seconds", "0.01"]
+    command = [sys.executable, EXAMPLES / "benchmark.py", "--sides", "numpy", "--tasks", "sample", "--rounds", "1",
+               "--seconds", "0.01"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "numpy: " in done.stdout and "mnist, sample, batch 64, 0.09 GFLOP an image" in done.stdout
@@ -32,7 +33,8 @@ def test_it_prints_a_table():
 
 
 def test_it_measures_every_layer():
-    command = [sys.executable, EXAMPLES / "benchmark.py", "--sides", "numba", "--tasks", "layers", "--rounds", "1", "--seconds", "0.01"]
+    command = [sys.executable, EXAMPLES / "benchmark.py", "--sides", "numba", "--tasks", "layers", "--rounds", "1",
+               "--seconds", "0.01"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("  ") and "%" in line]
@@ -40,17 +42,20 @@ def test_it_measures_every_layer():
     rows = rows[:-len(sums)]
     assert {row[1] for row in sums} == {row[0] for row in rows}
     assert sum(float(row[3][:-1]) for row in sums) == pytest.approx(100, abs=0.05 * len(sums))
-    assert {row[0] for row in rows} == {"conv2d", "conv2d_add", "group_norm", "group_norm_silu", "linear", "attention", "concatenate", "upsample"}
+    assert {row[0] for row in rows} == {"conv2d", "conv2d_add", "group_norm", "group_norm_silu", "linear", "attention",
+                                        "concatenate", "upsample"}
     shares = [float(word[:-1]) for row in rows for word in row if word.endswith("%")]
     assert sum(shares) == pytest.approx(100, abs=0.05 * len(shares)) and shares == sorted(shares, reverse=True)
 
 
 def test_growth_goes_through_batch_image_and_width(benchmark, monkeypatch):
     compared = []
-    monkeypatch.setattr(benchmark, "compare", lambda model, args, task, **changes: compared.append((model, task, changes)))
+    monkeypatch.setattr(benchmark, "compare",
+                        lambda model, args, task, **changes: compared.append((model, task, changes)))
     benchmark.growth("small", None)
     assert compared == [("small", "train", {name: value}) for name, values in
-                        [("batch_size", (16, 32, 64, 128)), ("image_size", (32, 64)), ("base_channels", (32, 64))] for value in values]
+                        [("batch_size", (16, 32, 64, 128)), ("image_size", (32, 64)), ("base_channels", (32, 64))]
+                        for value in values]
 
 
 def test_the_twin_is_the_same_network(benchmark):
@@ -69,7 +74,9 @@ def test_a_gpu_has_its_turns(benchmark, gpu, monkeypatch):
     if gpu is None:
         pytest.skip("a GPU runs the benchmark itself")
     monkeypatch.setattr(benchmark, "GEMM_SIZE", 16)
-    monkeypatch.setitem(benchmark.MODELS, "tiny", benchmark.MODELS["mnist"].override(base_channels=8, groups=4, batch_size=1, patch_size=7, channel_multipliers=(1,)))
+    monkeypatch.setitem(benchmark.MODELS, "tiny",
+                        benchmark.MODELS["mnist"].override(base_channels=8, groups=4, batch_size=1, patch_size=7,
+                                                           channel_multipliers=(1,)))
     for side in ("cupy-fp32", "cupy-bf16"):
         for task in ("train", "sample"):
             found = benchmark.turn(task, side, 0.001, "tiny")

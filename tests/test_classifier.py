@@ -5,9 +5,9 @@ import pytest
 
 from tinyddpm import evaluation, safetensors
 from tinyddpm.data import mnist
+from tinyddpm.evaluation.classifier import WEIGHTS, Classifier, ClassifierConfig, load_classifier, save_classifier
 from tinyddpm.gradcheck import check_network
 from tinyddpm.nn import UNetConfig
-from tinyddpm.evaluation.classifier import WEIGHTS, Classifier, ClassifierConfig, load_classifier, save_classifier
 
 
 def test_the_gradient():
@@ -27,7 +27,9 @@ def test_a_file_holds_the_weights_in_16_bits(tmp_path):
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("tensors, metadata", [({}, {}), ({}, {"config": "{}"}), ({"out.bias": np.zeros(4, np.float16)}, {"config": '{"widths": [8]}'})])
+@pytest.mark.parametrize("tensors, metadata",
+                         [({}, {}), ({}, {"config": "{}"}),
+                          ({"out.bias": np.zeros(4, np.float16)}, {"config": '{"widths": [8]}'})])
 def test_other_files_are_refused(tmp_path, tensors, metadata):
     safetensors.write(tmp_path / "c", tensors, metadata)
     with pytest.raises(ValueError, match="not a classifier"):
@@ -64,5 +66,6 @@ def test_images_without_a_classifier_need_inception():
 
 def test_nearest():
     data = np.array([[0.0, 0], [10, 0], [0, 3], [4, 4]])
-    found = evaluation.nearest(lambda x: x, np.tile(data, (40, 1)), np.array([[0.0, 1], [9, 1]]), 80)         # in several batches
+    # in several batches
+    found = evaluation.nearest(lambda x: x, np.tile(data, (40, 1)), np.array([[0.0, 1], [9, 1]]), 80)
     np.testing.assert_array_equal(found % 4, np.repeat([[0, 2], [1, 3]], 40, axis=1))

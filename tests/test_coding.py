@@ -11,7 +11,8 @@ STD = 0.3
 def p(xt, t):
     """The best reverse process for data from N(0, STD^2)."""
     alpha_bar = S.alpha_bar[t][:, None, None, None].astype(xt.dtype)
-    return process.p_mean_variance(S, np.sqrt(alpha_bar) * STD**2 / (alpha_bar * STD**2 + 1 - alpha_bar) * xt, xt, t, clip=False)
+    return process.p_mean_variance(S, np.sqrt(alpha_bar) * STD**2 / (alpha_bar * STD**2 + 1 - alpha_bar) * xt, xt, t,
+                                   clip=False)
 
 
 def images(n):
@@ -27,7 +28,7 @@ def test_the_receiver_ends_with_the_data_and_pays_the_bound():
     np.testing.assert_array_equal(estimates[-1].x0, x0)
     np.testing.assert_allclose(estimates[0].bits, likelihood.prior_term(S, x0))
     bound = likelihood.evaluate(p, S, data)
-    (sent, error), (expected, other) = likelihood.mean_and_error(estimates[-1].bits), likelihood.mean_and_error(bound.total)
+    (sent, error), (expected, other) = map(likelihood.mean_and_error, (estimates[-1].bits, bound.total))
     assert abs(sent - expected) < 3 * np.hypot(error, other)
 
 

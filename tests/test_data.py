@@ -26,9 +26,11 @@ def tiny(monkeypatch):
     """A stand-in for MNIST, 12 images a split: file name -> bytes. Its checksums take the place of MNIST's."""
     rng, files = np.random.default_rng(0), {}
     for prefix in ("train", "t10k"):
-        files[f"{prefix}-images-idx3-ubyte.gz"] = gzip.compress(idx(rng.integers(0, 256, (12, 28, 28)).astype(np.uint8)))
+        files[f"{prefix}-images-idx3-ubyte.gz"] = gzip.compress(idx(rng.integers(0, 256,
+                                                                                 (12, 28, 28)).astype(np.uint8)))
         files[f"{prefix}-labels-idx1-ubyte.gz"] = gzip.compress(idx(rng.integers(0, 10, 12).astype(np.uint8)))
-    monkeypatch.setitem(mnist.CHECKSUMS, "mnist", {name: download.md5(gzip.decompress(raw)) for name, raw in files.items()})
+    monkeypatch.setitem(mnist.CHECKSUMS, "mnist",
+                        {name: download.md5(gzip.decompress(raw)) for name, raw in files.items()})
     return files
 
 
@@ -71,7 +73,8 @@ def test_unpacked_files_and_other_compression_are_welcome(tiny, data_dir):
 
 
 def damage(kind, data_dir):
-    images, labels, test = (data_dir / f"{n}-ubyte.gz" for n in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3"))
+    images, labels, test = (data_dir / f"{n}-ubyte.gz"
+                            for n in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3"))
     raw = images.read_bytes()
     if kind == "missing":
         images.unlink()
@@ -93,7 +96,9 @@ def damage(kind, data_dir):
         images.write_bytes(gzip.compress(bytes(content)))
 
 
-@pytest.mark.parametrize("kind", ["missing", "truncated", "bit flipped", "swapped", "renamed", "empty", "a web page", "one pixel changed"])
+@pytest.mark.parametrize("kind",
+                         ["missing", "truncated", "bit flipped", "swapped", "renamed", "empty", "a web page",
+                          "one pixel changed"])
 def test_damaged_files_are_refused_by_name(data_dir, kind):
     damage(kind, data_dir)
     with pytest.raises(ValueError, match="train-images-idx3-ubyte"):
@@ -302,7 +307,8 @@ def test_a_folder_of_images(tmp_path):
     (tmp_path / "notes.txt").write_text("not an image")
     images = folder.load(tmp_path, 4, 3)
     assert images.shape == (3, 4, 4, 3) and images.dtype == np.uint8
-    assert np.all(images[1] == (200, 100, 50)) and np.all(images[2] == 77) and np.all(abs(images[0].astype(int) - 30) < 4)
+    assert np.all(images[1] == (200, 100,
+                                50)) and np.all(images[2] == 77) and np.all(abs(images[0].astype(int) - 30) < 4)
     assert folder.load(tmp_path, 4, 1).shape == (3, 4, 4, 1)
 
 
@@ -363,7 +369,8 @@ def test_the_embedded_digits_are_no_test_images():
 
 @pytest.mark.parametrize("name, config, message", [
     ("digits", UNetConfig(), "made for"), ("nothing", MNIST, "expected digits, mnist"),
-    ("digits", UNetConfig(image_size=28, image_channels=1, channel_multipliers=(1, 2), num_classes=5), "labels up to 9")])
+    ("digits", UNetConfig(image_size=28, image_channels=1, channel_multipliers=(1, 2), num_classes=5),
+     "labels up to 9")])
 def test_what_does_not_fit_is_refused(name, config, message):
     with pytest.raises(ValueError, match=message):
         data.load(name, config)

@@ -52,7 +52,8 @@ def test_every_schedule_of_any_length(make, T):
 
 def test_shapes_of_schedules():
     np.testing.assert_allclose(np.diff(S.beta[1:]), np.full(999, (0.02 - 1e-4) / 999), rtol=1e-9)
-    np.testing.assert_allclose(np.diff(np.sqrt(schedule.quadratic().beta[1:])), np.full(999, (0.02**0.5 - 0.01) / 999), rtol=1e-9)
+    np.testing.assert_allclose(np.diff(np.sqrt(schedule.quadratic().beta[1:])), np.full(999, (0.02**0.5 - 0.01) / 999),
+                               rtol=1e-9)
     assert set(schedule.constant(5, 0.3).beta[1:]) == {0.3}
     half = schedule.cosine(1000).alpha_bar[500]
     assert half == pytest.approx((np.cos((0.5 + 0.008) / 1.008 * np.pi / 2) / np.cos(0.008 / 1.008 * np.pi / 2)) ** 2)
@@ -66,7 +67,8 @@ def test_variances():
 
 
 @pytest.mark.parametrize("bad", [lambda: schedule.linear(10, -1e-3, 0.1), lambda: schedule.linear(10, 1e-3, 1.0),
-                                 lambda: schedule.Schedule(np.array([0.1, 0.2])), lambda: schedule.Schedule(np.zeros(1)),
+                                 lambda: schedule.Schedule(np.array([0.1, 0.2])),
+                                 lambda: schedule.Schedule(np.zeros(1)),
                                  lambda: S.variance("medium")])
 def test_bad_schedules_are_refused(bad):
     with pytest.raises(ValueError):
@@ -96,7 +98,8 @@ def test_the_posterior_is_bayes_rule():
     """Eq. 6-7 against the product of the two Gaussians q(x_t | x_{t-1}) q(x_{t-1} | x_0)."""
     for t in (2, 10, 500, 1000):
         precision = S.alpha[t] / S.beta[t] + 1 / (1 - S.alpha_bar[t - 1])
-        mean = (np.sqrt(S.alpha[t]) / S.beta[t] * XT + np.sqrt(S.alpha_bar[t - 1]) / (1 - S.alpha_bar[t - 1]) * X0) / precision
+        previous = S.alpha_bar[t - 1]
+        mean = (np.sqrt(S.alpha[t]) / S.beta[t] * XT + np.sqrt(previous) / (1 - previous) * X0) / precision
         mu, variance = process.q_posterior(S, X0, XT, t)
         np.testing.assert_allclose(mu, mean, rtol=1e-10, atol=1e-12)
         assert variance == pytest.approx(1 / precision, rel=1e-9)
@@ -142,7 +145,8 @@ def test_float32_stays_float32():
 # ---- samplers, with exact denoisers ----
 
 def reverse(predict_eps, variance, clip):
-    return lambda x, t: process.p_mean_variance(S, process.x0_from_eps(S, x, t, predict_eps(x, t)), x, t, clip, variance)
+    return lambda x, t: process.p_mean_variance(S, process.x0_from_eps(S, x, t, predict_eps(x, t)), x, t, clip,
+                                                variance)
 
 
 def gaussian(mean, std, variance="large", clip=False):
@@ -188,18 +192,23 @@ def linear_steps(std, times, eta, kind=None):
 
 N = 20_000
 SAMPLERS = {        # name -> the variance of p, the sampler, the steps of its linear recursion
-    "algorithm 2, large": ("large", lambda p, x, r: steps.ddpm(p, S, x, r, EVERY), lambda std: linear_steps(std, EVERY, 0, "large")),
-    "algorithm 2, small": ("small", lambda p, x, r: steps.ddpm(p, S, x, r, EVERY), lambda std: linear_steps(std, EVERY, 0, "small")),
-    "ddim 50": ("large", lambda p, x, r: steps.ddim(p, S, x, r, steps.spread(1000, 50)), lambda std: linear_steps(std, steps.spread(1000, 50), 0)),
-    "ddim 100, eta 0.5": ("large", lambda p, x, r: steps.ddim(p, S, x, r, steps.spread(1000, 100), 0.5), lambda std: linear_steps(std, steps.spread(1000, 100), 0.5)),
-    "ddim 1000, eta 1": ("large", lambda p, x, r: steps.ddim(p, S, x, r, steps.spread(1000, 1000), 1.0), lambda std: linear_steps(std, EVERY, 1)),
+    "algorithm 2, large": ("large", lambda p, x, r: steps.ddpm(p, S, x, r, EVERY),
+                           lambda std: linear_steps(std, EVERY, 0, "large")),
+    "algorithm 2, small": ("small", lambda p, x, r: steps.ddpm(p, S, x, r, EVERY),
+                           lambda std: linear_steps(std, EVERY, 0, "small")),
+    "ddim 50": ("large", lambda p, x, r: steps.ddim(p, S, x, r, steps.spread(1000, 50)),
+                lambda std: linear_steps(std, steps.spread(1000, 50), 0)),
+    "ddim 100, eta 0.5": ("large", lambda p, x, r: steps.ddim(p, S, x, r, steps.spread(1000, 100), 0.5),
+                          lambda std: linear_steps(std, steps.spread(1000, 100), 0.5)),
+    "ddim 1000, eta 1": ("large", lambda p, x, r: steps.ddim(p, S, x, r, steps.spread(1000, 1000), 1.0),
+                         lambda std: linear_steps(std, EVERY, 1)),
 }
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("mean, std", [(0.3, 1.0), (-0.5, 0.5)])
 def test_a_gaussian_is_recovered(name, mean, std):
-    """Mean and variance within sampling error of what the sampler's own linear recursion gives, which is near the data's."""
+    """Mean and variance within sampling error of the sampler's own linear recursion, which comes near the data's."""
     variance, run, recursion = SAMPLERS[name]
     rng = np.random.default_rng(1)
     x = steps.last(run(gaussian(mean, std, variance), rng.standard_normal((N, 1)), rng))
@@ -210,7 +219,7 @@ def test_a_gaussian_is_recovered(name, mean, std):
 
 
 def test_noise_at_the_last_step_would_be_seen():
-    """The steps of Algorithm 2 with large variance reproduce N(0, 1); noise at t = 1 would not change that much, so look at it alone."""
+    """Noise at t = 1 would hardly change N(0, 1), which Algorithm 2 reproduces; so it is looked at alone."""
     rng = np.random.default_rng(1)
     *_, before, final = steps.ddpm(gaussian(0, 1.0), S, rng.standard_normal((1000, 1)), rng, EVERY)
     mean, _, _ = gaussian(0, 1.0)(before.x, np.full(1000, 1))
@@ -224,7 +233,8 @@ def test_noise_at_the_last_step_would_be_seen():
     (np.array([[-0.7, -0.7], [0.0, 0.8], [0.7, -0.3]]), 0.15, np.array([0.25, 0.6, 0.15]))])
 def test_a_mixture_is_recovered(name, means, std, weights):
     rng, n = np.random.default_rng(2), 4000
-    x = steps.last(SAMPLERS[name][1](mixture(means, std, weights, SAMPLERS[name][0]), rng.standard_normal((n, means.shape[1])), rng))
+    x = steps.last(SAMPLERS[name][1](mixture(means, std, weights, SAMPLERS[name][0]),
+                                     rng.standard_normal((n, means.shape[1])), rng))
     nearest = ((x[:, None] - means) ** 2).sum(-1).argmin(1)
     for m in range(len(weights)):
         mode = x[nearest == m]
@@ -239,7 +249,8 @@ def test_ddim_with_eta_1_is_algorithm_2_in_distribution():
     quantiles = []
     for name in ("algorithm 2, small", "ddim 1000, eta 1"):
         rng = np.random.default_rng(len(name))
-        x = steps.last(SAMPLERS[name][1](mixture(means, 0.2, weights, SAMPLERS[name][0]), rng.standard_normal((N, 1)), rng))
+        x = steps.last(SAMPLERS[name][1](mixture(means, 0.2, weights, SAMPLERS[name][0]), rng.standard_normal((N, 1)),
+                                         rng))
         quantiles.append(np.mean(x < np.linspace(-1.2, 1.3, 26), axis=0))
     assert np.abs(quantiles[0] - quantiles[1]).max() < 1.63 * (2 / N) ** 0.5       # Kolmogorov-Smirnov at 1%
 
@@ -256,7 +267,8 @@ def test_ddim_times_hold_both_ends():
 
 def test_eta_0_is_a_function_of_the_noise_it_starts_from():
     start = np.random.default_rng(0).standard_normal((5, 1))
-    a, b = (steps.last(steps.ddim(gaussian(0.2, 0.5), S, start, np.random.default_rng(s), steps.spread(1000, 20))) for s in (1, 2))
+    a, b = (steps.last(steps.ddim(gaussian(0.2, 0.5), S, start, np.random.default_rng(s), steps.spread(1000, 20)))
+            for s in (1, 2))
     np.testing.assert_array_equal(a, b)
     a, b = (steps.last(steps.ddpm(gaussian(0.2, 0.5), S, start, np.random.default_rng(s), EVERY)) for s in (1, 2))
     assert not np.allclose(a, b)
@@ -264,7 +276,8 @@ def test_eta_0_is_a_function_of_the_noise_it_starts_from():
 
 def test_every_step_shows_its_estimate_of_the_data():
     rng = np.random.default_rng(0)
-    found = list(steps.ddim(gaussian(0.5, 0.01, clip=True), S, rng.standard_normal((4, 1)), rng, steps.spread(1000, 10)))
+    found = list(steps.ddim(gaussian(0.5, 0.01, clip=True), S, rng.standard_normal((4, 1)), rng,
+                            steps.spread(1000, 10)))
     assert [s.t for s in found] == steps.spread(1000, 10)
     np.testing.assert_allclose(found[-1].x, found[-1].x0, atol=1e-6)
     assert all(np.all(np.abs(s.x0) <= 1) for s in found)
@@ -296,7 +309,8 @@ def test_a_new_sampler_is_a_function_and_a_line(monkeypatch):
     parser = cli.Parser()
     cli.add_sampler_flags(parser)
     found, title = cli.sampler(parser.parse_args(["--sampler", "halves", "--factor", "0.25"]))
-    assert (found, title) == ({"sampler": "halves", "steps": None, "factor": 0.25}, "Halves with 3 steps and factor 0.25")
+    assert (found, title) == ({"sampler": "halves", "steps": None, "factor": 0.25},
+                              "Halves with 3 steps and factor 0.25")
     assert "of Halves (default 0.5)" in parser.format_help()
     with pytest.raises(ValueError, match="--factor does not belong to --sampler ddim, DDIM"):
         cli.sampler(parser.parse_args(["--sampler", "ddim", "--factor", "1"]))

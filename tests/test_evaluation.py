@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 import pytest
+from golden.make_inception import EVERY, PATH, draw, images
 
 import tinyddpm
-from golden.make_inception import EVERY, PATH, draw, images
 from tinyddpm import safetensors
 from tinyddpm.evaluation import Statistics, fid, inception, inception_score
 from tinyddpm.evaluation.inception import Conv, Fork, Inception

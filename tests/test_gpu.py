@@ -1,4 +1,4 @@
-"""The GPU backend: its kernels' source, its precisions, and steps that wait for nothing. Without a GPU, see cupy_on_cpu.py."""
+"""The GPU backend: its kernels' source, its precisions, steps that wait for nothing. Without a GPU: cupy_on_cpu.py."""
 
 import ctypes
 import glob
@@ -50,7 +50,8 @@ def compile_for(source, options, arch, folder):
     if library := nvrtc():
         program, size = ctypes.c_void_p(), ctypes.c_size_t()
         library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"gpu.cu", 0, None, None)
-        if not library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*(o.encode() for o in options))):
+        if not library.nvrtcCompileProgram(program, len(options),
+                                           (ctypes.c_char_p * len(options))(*(o.encode() for o in options))):
             return ""
         library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
         log = ctypes.create_string_buffer(size.value)
@@ -58,7 +59,8 @@ def compile_for(source, options, arch, folder):
         return log.value.decode()
     if nvcc := shutil.which("nvcc"):
         (folder / "gpu.cu").write_text(source)
-        done = subprocess.run([nvcc, *options, "-cubin", "-o", folder / "gpu.cubin", folder / "gpu.cu"], capture_output=True, text=True)
+        done = subprocess.run([nvcc, *options, "-cubin", "-o", folder / "gpu.cubin", folder / "gpu.cu"],
+                              capture_output=True, text=True)
         return done.stderr if done.returncode else ""
     pytest.skip("neither NVRTC nor nvcc is here")
 
@@ -97,14 +99,19 @@ def test_a_precision_is_what_it_says(gpu, precision, least):
     assert np.abs(expected - to_numpy(got)).max() / np.abs(expected).max() > least
 
 
-MUTANTS = [("conv2d", "div, top, left, size);\n", "div, left, top, size);\n"), ("conv2d", "y % div == 0 && x", "x"), ("conv2d", "mul * (pixel % W2)", "(pixel % W2)"),
-           ("conv2d", "y >= 0 && x >= 0", "y > 0 && x >= 0"), ("conv2d_add", "i / (pixels * K) * K + k", "i"), ("conv2d_add", "b[k] +", ""),
+MUTANTS = [("conv2d", "div, top, left, size);\n", "div, left, top, size);\n"), ("conv2d", "y % div == 0 && x", "x"),
+           ("conv2d", "mul * (pixel % W2)", "(pixel % W2)"),
+           ("conv2d", "y >= 0 && x >= 0", "y > 0 && x >= 0"), ("conv2d_add", "i / (pixels * K) * K + k", "i"),
+           ("conv2d_add", "b[k] +", ""),
            ("linear", "r += 8", "r += 16"), ("group_norm", "- m;\n        sum += centred", ";\n        sum += centred"),
-           ("group_norm_silu", "z * sigmoid(z) : z", "sigmoid(z) : z"), ("group_norm_silu", "(1 + z * (1 - s))", "(1 + z * s)"),
+           ("group_norm_silu", "z * sigmoid(z) : z", "sigmoid(z) : z"),
+           ("group_norm_silu", "(1 + z * (1 - s))", "(1 + z * s)"),
            ("group_norm", "- mean_dn -", "-"), ("group_norm", "sum_normal += dz * normal", "sum_normal += dz"),
-           ("attention", "- sum) * scale", "- sum)"), ("attention", "exp(logits[j] * scale - largest) / sum", "exp(logits[j] * scale - largest)"),
+           ("attention", "- sum) * scale", "- sum)"),
+           ("attention", "exp(logits[j] * scale - largest) / sum", "exp(logits[j] * scale - largest)"),
            ("upsample", "column / 2) * C", "column) * C"), ("upsample", "+ corner[C] ", ""),
-           ("mean_squared_error", "half = 128; half", "half = 64; half"), ("mean_squared_error", "i < size ? prediction[i] - target[i] : 0", "prediction[i]")]
+           ("mean_squared_error", "half = 128; half", "half = 64; half"),
+           ("mean_squared_error", "i < size ? prediction[i] - target[i] : 0", "prediction[i]")]
 
 
 @pytest.mark.parametrize("name, right, wrong", MUTANTS)
@@ -113,7 +120,8 @@ def test_a_wrong_kernel_is_found(gpu, name, right, wrong, monkeypatch):
     from tinyddpm.kernels.gpu import launch
 
     file, = (file for file in FILES if right in (FOLDER / file).read_text())
-    monkeypatch.setattr(launch, "source", lambda name: source(name).replace(right, wrong) if name == file else source(name))
+    monkeypatch.setattr(launch, "source",
+                        lambda name: source(name).replace(right, wrong) if name == file else source(name))
     launch.module.cache_clear(), launch.kernel.cache_clear()
     worst = 0
     try:
@@ -133,7 +141,8 @@ def test_a_convolution_in_parts(gpu, monkeypatch):
     from tinyddpm.kernels.gpu import conv
 
     monkeypatch.setattr(conv, "ROWS_BYTES", 2 * 5 * 6 * 9 * 8 * 4)
-    for expected, got in twin_beside_readable("cupy", "fp32", "conv2d", [(5, 5, 6, 8), (3, 3, 8, 4), (4,)], (), np.float32):
+    for expected, got in twin_beside_readable("cupy", "fp32", "conv2d", [(5, 5, 6, 8), (3, 3, 8, 4), (4,)], (),
+                                              np.float32):
         assert np.abs(expected - to_numpy(got)).max() <= 1e-5 * np.abs(expected).max()
 
 
@@ -151,10 +160,14 @@ def index(*numbers):
     return np.array(numbers)
 
 
-ON_DEVICE = [*SMALL[::4], ("group_norm", [(2, 5, 4, 6), (6,), (6,)], (3, 1e-6)), ("silu", [(3, 4)], ()), ("softmax", [(3, 5)], ()),
-            ("dropout", [(3, 4), (3, 4)], ()), ("patchify", [(2, 4, 6, 3)], (2,)), ("unpatchify", [(2, 4, 6, 12)], (2,)), ("mean_pool", [(2, 4, 6, 3)], ()),
-            ("embedding", [(5, 3)], (index(1, 4, 1),)), ("mean_squared_error", [(3, 4), (3, 4)], ()), ("cross_entropy", [(3, 4)], (index(0, 3, 2),)),
-            ("upsample", [(1, 2, 3, 4)], ()), ("concatenate", [(2, 3), (2, 4)], ()), ("conv2d_add", [(2, 5, 6, 3), (3, 3, 3, 4), (4,), (2, 1, 1, 4)], ())]
+ON_DEVICE = [*SMALL[::4], ("group_norm", [(2, 5, 4, 6), (6,), (6,)], (3, 1e-6)), ("silu", [(3, 4)], ()),
+             ("softmax", [(3, 5)], ()),
+            ("dropout", [(3, 4), (3, 4)], ()), ("patchify", [(2, 4, 6, 3)], (2,)),
+             ("unpatchify", [(2, 4, 6, 12)], (2,)), ("mean_pool", [(2, 4, 6, 3)], ()),
+            ("embedding", [(5, 3)], (index(1, 4, 1),)), ("mean_squared_error", [(3, 4), (3, 4)], ()),
+             ("cross_entropy", [(3, 4)], (index(0, 3, 2),)),
+            ("upsample", [(1, 2, 3, 4)], ()), ("concatenate", [(2, 3), (2, 4)], ()),
+             ("conv2d_add", [(2, 5, 6, 3), (3, 3, 3, 4), (4,), (2, 1, 1, 4)], ())]
 
 
 @pytest.mark.parametrize("name, shapes, settings", ON_DEVICE, ids=[f"{n}-{s[0]}" for n, s, _ in ON_DEVICE])
@@ -186,7 +199,8 @@ def test_every_readable_operation_is_among_them():
 
 TINY = UNetConfig(image_size=8, image_channels=1, base_channels=16, channel_multipliers=(1, 2), blocks_per_level=1,
                   attention_resolutions=(4,), groups=4, dropout=0.2, num_classes=3)
-PRESET = presets.get("mnist").override(batch_size=4, warmup=3, lr=1e-3, flip=True, save_every=50, sample_every=0, T=20, steps=24,
+PRESET = presets.get("mnist").override(batch_size=4, warmup=3, lr=1e-3, flip=True, save_every=50, sample_every=0, T=20,
+                                       steps=24,
                                        schedule="linear", prediction="eps")
 PRESET = presets.Preset("tiny", "digits", TINY, PRESET.diffusion, PRESET.training)
 RNG = np.random.default_rng(0)
@@ -204,7 +218,8 @@ def test_a_network_equals_the_readable_one(gpu, precision, tolerance):
     for backend, p in (("numpy", "fp32"), ("cupy", precision)):
         tinyddpm.use(backend, precision=p)
         model = UNet(UNetConfig(**{**vars(TINY), "dropout": 0.0}))
-        model.flat_values[...] = from_numpy((np.random.default_rng(1).standard_normal(model.flat_values.size) * 0.1).astype(np.float32))
+        values = np.random.default_rng(1).standard_normal(model.flat_values.size) * 0.1
+        model.flat_values[...] = from_numpy(values.astype(np.float32))
         y = model.forward(from_numpy(x), np.array([1, 50, 1000]), np.array([0, 1, 3]))
         found.append([to_numpy(a) for a in (y, model.backward(y * 0 + 1), model.flat_grads)])
     for expected, got in zip(*found):
@@ -212,7 +227,7 @@ def test_a_network_equals_the_readable_one(gpu, precision, tolerance):
 
 
 def test_a_step_waits_for_nothing(gpu):
-    """Data, labels, flips, noise, dropout, clipping and update: all without a result on the host, until it is asked for."""
+    """Data, labels, flips, noise, dropout, clipping and update: no result comes to the host until it is asked for."""
     if gpu is None:
         pytest.skip("waits are counted by the stand-in")
     for precision in ("bf16", "fp16"):
@@ -239,7 +254,8 @@ def test_precisions_train_alike(gpu):
     for precision in ("bf16", "fp16"):
         _, coarse = losses(precision, 24)
         assert coarse != exact
-        np.testing.assert_allclose(np.convolve(coarse, np.ones(20) / 20, "valid"), np.convolve(exact, np.ones(20) / 20, "valid"), rtol=0.02)
+        np.testing.assert_allclose(np.convolve(coarse, np.ones(20) / 20, "valid"),
+                                   np.convolve(exact, np.ones(20) / 20, "valid"), rtol=0.02)
 
 
 def test_the_loss_scale_halves_and_doubles():
@@ -314,10 +330,12 @@ def test_the_programs_run_on_it(gpu, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = ["--backend", "cupy", "--precision", "bf16"]
     checkpoint = "run/checkpoint.safetensors"
-    for program, *arguments in (["train_mnist.py", "--quick", "--steps", "2", "--batch-size", "4", "--out", "run", "--T", "3", *flags, "--verbose"],
+    for program, *arguments in (["train_mnist.py", "--quick", "--steps", "2", "--batch-size", "4", "--out", "run",
+                                 "--T", "3", *flags, "--verbose"],
                                 ["train_mnist.py", "--resume", "--steps", "3", "--out", "run", *flags],
                                 ["sample.py", checkpoint, "--count", "1", *flags],
-                                ["evaluate.py", checkpoint, "nll", "--split", "train", "--count", "2", "--times", "2", *flags]):
+                                ["evaluate.py", checkpoint, "nll", "--split", "train", "--count", "2", "--times", "2",
+                                 *flags]):
         monkeypatch.setattr(sys, "argv", [program, *arguments])
         with pytest.raises(SystemExit) as stopped:
             runpy.run_path(str(ROOT / "examples" / program), run_name="__main__")
@@ -327,7 +345,7 @@ def test_the_programs_run_on_it(gpu, tmp_path, monkeypatch, capsys):
 
 
 def test_the_stand_in_refuses_what_a_gpu_would_spoil():
-    """Host arrays among device arrays, an array of another type than the kernel's, an array with gaps, an argument too few."""
+    """Host arrays among device arrays, arrays of another type or with gaps, an argument too few."""
     import cupy_on_cpu
 
     if not cupy_on_cpu.COMPILER:

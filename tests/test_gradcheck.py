@@ -29,7 +29,8 @@ def test_the_message_names_argument_index_and_both_values():
         dx[1, 2] += 0.25
         return dx
 
-    with pytest.raises(AssertionError, match=r"argument 0, shape \(3, 4\): worst at index \(1, 2\): expected .*, got .*"):
+    with pytest.raises(AssertionError,
+                       match=r"argument 0, shape \(3, 4\): worst at index \(1, 2\): expected .*, got .*"):
         check(square, wrong_in_one_place, X)
 
 
@@ -79,7 +80,8 @@ class Centred(Module):
     """y = w x + b - mean(w x + b): the true gradient of b is zero, what rounding leaves of its differences is not."""
 
     def __init__(self, wrong=0.0):
-        self.weight, self.bias, self.wrong = Parameter(RNG.standard_normal((4, 6))), Parameter(RNG.standard_normal(1)), wrong
+        self.weight, self.bias = Parameter(RNG.standard_normal((4, 6))), Parameter(RNG.standard_normal(1))
+        self.wrong = wrong
         self.flatten(np.float64)
 
     def forward(self, x):

@@ -6,11 +6,10 @@ import types
 
 import numpy as np
 import pytest
+from golden.make_diffusers import CASES, FOLDER, draw, inputs, ours, scales, summary
 
 import tinyddpm
-from golden.make_diffusers import CASES, FOLDER, draw, inputs, ours, scales, summary
-from tinyddpm import interop, safetensors
-from tinyddpm import ops
+from tinyddpm import interop, ops, safetensors
 from tinyddpm.interop import load_diffusers, published_views, save_diffusers
 from tinyddpm.nn import UNet, UNetConfig, layers
 

@@ -35,7 +35,8 @@ CASES = [
     conv((1, 1, 1, 16), (3, 3), 16), conv((2, 2, 3, 64), (3, 3), 32), conv((5, 30, 14, 16), (3, 3), 32),
     # Winograd's weight gradient by points, within one chunk and over several; 80 channels leave blocks of 16
     conv((2, 5, 6, 128), (3, 3), 256), conv((1, 96, 92, 128), (3, 3), 256), conv((2, 4, 4, 16), (3, 3), 80),
-    conv_add((3, 5, 6, 16), 32, (3, 5, 6, 32)), conv_add((3, 5, 6, 16), 32, (3, 1, 1, 32)), conv_add((1, 4, 4, 128), 256, (1, 4, 4, 256)),
+    conv_add((3, 5, 6, 16), 32, (3, 5, 6, 32)), conv_add((3, 5, 6, 16), 32, (3, 1, 1, 32)),
+    conv_add((1, 4, 4, 128), 256, (1, 4, 4, 256)),
     conv_add((2, 5, 6, 3), 32, (2, 5, 6, 32)), conv_add((2, 5, 6, 3), 32, (2, 1, 1, 32)),
     # im2col: few channels, stride 2, other kernels, 1x1, the padding of the downsample
     conv((2, 6, 5, 1), (3, 3), 32), conv((2, 6, 5, 32), (3, 3), 1), conv((1, 7, 6, 16), (3, 3), 16, 2),
@@ -43,11 +44,14 @@ CASES = [
     conv((1, 5, 5, 2), (1, 1), 2, 2), conv((1, 4, 4, 2), (2, 2), 2, 2, (0, 0)), conv((1, 1, 1, 1), (3, 3), 1),
     conv((3, 13, 11, 24), (3, 3), 24), conv((5, 4, 4, 16), (3, 3), 16, 2, (0, 1)),
     ("group_norm", [(2, 5, 4, 6), (6,), (6,)], (3, 1e-6)), ("group_norm", [(1, 1, 7, 12), (12,), (12,)], (4, 1e-6)),
-    ("group_norm", [(2, 5, 4, 48), (48,), (48,)], (6, 1e-6)), norm((2, 3, 5, 48), 16), norm((3, 4, 4, 16), 1), norm((1, 70, 160), 32),
+    ("group_norm", [(2, 5, 4, 48), (48,), (48,)], (6, 1e-6)), norm((2, 3, 5, 48), 16), norm((3, 4, 4, 16), 1),
+    norm((1, 70, 160), 32),
     norm((2, 5, 4, 6), 3), norm((1, 1, 7, 12), 4), norm((3, 2, 3, 6), 1), norm((1, 6, 6, 32), 32), norm((2, 9, 8), 2),
-    ("linear", [(7, 3), (3, 5), (5,)], ()), ("linear", [(1, 1), (1, 1), (1,)], ()), ("linear", [(2, 3, 4, 6), (6, 2), (2,)], ()),
+    ("linear", [(7, 3), (3, 5), (5,)], ()), ("linear", [(1, 1), (1, 1), (1,)], ()),
+    ("linear", [(2, 3, 4, 6), (6, 2), (2,)], ()),
     ("linear", [(2, 150, 16), (16, 24), (24,)], ()), ("linear", [(3, 300, 5), (5, 7), (7,)], ()),
-    attention((2, 16, 16), 1), attention((1, 5, 6), 2), attention((3, 49, 64), 1), attention((2, 20, 24), 3), attention((1, 130, 8), 4),
+    attention((2, 16, 16), 1), attention((1, 5, 6), 2), attention((3, 49, 64), 1), attention((2, 20, 24), 3),
+    attention((1, 130, 8), 4),
     ("concatenate", [(2, 3, 4, 5), (2, 3, 4, 2)], ()), ("concatenate", [(1, 16), (1, 32)], ()),
     ("upsample", [(2, 3, 4, 5)], ()), ("upsample", [(1, 1, 1, 16)], ()),
     ("mean_squared_error", [(3, 7, 11, 3)] * 2, ()), ("mean_squared_error", [(1,)] * 2, ()),
@@ -102,11 +106,14 @@ def test_twin_equals_readable(backend, name, shapes, settings, dtype):
 def test_every_twin_is_among_the_cases(backend):
     twins = {name for name, f in READABLE.items() if f is not getattr(ops, name)}
     cases = {name for name, _, _ in CASES} | {"adam_ema", "add"}
-    assert {name.removesuffix("_backward") for name in twins} == cases - ({"add", "concatenate"} if backend == "cupy" else {"mean_squared_error"})
+    assert {name.removesuffix("_backward") for name in twins} == cases - ({"add", "concatenate"} if backend == "cupy"
+                                                                          else {"mean_squared_error"})
 
 
-@pytest.mark.parametrize("name, shapes, settings", [conv((3, 5, 6, 16), (3, 3), 32), conv((1, 5, 6, 128), (3, 3), 256), conv((2, 5, 4, 3), (3, 3), 5),
-                                                    conv_add((2, 5, 6, 16), 16, (2, 5, 6, 16)), conv_add((2, 5, 6, 3), 8, (2, 1, 1, 8))])
+@pytest.mark.parametrize("name, shapes, settings",
+                         [conv((3, 5, 6, 16), (3, 3), 32), conv((1, 5, 6, 128), (3, 3), 256),
+                          conv((2, 5, 4, 3), (3, 3), 5),
+                          conv_add((2, 5, 6, 16), 16, (2, 5, 6, 16)), conv_add((2, 5, 6, 3), 8, (2, 1, 1, 8))])
 def test_gradients_that_a_twin_accumulates(backend, name, shapes, settings):
     """Added to what the arrays hold, they are those that the twin returns; dx (and dother) are the same."""
     backward = getattr(ops, name + "_backward")
@@ -142,7 +149,8 @@ def test_exp_of_a_vector(dtype, tolerance):
     def exp(x, y):
         for i in range(0, len(x), simd.LANES):
             simd.store(y, (i,), simd.exp(simd.load(x, (i,))))
-    x = np.concatenate([np.linspace(-87, 88, 9984), [0, -0.0, 1e-30, -1e-30, np.log(2) / 2, -np.log(2) / 2, 1, -1]] * 2).astype(dtype)
+    x = np.concatenate([np.linspace(-87, 88, 9984),
+                        [0, -0.0, 1e-30, -1e-30, np.log(2) / 2, -np.log(2) / 2, 1, -1]] * 2).astype(dtype)
     y = np.empty_like(x)
     exp(x, y)
     np.testing.assert_allclose(y, np.exp(x.astype(np.float64)), rtol=tolerance)
@@ -158,7 +166,8 @@ def test_adam_ema_twin(backend, dtype):
     buffers = [rng.standard_normal(1001).astype(dtype) for _ in range(5)]
     buffers[3] = np.abs(buffers[3])
     twin = [from_numpy(b.copy()) for b in buffers]
-    for step, *settings in ((1, 1e-2, 0.9, 0.99, 1e-8, 0.7, 0.95), (2, 1e-2, 0, 0, 1e-8, 1, 0), (3, 1e-2, 0.9, 0.99, 1e-8, 0.7, 0.95)):
+    for step, *settings in ((1, 1e-2, 0.9, 0.99, 1e-8, 0.7, 0.95), (2, 1e-2, 0, 0, 1e-8, 1, 0),
+                            (3, 1e-2, 0.9, 0.99, 1e-8, 0.7, 0.95)):
         settings = (step, *settings)                            # whole numbers too, as --ema-decay 0
         READABLE["adam_ema"](*buffers, *settings)
         ops.adam_ema(*twin, *settings)
@@ -187,8 +196,9 @@ def test_group_norm_twin_with_a_large_mean():
     np.testing.assert_allclose(y, exact, atol=2e-3)
 
 
-@pytest.mark.parametrize("case", [conv((2, 7, 7, 16), (3, 3), 32), conv((2, 7, 7, 3), (3, 3), 5), norm((4, 7, 7, 48), 4),
-                                  ("linear", [(50, 24), (24, 40), (40,)], ()), attention((2, 21, 16), 2)])
+@pytest.mark.parametrize("case",
+                         [conv((2, 7, 7, 16), (3, 3), 32), conv((2, 7, 7, 3), (3, 3), 5), norm((4, 7, 7, 48), 4),
+                          ("linear", [(50, 24), (24, 40), (40,)], ()), attention((2, 21, 16), 2)])
 def test_a_twin_gives_the_same_bits_wherever_its_arrays_lie(case):
     """Vector loops check at run time whether arrays are close to each other; what then runs must not differ."""
     tinyddpm.use("numba")

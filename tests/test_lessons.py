@@ -19,7 +19,8 @@ def runs():
     """What each script prints with --quick; two run at a time, on a core each."""
     def run(folder):
         done = subprocess.run([sys.executable, folder / "lesson.py", "--quick"], capture_output=True, text=True,
-                              env=os.environ | {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
+                              env=os.environ | {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
+                                                "OPENBLAS_NUM_THREADS": "1"})
         return folder.name, done
     before = figures()
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -58,7 +59,8 @@ def test_the_code_in_the_text_is_the_scripts(folder):
 def test_the_output_in_the_text_is_printed(runs, folder):
     """Every line of it, but for its numbers: the run here is a quick one."""
     printed = {skeleton(line) for line in runs[folder.name].stdout.splitlines()}
-    shown = [line for block in re.findall(r"```text\n(.*?)\n```", text(folder), re.DOTALL) for line in block.splitlines()]
+    shown = [line for block in re.findall(r"```text\n(.*?)\n```", text(folder), re.DOTALL)
+             for line in block.splitlines()]
     assert shown and {skeleton(line) for line in shown} <= printed, {skeleton(line) for line in shown} - printed
 
 
@@ -80,7 +82,8 @@ def test_links_lead_somewhere(folder):
 
 @pytest.mark.parametrize("folder", LESSONS, ids=lambda folder: folder.name)
 def test_a_lesson_has_its_parts(folder):
-    for part in ("**The question.**", "## What can go wrong", "## Exercises", "## Where this lives in tinyddpm", f"python lessons/grade.py {folder.name[:2]}"):
+    for part in ("**The question.**", "## What can go wrong", "## Exercises", "## Where this lives in tinyddpm",
+                 f"python lessons/grade.py {folder.name[:2]}"):
         assert part in text(folder), part
     assert (folder / "lesson.py").read_text().count("\n") <= 150
 
@@ -101,15 +104,19 @@ PLAYS = ["forward", "score", "walk", "steps", "rate-distortion"]
 
 @pytest.mark.parametrize("name", PLAYS)
 def test_a_play_is_a_picture_where_there_is_no_display(name, tmp_path):
-    done = subprocess.run([sys.executable, ROOT / "lessons" / "play.py", name, "--out", "picture.png"], capture_output=True, text=True, cwd=tmp_path,
+    done = subprocess.run([sys.executable, ROOT / "lessons" / "play.py", name, "--out", "picture.png"],
+                          capture_output=True, text=True, cwd=tmp_path,
                           env=os.environ | {"MPLBACKEND": "agg"})
     assert done.returncode == 0 and (tmp_path / "picture.png").stat().st_size > 5000, done.stderr
 
 
-@pytest.mark.parametrize("arguments, message", [(["nothing"], "nothing"), (["forward", "--out", "x.jpg"], ".png or .gif"), (["walk", "--checkpoint", "x"], "does not belong"),
-                                                (["steps", "--checkpoint", "none.safetensors"], "none.safetensors")])
+@pytest.mark.parametrize("arguments, message",
+                         [(["nothing"], "nothing"), (["forward", "--out", "x.jpg"], ".png or .gif"),
+                          (["walk", "--checkpoint", "x"], "does not belong"),
+                          (["steps", "--checkpoint", "none.safetensors"], "none.safetensors")])
 def test_wrong_arguments_of_play_are_said(arguments, message, tmp_path):
-    done = subprocess.run([sys.executable, ROOT / "lessons" / "play.py", *arguments], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, ROOT / "lessons" / "play.py", *arguments], capture_output=True, text=True,
+                          cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
@@ -141,11 +148,14 @@ def conv2d_backward(dy, cache):
     return dpadded[:, top:top + x.shape[1], left:left + x.shape[2]], dw, dy.sum(axis=(0, 1, 2))
 '''
     stubs = homework[homework.index("# ---- 6.1"):homework.index("# ---- 6.2")]
-    flags = ["--steps", "3", "--batch-size", "8", "--T", "5", "--backend", "numpy", "--base-channels", "16", "--groups", "4"]
+    flags = ["--steps", "3", "--batch-size", "8", "--T", "5", "--backend", "numpy", "--base-channels", "16", "--groups",
+             "4"]
     results = {}
-    for name, content in (("stubs", homework), ("mine", homework.replace(stubs, mine)), ("only", "import numpy as np\n" + mine)):
+    for name, content in (("stubs", homework), ("mine", homework.replace(stubs, mine)),
+                          ("only", "import numpy as np\n" + mine)):
         (tmp_path / f"{name}.py").write_text(content)
-        results[name] = subprocess.run([sys.executable, ROOT / "examples" / "train_mnist.py", "--ops", f"{name}.py", "--out", name, *flags], cwd=tmp_path,
+        results[name] = subprocess.run([sys.executable, ROOT / "examples" / "train_mnist.py", "--ops", f"{name}.py",
+                                        "--out", name, *flags], cwd=tmp_path,
                                        capture_output=True, text=True)
     assert results["mine"].returncode == results["only"].returncode == 0, results["mine"].stderr
     assert "conv2d, conv2d_backward of mine.py" in results["mine"].stdout and "upsample" not in results["mine"].stdout

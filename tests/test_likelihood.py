@@ -31,7 +31,8 @@ def test_intervals_without_end_and_their_complement():
     b = np.array([-30.0, -3.0, 0.0, 2.0])
     below = normal.log_interval(np.full(4, -np.inf), b)
     np.testing.assert_allclose(np.exp(below), [0.5 * math.erfc(-x / 2**0.5) for x in b], rtol=1e-12)
-    np.testing.assert_allclose(np.exp(below[1:]) + np.exp(normal.log_interval(b, np.full(4, np.inf)))[1:], 1, rtol=1e-14)
+    np.testing.assert_allclose(np.exp(below[1:]) + np.exp(normal.log_interval(b, np.full(4, np.inf)))[1:], 1,
+                               rtol=1e-14)
 
 
 # ---- Eq. 13 ----
@@ -92,7 +93,8 @@ def test_the_gradient_of_the_terms():
         dmean, dlog_variance = likelihood.bound_terms_backward(dy, cache)
         return dmean * sigma, dlog_variance
 
-    assert check(forward, backward, RNG.standard_normal(x0.shape), np.log(sigma**2) + RNG.uniform(-0.5, 0.5, x0.shape)) < 1e-7
+    assert check(forward, backward, RNG.standard_normal(x0.shape),
+                 np.log(sigma**2) + RNG.uniform(-0.5, 0.5, x0.shape)) < 1e-7
 
 
 def test_a_term_is_the_divergence_of_the_two_gaussians():
@@ -104,7 +106,8 @@ def test_a_term_is_the_divergence_of_the_two_gaussians():
     log_p = -(x - mean[0, 0])**2 / (2 * variance) - np.log(variance) / 2
     q = np.exp(log_q) / (2 * np.pi)**0.5
     kl = np.sum(q * (log_q - log_p)) * (x[1] - x[0]) / np.log(2)
-    assert likelihood.bound_terms(S, x0, xt, t, mean, np.full((1, 1), np.log(variance)))[0][0] == pytest.approx(kl, rel=1e-9)
+    assert likelihood.bound_terms(S, x0, xt, t, mean,
+                                  np.full((1, 1), np.log(variance)))[0][0] == pytest.approx(kl, rel=1e-9)
 
 
 def perfect(images):
@@ -114,12 +117,13 @@ def perfect(images):
 
 
 def test_what_a_perfect_mean_still_costs():
-    """With the paper's fixed large variance 0.486419 bits/dim for t > 1, and 1.305665 for its decoder: 1.305378 by the exact CDF."""
+    """Large variance: 0.486419 bits/dim for t > 1; the decoder: 1.305665 by the authors' CDF, 1.305378 exactly."""
     images = RNG.integers(1, 255, (3, 4, 4, 1), dtype=np.uint8)             # no value has an open bin
     bound = likelihood.evaluate(perfect(images), S, images)
     np.testing.assert_allclose(bound.rate - bound.prior, 0.486419, atol=2e-6)
     np.testing.assert_allclose(bound.decoder, 1.305378, atol=2e-6)
-    np.testing.assert_allclose(likelihood.evaluate(perfect(images), S, images, times=1, cdf="tanh").decoder, 1.305665, atol=2e-6)
+    np.testing.assert_allclose(likelihood.evaluate(perfect(images), S, images, times=1, cdf="tanh").decoder, 1.305665,
+                               atol=2e-6)
     np.testing.assert_array_equal(bound.mse, 0)
     np.testing.assert_allclose(bound.total, bound.rate + bound.decoder)
     with pytest.raises(AssertionError):                                      # the small variance costs nothing
@@ -129,7 +133,8 @@ def test_what_a_perfect_mean_still_costs():
 
 def test_the_prior():
     x0 = np.array([[0.5, -0.5, 0.5], [0.3, 0.8, -0.1]])
-    expected = [0.5 * np.mean(S.alpha_bar[-1] * x**2 - S.alpha_bar[-1] - np.log(1 - S.alpha_bar[-1])) / np.log(2) for x in x0]
+    expected = [0.5 * np.mean(S.alpha_bar[-1] * x**2 - S.alpha_bar[-1] - np.log(1 - S.alpha_bar[-1])) / np.log(2)
+                for x in x0]
     np.testing.assert_allclose(likelihood.prior_term(S, x0), expected, rtol=1e-9)
     assert likelihood.prior_term(S, x0)[0] == pytest.approx(7.28e-6, rel=1e-3)
 
@@ -159,7 +164,7 @@ def exact(s):
 
 
 def known_gap(s):
-    """What beta_t costs where the true p(x_{t-1} | x_t) has another variance: KL of two Gaussians with one mean, t > 1."""
+    """What beta_t costs where the true p(x_{t-1} | x_t) has another variance: KL of Gaussians with one mean, t > 1."""
     t = np.arange(2, s.T + 1)
     of_x0 = STD**2 * (1 - s.alpha_bar[t]) / (s.alpha_bar[t] * STD**2 + 1 - s.alpha_bar[t])          # Var[x_0 | x_t]
     ratio = (s.beta_tilde[t] + process.posterior_coefficients(s, t)[0]**2 * of_x0) / s.beta[t]
@@ -191,7 +196,8 @@ def test_the_quick_estimate_has_no_bias():
     assert abs(a - wrong.mean()) > 3 * math.hypot(da, db)
 
 
-@pytest.mark.parametrize("T, K", [(1000, 1), (1000, 7), (1000, 100), (1000, 998), (1000, 999), (10, 9), (10, 4), (2, 1)])
+@pytest.mark.parametrize("T, K",
+                         [(1000, 1), (1000, 7), (1000, 100), (1000, 998), (1000, 999), (10, 9), (10, 4), (2, 1)])
 def test_strata_cover_every_time_once(T, K):
     edges = likelihood.strata(T, K)
     assert len(edges) == K + 1 and (edges[0], edges[-1]) == (2, T + 1) and np.diff(edges).min() >= 1

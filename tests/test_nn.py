@@ -233,7 +233,8 @@ def test_time_and_label_matter_and_no_label_is_a_class_of_its_own():
 
 
 @pytest.mark.parametrize("field, value", [
-    ("image_size", 10), ("base_channels", 6), ("groups", 3), ("heads", 3), ("dropout", 1.0), ("channel_multipliers", ()),
+    ("image_size", 10), ("base_channels", 6), ("groups", 3), ("heads", 3), ("dropout", 1.0),
+    ("channel_multipliers", ()),
     ("blocks_per_level", 0), ("num_classes", 0), ("patch_size", 8)])
 def test_impossible_configurations_are_refused(field, value):
     with pytest.raises(ValueError, match="UNetConfig"):

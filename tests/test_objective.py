@@ -51,10 +51,11 @@ def test_targets_keep_their_digits_in_float32(prediction, s):
     np.testing.assert_allclose(rounded, exact, atol=2e-6)
 
 
-@pytest.mark.parametrize("loss, variance", [("simple", "large"), ("L", "large"), ("L", "small"), ("L", "learned"), ("hybrid", "learned")])
+@pytest.mark.parametrize("loss, variance",
+                         [("simple", "large"), ("L", "large"), ("L", "small"), ("L", "learned"), ("hybrid", "learned")])
 @pytest.mark.parametrize("prediction", TARGETS)
 def test_gradients_of_every_loss(prediction, loss, variance):
-    """By differences of every element of the output; for the hybrid of v alone, since the mean's gradient is stopped."""
+    """By differences of every element of the output; for the hybrid of v alone: the mean's gradient is stopped."""
     z, v = RNG.standard_normal(X0.shape), RNG.uniform(-1, 1, X0.shape)
     unit = {"simple": 1.0, "hybrid": 0.01}.get(loss, scale(prediction))
 
@@ -80,14 +81,15 @@ def check_hybrid(prediction, y, v):
     both = np.concatenate([y, v], -1)
     value, dy = objective.l_hybrid(S, X0, XT, TIMES, EPS, both, prediction)
     simple, dsimple = objective.l_simple(S, X0, XT, TIMES, EPS, y, prediction)
-    terms = np.array([objective.l_bound(S, X0[i:i + 1], XT[i:i + 1], TIMES[i:i + 1], None, both[i:i + 1], prediction, "learned")[0]
+    terms = np.array([objective.l_bound(S, X0[i:i + 1], XT[i:i + 1], TIMES[i:i + 1], None, both[i:i + 1], prediction,
+                                        "learned")[0]
                       for i in range(6)]) * S.T * objective.time_probabilities(S)[TIMES - 1]
     assert value == pytest.approx(simple + terms.mean())
     np.testing.assert_allclose(dy[..., :2], dsimple, rtol=1e-12)
 
 
 def test_the_bound_is_the_weighted_noise_error():
-    """Eq. 12: for a fixed variance, a term of L is beta^2 / (2 sigma^2 alpha (1 - alpha_bar)) |eps - eps_theta|^2 + C."""
+    """Eq. 12: with a fixed variance, a term is beta^2 / (2 sigma^2 alpha (1 - alpha_bar)) |eps - eps_theta|^2 + C."""
     t = np.array([2, 10, 500, 1000])
     x0, xt, eps = X0[:4], process.q_sample(S, X0[:4], t, EPS[:4]), EPS[:4]
     other = eps + 0.1 * RNG.standard_normal(eps.shape)
@@ -99,19 +101,21 @@ def test_the_bound_is_the_weighted_noise_error():
 
 
 def test_the_times_of_training():
-    """L_simple draws t uniformly; L as Eq. 12 weighs, and divides by that: the mean over the draws is the mean over all t."""
+    """L_simple draws t uniformly; L as Eq. 12 weighs, and divides by that: its mean is that over all t."""
     rng = np.random.default_rng(0)
     uniform, weighted = (objective.draw_times(S, loss, 200_000, rng) for loss in ("simple", "L"))
     for t, p in ((uniform, np.full(1000, 1e-3)), (weighted, objective.time_probabilities(S))):
         counts = np.bincount(t, minlength=1001)
         assert counts[0] == 0 and len(counts) == 1001
         np.testing.assert_allclose(counts[1:], 200_000 * p, atol=5 * np.sqrt(200_000 * p.max()))
-    for s in (S, schedule.cosine(), schedule.quadratic(), schedule.constant(), schedule.cosine(50), schedule.linear(4000)):
+    for s in (S, schedule.cosine(), schedule.quadratic(), schedule.constant(), schedule.cosine(50),
+              schedule.linear(4000)):
         assert objective.time_probabilities(s).max() < 0.35         # no time alone takes most of a batch
     assert objective.time_probabilities(S)[:100].sum() == pytest.approx(0.4, abs=0.01)        # 10% of the times
     one = lambda t: objective.l_bound(S, X0[:1], process.q_sample(S, X0[:1], t, EPS[:1]), t, None, EPS[:1] + 0.1)[0]
     over_all_t = sum(one(np.array([t])) * objective.time_probabilities(S)[t - 1] for t in range(1, 1001))
-    terms = [likelihood.bound_terms(S, X0[:1], xt, t, process.mu_from_eps(S, xt, t, EPS[:1] + 0.1), np.log(S.variance("large")[t])[:, None, None])[0]
+    terms = [likelihood.bound_terms(S, X0[:1], xt, t, process.mu_from_eps(S, xt, t, EPS[:1] + 0.1),
+                                    np.log(S.variance("large")[t])[:, None, None])[0]
              for t in np.arange(1, 1001)[:, None] for xt in [process.q_sample(S, X0[:1], t, EPS[:1])]]
     assert over_all_t == pytest.approx(np.mean(terms), rel=1e-9)
 
@@ -180,8 +184,9 @@ def test_guidance_moves_every_prediction_away_from_the_one_without_labels(predic
         reverse_process(model, config, guidance=2.0)
 
 
-@pytest.mark.parametrize("bad", [dict(prediction="noise"), dict(loss="vlb"), dict(variance="medium"), dict(variance="learned"),
-                                 dict(loss="hybrid"), dict(T=1), dict(schedule="sine")])
+@pytest.mark.parametrize("bad",
+                         [dict(prediction="noise"), dict(loss="vlb"), dict(variance="medium"), dict(variance="learned"),
+                          dict(loss="hybrid"), dict(T=1), dict(schedule="sine")])
 def test_configurations_that_make_no_sense_are_refused(bad):
     with pytest.raises(ValueError):
         DiffusionConfig(**bad)

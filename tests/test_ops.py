@@ -1,4 +1,4 @@
-"""Every operation: its gradient against differences, and beside each a wrong gradient that the same check must reject."""
+"""Every operation: its gradient against differences, and wrong gradients that the same check must reject."""
 
 import numpy as np
 import pytest
@@ -46,11 +46,14 @@ def cases():
         target = normal(*shape, seed=1)
         yield (f"mean_squared_error {shape}", lambda p, y=target: ops.mean_squared_error(p, y),
                ops.mean_squared_error_backward, (normal(*shape),))
-        yield f"concatenate {shape}", ops.concatenate, ops.concatenate_backward, (normal(*shape), normal(*shape[:-1], 3))
+        yield f"concatenate {shape}", ops.concatenate, ops.concatenate_backward, (normal(*shape),
+                                                                                  normal(*shape[:-1], 3))
     for x, kernel, K, stride, padding in [
             ((2, 5, 4, 3), (3, 3), 2, 1, None), ((1, 1, 1, 1), (3, 3), 3, 1, None), ((1, 7, 6, 2), (3, 3), 3, 2, None),
-            ((2, 6, 5, 2), (3, 3), 2, 2, (0, 1)), ((1, 5, 6, 2), (5, 3), 2, 1, None), ((2, 4, 3, 3), (1, 1), 4, 1, None),
-            ((1, 5, 5, 2), (1, 1), 2, 2, None), ((1, 9, 8, 1), (7, 5), 2, 2, (2, 3)), ((1, 4, 4, 2), (2, 2), 2, 2, (0, 0))]:
+            ((2, 6, 5, 2), (3, 3), 2, 2, (0, 1)), ((1, 5, 6, 2), (5, 3), 2, 1, None),
+            ((2, 4, 3, 3), (1, 1), 4, 1, None),
+            ((1, 5, 5, 2), (1, 1), 2, 2, None), ((1, 9, 8, 1), (7, 5), 2, 2, (2, 3)),
+            ((1, 4, 4, 2), (2, 2), 2, 2, (0, 0))]:
         yield (f"conv2d {x} {kernel} stride {stride} padding {padding}",
                lambda x, w, b, s=stride, p=padding: ops.conv2d(x, w, b, s, p), ops.conv2d_backward,
                (normal(*x), normal(*kernel, x[3], K), normal(K)))
@@ -60,7 +63,8 @@ def cases():
     for shape, groups in [(IMAGES[0], 3), (IMAGES[1], 4), (IMAGES[2], 1), (IMAGES[3], 6), ((2, 9, 6), 2)]:
         for name in ("group_norm", "group_norm_silu"):
             yield (f"{name} {shape} G {groups}", lambda x, g, b, n=name, G=groups: getattr(ops, n)(x, g, b, G, 1e-6),
-                   getattr(ops, name + "_backward"), (normal(*shape) + 0.5, normal(shape[-1]), normal(shape[-1], seed=1)))
+                   getattr(ops, name + "_backward"),
+                   (normal(*shape) + 0.5, normal(shape[-1]), normal(shape[-1], seed=1)))
     for shape, heads in [((2, 5, 4), 1), ((1, 7, 6), 3), ((3, 1, 4), 2)]:
         yield (f"attention {shape} heads {heads}", lambda q, k, v, h=heads: ops.attention(q, k, v, h),
                ops.attention_backward, tuple(normal(*shape, seed=s) for s in range(3)))
@@ -68,7 +72,8 @@ def cases():
         yield f"upsample {shape}", ops.upsample, lambda dy, cache: ops.upsample_backward(dy, cache), (normal(*shape),)
         yield f"mean_pool {shape}", ops.mean_pool, ops.mean_pool_backward, (normal(*shape),)
     for shape, size in [((2, 4, 6, 3), 2), ((1, 3, 9, 1), 3), ((2, 2, 3, 2), 1)]:
-        yield f"patchify {shape} by {size}", lambda x, s=size: ops.patchify(x, s), ops.patchify_backward, (normal(*shape),)
+        yield f"patchify {shape} by {size}", lambda x, s=size: ops.patchify(x,
+                                                                            s), ops.patchify_backward, (normal(*shape),)
         yield (f"unpatchify {shape} by {size}", lambda x, s=size: ops.unpatchify(x, s), ops.unpatchify_backward,
                (normal(*shape[:3], size**2 * shape[3]),))
     for shape in ((4, 3), (1, 2), (5, 7)):
@@ -81,7 +86,8 @@ CASES = {name: rest for name, *rest in cases()}
 
 
 def test_every_operation_is_among_the_cases():
-    assert {name.split()[0] for name in CASES} == {name.removesuffix("_backward") for name in READABLE if name.endswith("_backward")}
+    assert {name.split()[0] for name in CASES} == {name.removesuffix("_backward") for name in READABLE
+                                                   if name.endswith("_backward")}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -160,8 +166,10 @@ def upsample_that_averages(dy, cache):
 MUTANTS = [("conv2d (2, 5, 4, 3) (3, 3) stride 1 padding None", conv_that_forgets_the_edge),
            ("conv2d (2, 6, 5, 2) (3, 3) stride 2 padding (0, 1)", conv_with_rotated_kernel),
            ("silu (7, 3)", silu_without_its_second_term), ("softmax (7, 3)", softmax_without_the_sum),
-           ("group_norm (2, 5, 4, 6) G 3", norm_without("mean")), ("group_norm (2, 5, 4, 6) G 3", norm_without("variance")),
-           ("group_norm (2, 5, 4, 6) G 3", norm_without("n - 1")), ("attention (2, 5, 4) heads 1", attention_without_scale),
+           ("group_norm (2, 5, 4, 6) G 3", norm_without("mean")),
+           ("group_norm (2, 5, 4, 6) G 3", norm_without("variance")),
+           ("group_norm (2, 5, 4, 6) G 3", norm_without("n - 1")),
+           ("attention (2, 5, 4) heads 1", attention_without_scale),
            ("attention (1, 7, 6) heads 3", attention_with_q_and_k_swapped), ("embedding", embedding_that_overwrites),
            ("upsample (2, 5, 4, 6)", upsample_that_averages)]
 

@@ -22,7 +22,8 @@ from tinyddpm.training.rendezvous import Ranks
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = ROOT / "examples" / "train_mnist.py"
-FLAGS = ["--backend", "numpy", "--image-size", 28, "--base-channels", 8, "--groups", 4, "--T", 20, "--batch-size", 12, "--warmup", 1,
+FLAGS = ["--backend", "numpy", "--image-size", 28, "--base-channels", 8, "--groups", 4, "--T", 20, "--batch-size", 12,
+         "--warmup", 1,
          "--lr", "1e-3", "--lr-final", "1e-3", "--sample-every", 0]
 
 
@@ -34,12 +35,14 @@ def port():
 
 
 def start(folder, port, size, rank, *flags):
-    """A rank in a folder of its own, as on another machine. Two ranks are told by the environment, other numbers by flags."""
+    """A rank in a folder of its own, as on another machine. One of two is told by the environment, others by flags."""
     (folder / f"at{rank}").mkdir(exist_ok=True)
-    environment = {"WORLD_SIZE": size, "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if size == 2 else {}
+    environment = {"WORLD_SIZE": size, "RANK": rank, "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": port} if size == 2 else {}
     group = [] if environment else ["--world-size", size, "--rank", rank, "--port", port]
     return subprocess.Popen([sys.executable, PROGRAM, *map(str, [*FLAGS, *flags, "--out", "run", *group])],
-                            cwd=folder / f"at{rank}", env=os.environ | {name: str(value) for name, value in environment.items()},
+                            cwd=folder / f"at{rank}",
+                            env=os.environ | {name: str(value) for name, value in environment.items()},
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -62,7 +65,8 @@ from tinyddpm.training import Trainer, parallel, rendezvous
 from tinyddpm.training.optimizer import Adam
 size, rank, port, out = *map(int, sys.argv[1:4]), sys.argv[4]
 tinyddpm.use("numpy")
-preset = presets.get("mnist").override(batch_size=6, base_channels=16, groups=4, flip=True, warmup=1, loss="L", prediction="eps", schedule="linear")
+preset = presets.get("mnist").override(batch_size=6, base_channels=16, groups=4, flip=True, warmup=1,
+                                       loss="L", prediction="eps", schedule="linear")
 trainer = Trainer(preset, parallel.join(rendezvous.Ranks(size, rank, port=port), "test"))
 trainer.model = UNet(preset.model, dtype=np.float64).train()
 trainer.optimizer = Adam(trainer.model, preset.training)
@@ -78,9 +82,10 @@ trainer.group.close()
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_have_the_gradients_of_one(tmp_path, port, size):
-    """A batch of 6 by one rank, and parts of it by several: gradients of each of three steps, and losses, in float64."""
+    """A batch of 6 by one rank, and parts of it by several: gradients and losses of each of three steps, in float64."""
     ranks = [(1, 0)] + [(size, rank) for rank in range(size)]
-    processes = [subprocess.Popen([sys.executable, "-c", GRADIENTS, str(n), str(r), str(port), tmp_path / f"{n}-{r}.npz"])
+    processes = [subprocess.Popen([sys.executable, "-c", GRADIENTS, str(n), str(r), str(port),
+                                   tmp_path / f"{n}-{r}.npz"])
                  for n, r in ranks]
     assert [p.wait(60) for p in processes] == [0] * len(ranks)
     one, *others = (np.load(tmp_path / f"{n}-{r}.npz") for n, r in ranks)
@@ -107,7 +112,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, port):
 
 
 def test_ranks_decide_together(monkeypatch):
-    """One rank's loss is infinite and its gradient is not: it still makes the step that the others make; alone it would not."""
+    """One rank's loss is infinite, its gradient is not: it makes the step that the others make; alone it would not."""
     from tinyddpm import presets
     from tinyddpm.training import Trainer
     from tinyddpm.training.trainer import objective
@@ -142,7 +147,8 @@ def test_a_rank_that_dies_stops_the_others(tmp_path, port, dead):
             assert status == -9
         else:
             # what a rank notices first may be that rank 0, which noticed before it, is gone too
-            assert status == 2 and "is gone" in output.splitlines()[-1] and (rank or f"rank {dead} is gone" in output), output
+            assert status == 2 and "is gone" in output.splitlines()[-1], output
+            assert rank or f"rank {dead} is gone" in output, output
     if dead:
         assert parameters(tmp_path)[1] >= 1                        # the last checkpoint can be read
 
@@ -231,7 +237,8 @@ def test_rank_0_that_is_not_there(port, monkeypatch):
 
 
 def test_a_port_that_is_taken(port):
-    with socket.create_server(("127.0.0.1", port)), pytest.raises(ValueError, match=f"cannot listen at 127.0.0.1:{port}"):
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(ValueError,
+                                                                  match=f"cannot listen at 127.0.0.1:{port}"):
         parallel.join(Ranks(2, 0, port=port), "1")
 
 
@@ -256,9 +263,11 @@ def test_an_environment_that_makes_no_sense_is_refused():
         rendezvous.ranks(TORCHRUN | {"RANK": "4"})
 
 
-@pytest.mark.parametrize("flags, message", [(["--rank", "2", "--world-size", "2"], "--rank 2"), (["--rank", "-1"], "--rank -1"),
-                                            (["--world-size", "5", "--batch-size", "12"], "multiple of the 5 ranks")])
+@pytest.mark.parametrize("flags, message",
+                         [(["--rank", "2", "--world-size", "2"], "--rank 2"), (["--rank", "-1"], "--rank -1"),
+                          (["--world-size", "5", "--batch-size", "12"], "multiple of the 5 ranks")])
 def test_impossible_flags_are_one_line(tmp_path, flags, message):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, PROGRAM, *map(str, FLAGS), "--steps", "2", *flags], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, PROGRAM, *map(str, FLAGS), "--steps", "2", *flags], cwd=tmp_path,
+                          env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and message in done.stderr.splitlines()[-1] and not (tmp_path / "runs").exists()

@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import tinyddpm
 from tinyddpm.figures import FIGURES, Figure
 from tinyddpm.interop import save_diffusers
 from tinyddpm.nn import UNet, UNetConfig
 from tinyddpm.training import load_model
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["--quick", "--base-channels", "8", "--groups", "4", "--blocks-per-level", "1", "--attention-resolutions", "none", "--backend", "numpy"]
+SMALL = ["--quick", "--base-channels", "8", "--groups", "4", "--blocks-per-level", "1", "--attention-resolutions",
+         "none", "--backend", "numpy"]
 
 
 def run(program, *flags, cwd):
-    return subprocess.run([sys.executable, ROOT / "examples" / program, *map(str, flags)], cwd=cwd, capture_output=True, text=True)
+    return subprocess.run([sys.executable, ROOT / "examples" / program, *map(str, flags)], cwd=cwd, capture_output=True,
+                          text=True)
 
 CHECKPOINT = "runs/digits/checkpoint.safetensors"
 
@@ -40,7 +41,8 @@ def trained(tmp_path_factory):
 def test_train_mnist_leaves_what_it_says(trained):
     folder, done = trained
     out = folder / "runs" / "digits"
-    assert {p.name for p in out.iterdir()} == {"checkpoint.safetensors", "metrics.csv", "loss.png", "samples.png", "denoising.gif", "samples_000020.png"}
+    assert {p.name for p in out.iterdir()} == {"checkpoint.safetensors", "metrics.csv", "loss.png", "samples.png",
+                                               "denoising.gif", "samples_000020.png"}
     for name in ("samples.png", "denoising.gif", "checkpoint.safetensors"):
         assert str(Path("runs/digits") / name) in done.stdout
     with Image.open(out / "denoising.gif") as film:
@@ -50,13 +52,15 @@ def test_train_mnist_leaves_what_it_says(trained):
 
 
 @pytest.mark.parametrize("flags, suffix", [
-    ([], ".png"), (["--sampler", "ddim", "--steps", 7, "--eta", 0.5], ".png"), (["--label", 3], ".png"), (["--sampler", "ddim", "--steps", 9], ".gif"),
+    ([], ".png"), (["--sampler", "ddim", "--steps", 7, "--eta", 0.5], ".png"), (["--label", 3], ".png"),
+    (["--sampler", "ddim", "--steps", 9], ".gif"),
     (["--count", 70, "--sampler", "ddim", "--steps", 2], ".npy")])
 def test_sample(trained, flags, suffix):
     folder, _ = trained
     out = folder / ("out" + suffix)
     out.unlink(missing_ok=True)
-    done = run("sample.py", "runs/digits/checkpoint.safetensors", "--count", 4, "--backend", "numpy", *flags, "--out", out.name, cwd=folder)
+    done = run("sample.py", "runs/digits/checkpoint.safetensors", "--count", 4, "--backend", "numpy", *flags, "--out",
+               out.name, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == out.name
     if suffix == ".npy":
@@ -68,7 +72,8 @@ def test_sample(trained, flags, suffix):
 
 @pytest.mark.parametrize("what, flags, keys", [
     ("nll", ["--times", 3, "--cdf", "tanh"], {"prior", "rate", "distortion", "total", "terms", "times"}),
-    ("rate-distortion", ["--times", 0], {"rate_distortion"}), ("fid", ["--sampler", "ddim", "--steps", 2], {"value", "measure"}),
+    ("rate-distortion", ["--times", 0], {"rate_distortion"}),
+    ("fid", ["--sampler", "ddim", "--steps", 2], {"value", "measure"}),
     ("is", ["--samples", "out.npy"], {"value", "spread", "measure"})])
 def test_evaluate(trained, what, flags, keys):
     folder, _ = trained
@@ -97,7 +102,8 @@ def test_figures(trained, name):
     FIGURES[name](Figure(*load_model(folder / CHECKPOINT), out, rows=2))
     with Image.open(out) as picture:
         assert max(picture.size) > 200
-        columns, rows = {"progressive": (9, 2), "shared": (9, 4), "interpolation": (9, 2), "coarse-to-fine": (9, 9), "nearest": (9, 2),
+        columns, rows = {"progressive": (9, 2), "shared": (9, 4), "interpolation": (9, 2), "coarse-to-fine": (9, 9),
+                         "nearest": (9, 2),
                          "samples": (2, 2)}.get(name, (0, 0))
         if rows:
             assert picture.size[0] / picture.size[1] == pytest.approx((29 * columns + 1) / (29 * rows + 1))
@@ -116,21 +122,26 @@ def test_train_cifar10_on_other_rows_of_table_2_and_other_images(tmp_path):
     """L on mu_tilde with a learned variance; then what it made is evaluated and drawn from."""
     (tmp_path / "pictures").mkdir()
     for i in range(9):
-        Image.fromarray(np.random.default_rng(i).integers(0, 256, (32, 32, 3)).astype(np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
-    done = run("train_cifar10.py", *SMALL, "--preset", "cifar10-small", "--dataset", "pictures", "--loss", "L", "--prediction", "mu",
+        picture = np.random.default_rng(i).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+        Image.fromarray(picture).save(tmp_path / "pictures" / f"{i}.png")
+    done = run("train_cifar10.py", *SMALL, "--preset", "cifar10-small", "--dataset", "pictures", "--loss", "L",
+               "--prediction", "mu",
                "--variance", "learned", "--steps", 3, "--T", 5, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "runs" / "pictures"
-    assert {p.name for p in out.iterdir()} == {"checkpoint.safetensors", "metrics.csv", "loss.png", "samples.png", "denoising.gif"}
+    assert {p.name for p in out.iterdir()} == {"checkpoint.safetensors", "metrics.csv", "loss.png", "samples.png",
+                                               "denoising.gif"}
     done = run("evaluate.py", out / "checkpoint.safetensors", "nll", "--count", 4, "--backend", "numpy", cwd=tmp_path)
     assert done.returncode == 0 and "4 images of pictures" in done.stdout, done.stderr
 
 
 def test_a_published_model_is_drawn_from(tmp_path):
-    save_diffusers(UNet(UNetConfig(image_size=8, base_channels=8, groups=4, channel_multipliers=(1, 2), blocks_per_level=1,
+    save_diffusers(UNet(UNetConfig(image_size=8, base_channels=8, groups=4, channel_multipliers=(1, 2),
+                                   blocks_per_level=1,
                                    attention_resolutions=())), tmp_path / "published")
     for path in ("published", "published/diffusion_pytorch_model.safetensors"):
-        done = run("sample.py", path, "--count", 2, "--sampler", "ddim", "--steps", 2, "--backend", "numpy", cwd=tmp_path)
+        done = run("sample.py", path, "--count", 2, "--sampler", "ddim", "--steps", 2, "--backend", "numpy",
+                   cwd=tmp_path)
         assert done.returncode == 0, done.stderr
 
 
@@ -138,7 +149,8 @@ def test_the_same_seed_draws_the_same_images(trained):
     folder, _ = trained
     pictures = []
     for seed in (1, 1, 2):
-        run("sample.py", "runs/digits/checkpoint.safetensors", "--count", 3, "--seed", seed, "--sampler", "ddim", "--steps", 3,
+        run("sample.py", "runs/digits/checkpoint.safetensors", "--count", 3, "--seed", seed, "--sampler", "ddim",
+            "--steps", 3,
             "--backend", "numpy", "--out", "x.npy", cwd=folder)
         pictures.append(np.load(folder / "x.npy"))
     assert np.array_equal(pictures[0], pictures[1]) and not np.array_equal(pictures[0], pictures[2])
@@ -146,39 +158,59 @@ def test_the_same_seed_draws_the_same_images(trained):
 
 WRONG = [
     ("train_mnist.py", ["--colour", "red"], "--colour"), ("train_mnist.py", ["--steps", "many"], "--steps"),
-    ("train_mnist.py", ["--steps", "0"], "steps is 0"), ("train_mnist.py", ["--steps", "5", "--minutes", "1"], "exclude each other"),
-    ("train_mnist.py", ["--dataset", "nothing"], "nothing"), ("train_mnist.py", ["--dataset", "mnist", "--data-dir", "."], "train-images"),
-    ("train_mnist.py", ["--backend", "torch"], "--backend"), ("train_mnist.py", ["--base-channels", "7"], "base_channels is 7"),
-    ("train_mnist.py", ["--resume", "--out", "elsewhere"], "nothing to resume"), ("train_mnist.py", ["--out", "runs/digits"], "already holds a run"),
-    ("train_mnist.py", ["--resume", "--lr", "0.5"], "lr would change it"), ("train_mnist.py", ["--ops", "none.py"], "none.py"),
-    ("train_mnist.py", ["--ops", "broken.py"], "broken.py"), ("train_mnist.py", ["--batch-size", "6000", "--steps", "2"], "--batch-size"),
-    ("train_mnist.py", ["--out", "file.txt/x"], "file.txt"), ("train_mnist.py", ["--image-size", "32"], "made for (32, 32, 1)"),
+    ("train_mnist.py", ["--steps", "0"], "steps is 0"),
+    ("train_mnist.py", ["--steps", "5", "--minutes", "1"], "exclude each other"),
+    ("train_mnist.py", ["--dataset", "nothing"], "nothing"),
+    ("train_mnist.py", ["--dataset", "mnist", "--data-dir", "."], "train-images"),
+    ("train_mnist.py", ["--backend", "torch"], "--backend"),
+    ("train_mnist.py", ["--base-channels", "7"], "base_channels is 7"),
+    ("train_mnist.py", ["--resume", "--out", "elsewhere"], "nothing to resume"),
+    ("train_mnist.py", ["--out", "runs/digits"], "already holds a run"),
+    ("train_mnist.py", ["--resume", "--lr", "0.5"], "lr would change it"),
+    ("train_mnist.py", ["--ops", "none.py"], "none.py"),
+    ("train_mnist.py", ["--ops", "broken.py"], "broken.py"),
+    ("train_mnist.py", ["--batch-size", "6000", "--steps", "2"], "--batch-size"),
+    ("train_mnist.py", ["--out", "file.txt/x"], "file.txt"),
+    ("train_mnist.py", ["--image-size", "32"], "made for (32, 32, 1)"),
     ("sample.py", ["nothing.safetensors"], "nothing.safetensors"), ("sample.py", ["file.txt"], "file.txt"),
-    ("sample.py", [CHECKPOINT, "--out", "x.jpg"], "x.jpg"), ("sample.py", [CHECKPOINT, "--out", "no/such/x.png"], "no/such"),
-    ("sample.py", [CHECKPOINT, "--steps", "3"], "--steps does not belong to --sampler ddpm, Algorithm 2"), ("sample.py", [CHECKPOINT, "--sampler", "ddim", "--steps", "9999"], "steps is 9999"),
+    ("sample.py", [CHECKPOINT, "--out", "x.jpg"], "x.jpg"),
+    ("sample.py", [CHECKPOINT, "--out", "no/such/x.png"], "no/such"),
+    ("sample.py", [CHECKPOINT, "--steps", "3"], "--steps does not belong to --sampler ddpm, Algorithm 2"),
+    ("sample.py", [CHECKPOINT, "--sampler", "ddim", "--steps", "9999"], "steps is 9999"),
     ("sample.py", [CHECKPOINT, "--label", "12"], "labels"), ("sample.py", [CHECKPOINT, "--count", "0"], "--count 0"),
-    ("sample.py", [CHECKPOINT, "--sampler", "ddim", "--eta", "-2"], "eta is -2"), ("sample.py", ["truncated.safetensors"], "damaged"),
-    ("train_mnist.py", ["--loss", "vlb"], "loss is 'vlb'"), ("train_mnist.py", ["--variance", "learned"], "--loss hybrid or L"),
-    ("train_mnist.py", ["--resume", "--T", "500"], "T would change it"), ("train_mnist.py", ["--resume", "--prediction", "mu"], "prediction would"),
-    ("train_cifar10.py", ["--preset", "imagenet"], "imagenet"), ("train_cifar10.py", ["--data-dir", "."], "cifar-10-binary.tar.gz"),
-    ("train_cifar10.py", ["--preset", "lsun-256"], "a folder of images"), ("train_cifar10.py", ["--dataset", "digits"], "made for (32, 32, 3)"),
-    ("evaluate.py", [CHECKPOINT, "nll"], "--dataset mnist"), ("evaluate.py", [CHECKPOINT, "nll", "--split", "train", "--times", "50"], "times is 50"),
+    ("sample.py", [CHECKPOINT, "--sampler", "ddim", "--eta", "-2"], "eta is -2"),
+    ("sample.py", ["truncated.safetensors"], "damaged"),
+    ("train_mnist.py", ["--loss", "vlb"], "loss is 'vlb'"),
+    ("train_mnist.py", ["--variance", "learned"], "--loss hybrid or L"),
+    ("train_mnist.py", ["--resume", "--T", "500"], "T would change it"),
+    ("train_mnist.py", ["--resume", "--prediction", "mu"], "prediction would"),
+    ("train_cifar10.py", ["--preset", "imagenet"], "imagenet"),
+    ("train_cifar10.py", ["--data-dir", "."], "cifar-10-binary.tar.gz"),
+    ("train_cifar10.py", ["--preset", "lsun-256"], "a folder of images"),
+    ("train_cifar10.py", ["--dataset", "digits"], "made for (32, 32, 3)"),
+    ("evaluate.py", [CHECKPOINT, "nll"], "--dataset mnist"),
+    ("evaluate.py", [CHECKPOINT, "nll", "--split", "train", "--times", "50"], "times is 50"),
     ("evaluate.py", [CHECKPOINT, "nll", "--dataset", "cifar10", "--data-dir", "."], "cifar-10-binary.tar.gz"),
     ("evaluate.py", [CHECKPOINT, "nll", "--sampler", "ddim"], "--sampler does not belong to nll"),
-    ("evaluate.py", [CHECKPOINT, "fid", "--times", "3"], "--times does not belong to fid"), ("evaluate.py", [CHECKPOINT, "is", "--count", "5"], "too few"),
+    ("evaluate.py", [CHECKPOINT, "fid", "--times", "3"], "--times does not belong to fid"),
+    ("evaluate.py", [CHECKPOINT, "is", "--count", "5"], "too few"),
     ("evaluate.py", [CHECKPOINT, "nll", "--dataset", "runs", "--split", "train"], "no splits"),
-    ("train_mnist.py", ["--ops", "file.txt"], ".py file"), ("evaluate.py", [CHECKPOINT, "is", "--samples", "many.npz"], "one array"),
+    ("train_mnist.py", ["--ops", "file.txt"], ".py file"),
+    ("evaluate.py", [CHECKPOINT, "is", "--samples", "many.npz"], "one array"),
     ("evaluate.py", [CHECKPOINT, "nll", "--split", "train", "--count", "1"], "at least two"),
     ("evaluate.py", [CHECKPOINT, "nll", "--split", "train", "--count", "9999"], "has 5000"),
-    ("evaluate.py", [CHECKPOINT, "speed"], "speed"), ("evaluate.py", [CHECKPOINT, "fid", "--out", "no/such.json"], "no/such.json"),
-    ("evaluate.py", [CHECKPOINT, "is", "--samples", "file.txt"], "file.txt"), ("evaluate.py", [CHECKPOINT, "is", "--samples", "bad.npy"], "(3, 5, 5, 1)"),
+    ("evaluate.py", [CHECKPOINT, "speed"], "speed"),
+    ("evaluate.py", [CHECKPOINT, "fid", "--out", "no/such.json"], "no/such.json"),
+    ("evaluate.py", [CHECKPOINT, "is", "--samples", "file.txt"], "file.txt"),
+    ("evaluate.py", [CHECKPOINT, "is", "--samples", "bad.npy"], "(3, 5, 5, 1)"),
     ("evaluate.py", [CHECKPOINT, "is", "--inception", "file.txt"], "file.txt"),
     ("figures.py", [CHECKPOINT, "4"], "4"), ("figures.py", [CHECKPOINT, "shared", "--out", "x.gif"], ".png"),
     ("figures.py", [CHECKPOINT, "interpolation", "--dataset", "nothing"], "nothing"),
 ]
 
 
-@pytest.mark.parametrize("program, flags, expected", WRONG, ids=[f"{p.split('.')[0]} {' '.join(f)}" for p, f, _ in WRONG])
+@pytest.mark.parametrize("program, flags, expected", WRONG,
+                         ids=[f"{p.split('.')[0]} {' '.join(f)}" for p, f, _ in WRONG])
 def test_what_is_wrong_is_one_line_and_status_2(trained, program, flags, expected, monkeypatch, capsys):
     """In this process, which spares the time to start one for each."""
     folder, _ = trained
@@ -202,8 +234,10 @@ def test_what_is_wrong_is_one_line_and_status_2(trained, program, flags, expecte
 def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(tmp_path):
     """A file-size limit stands for the disk: the first checkpoint fits, the pictures or a later file do not."""
     code = ("import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')")
-    done = subprocess.run([sys.executable, "-c", code, str(ROOT / "examples" / "train_mnist.py"), *SMALL, "--out", "run"],
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); sys.argv = sys.argv[1:]; "
+            "runpy.run_path(sys.argv[0], run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT / "examples" / "train_mnist.py"), *SMALL, "--out",
+                           "run"],
                           cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and "File too large" in done.stderr.splitlines()[-1]
     assert not list((tmp_path / "run").glob("*.part"))
@@ -212,10 +246,12 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(tmp_path):
 @pytest.mark.parametrize("kind", ["ctrl-c", "kill -9"])
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_stopped_runs_end_with_the_bits_of_an_unbroken_one(tmp_path, kind, backend):
-    flags = [*SMALL[:-1], backend, "--steps", 25, "--save-every", 1, "--sample-every", 0, "--base-channels", 16, "--T", 10]
+    flags = [*SMALL[:-1], backend, "--steps", 25, "--save-every", 1, "--sample-every", 0, "--base-channels", 16, "--T",
+             10]
     whole = run("train_mnist.py", *flags, "--out", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
-    process = subprocess.Popen([sys.executable, ROOT / "examples" / "train_mnist.py", *map(str, flags), "--out", "part"],
+    process = subprocess.Popen([sys.executable, ROOT / "examples" / "train_mnist.py", *map(str, flags), "--out",
+                                "part"],
                                cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     metrics, deadline = tmp_path / "part" / "metrics.csv", time.time() + 120
     while time.time() < deadline and not (metrics.exists() and len(metrics.read_text().splitlines()) > 4):
@@ -247,15 +283,18 @@ def test_a_learners_operations_run_the_real_training(tmp_path):
 
 def test_a_schedule_that_leaves_too_much_of_the_data_is_noted(tmp_path):
     flags = [*SMALL, "--steps", 1, "--T", 20, "--sample-every", 0]
-    assert "choose a larger --beta-T" in run("train_mnist.py", *flags, "--schedule", "linear", "--out", "a", cwd=tmp_path).stderr
+    assert "choose a larger --beta-T" in run("train_mnist.py", *flags, "--schedule", "linear", "--out", "a",
+                                             cwd=tmp_path).stderr
     assert "note" not in run("train_mnist.py", *flags, "--out", "b", cwd=tmp_path).stderr
 
 
 def test_minutes_and_folders_of_images(tmp_path):
     (tmp_path / "pictures").mkdir()
     for i in range(20):
-        Image.fromarray(np.random.default_rng(i).integers(0, 256, (30, 20, 3)).astype(np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
-    done = run("train_mnist.py", *SMALL, "--dataset", "pictures", "--image-channels", 3, "--image-size", 16, "--minutes", "0.02", "--T", 5,
+        picture = np.random.default_rng(i).integers(0, 256, (30, 20, 3)).astype(np.uint8)
+        Image.fromarray(picture).save(tmp_path / "pictures" / f"{i}.png")
+    done = run("train_mnist.py", *SMALL, "--dataset", "pictures", "--image-channels", 3, "--image-size", 16,
+               "--minutes", "0.02", "--T", 5,
                cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "runs" / "pictures" / "samples.png") as picture:

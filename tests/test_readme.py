@@ -32,12 +32,14 @@ def resolve(name):
 
 
 def test_the_index_is_found():
-    assert {"Eq. 1", "Eq. 2", "Eq. 4", "Eq. 6", "Eq. 7", "Eq. 11", "Eq. 14", "Eq. 15", "Algorithm 1", "Algorithm 2"} <= {e for e, _ in INDEX}
+    assert {"Eq. 1", "Eq. 2", "Eq. 4", "Eq. 6", "Eq. 7", "Eq. 11", "Eq. 14", "Eq. 15", "Algorithm 1",
+            "Algorithm 2"} <= {e for e, _ in INDEX}
 
 
 @pytest.mark.parametrize("equation, name", INDEX)
 def test_every_indexed_function_exists_and_cites_its_equation(equation, name):
-    assert re.search(re.escape(equation) + r"(?!\d)", inspect.getsource(resolve(name))), f"{name} does not cite {equation}"
+    assert re.search(re.escape(equation) + r"(?!\d)",
+                     inspect.getsource(resolve(name))), f"{name} does not cite {equation}"
 
 
 COMMANDS = re.findall(r"`examples/(\w+\.py) ([^`]+)`", README[README.index("## Equations"):README.index("## Measured")])
@@ -51,14 +53,17 @@ def test_the_index_is_complete():
         found = set()
         for row, numbers in rows:
             if row.startswith(kind):
-                found |= set(range(*(int(n) + i for i, n in enumerate(numbers.split("-"))))) if "-" in numbers else {int(n) for n in re.findall(r"\d+", numbers)}
+                if "-" in numbers:
+                    found |= set(range(*(int(n) + i for i, n in enumerate(numbers.split("-")))))
+                found |= {int(n) for n in re.findall(r"\d+", numbers)}
         assert found == set(range(first, last + 1)), kind
 
 
 @pytest.mark.parametrize("program, flags", COMMANDS)
 def test_every_indexed_command_has_its_flags(program, flags):
     """Every word of it is known to the program: a flag, a choice or a preset."""
-    module = importlib.util.module_from_spec(spec := importlib.util.spec_from_file_location("program", ROOT / "examples" / program))
+    spec = importlib.util.spec_from_file_location("program", ROOT / "examples" / program)
+    module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     with pytest.raises(SystemExit) as stopped, pytest.MonkeyPatch.context() as patch:
         patch.setattr("tinyddpm.cli.use_backend", lambda args: sys.exit("the flags are right"))
@@ -78,6 +83,12 @@ def test_the_operation_shown_is_the_operation():
     source = strip(inspect.getsource(ops.group_norm)) + strip(inspect.getsource(ops.group_norm_backward))
     rest = iter(source)
     assert all(line in rest for line in strip(block)), "the README's group_norm is not that of ops/norm.py"
+
+
+def test_the_layout_names_every_file():
+    text = README[README.index("## Layout"):README.index("## Backends")]
+    names = {path.stem for path in (ROOT / "tinyddpm").rglob("*.py")} - {"__init__"}
+    assert {name for name in names if not re.search(rf"`{name}`|`{name}\.py`|/{name}\.py`", text)} == set()
 
 
 def test_the_check_shown_runs(capsys):

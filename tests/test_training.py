@@ -24,7 +24,8 @@ from tinyddpm.training.run import run_folder
 TINY = replace(presets.get("mnist"), model=UNetConfig(
     image_size=8, image_channels=1, base_channels=16, channel_multipliers=(1, 2), blocks_per_level=1,
     attention_resolutions=(4,), groups=4, dropout=0.2, num_classes=3)).override(
-    steps=12, batch_size=4, warmup=3, lr=1e-2, lr_final=1e-3, flip=True, save_every=5, sample_every=0, T=20, schedule="linear", prediction="eps", seed=3)
+    steps=12, batch_size=4, warmup=3, lr=1e-2, lr_final=1e-3, flip=True, save_every=5, sample_every=0, T=20,
+    schedule="linear", prediction="eps", seed=3)
 RNG = np.random.default_rng(0)
 DATA = data.Dataset(RNG.integers(0, 256, (18, 8, 8, 1)).astype(np.uint8), RNG.integers(0, 3, 18))
 
@@ -71,7 +72,8 @@ def test_training_learns():
 
 def test_learning_rate_warms_up_and_falls():
     optimizer = Trainer(TINY).optimizer
-    assert [optimizer.learning_rate(step, 0) for step in (1, 2, 3, 4)] == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2, 1e-2])
+    assert [optimizer.learning_rate(step, 0)
+            for step in (1, 2, 3, 4)] == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2, 1e-2])
     assert optimizer.learning_rate(9, 0.5) == pytest.approx((1e-2 + 1e-3) / 2)
     assert optimizer.learning_rate(9, 1) == optimizer.learning_rate(9, 1.2) == pytest.approx(1e-3)
 
@@ -192,7 +194,8 @@ def test_a_checkpoint_holds_the_model_and_its_configuration(tmp_path):
 def change(path, tensors=None, metadata=None):
     """Rewrite a checkpoint with some entries replaced, with a valid checksum."""
     old_tensors, old_metadata = safetensors.read(path)
-    safetensors.write(path, {k: v for k, v in (old_tensors | (tensors or {})).items() if v is not None}, old_metadata | (metadata or {}))
+    safetensors.write(path, {k: v for k, v in (old_tensors | (tensors or {})).items() if v is not None},
+                      old_metadata | (metadata or {}))
 
 
 @pytest.mark.parametrize("tensors, metadata, message", [
@@ -224,7 +227,8 @@ def test_presets_survive_json_and_overrides_reach_their_place():
     for preset in (*presets.PRESETS.values(), TINY):
         assert Preset.from_json(preset.to_json()) == preset
     changed = presets.get("cifar10").override(lr=1e-3, base_channels=64, T=10, dataset="x")
-    assert (changed.training.lr_final, changed.training.lr, changed.model.base_channels, changed.diffusion.T, changed.dataset) == (
+    assert (changed.training.lr_final, changed.training.lr, changed.model.base_channels, changed.diffusion.T,
+            changed.dataset) == (
         2e-4, 1e-3, 64, 10, "x")
     with pytest.raises(ValueError, match="no configuration has a field colour"):
         TINY.override(colour=3)
@@ -234,15 +238,18 @@ def test_presets_survive_json_and_overrides_reach_their_place():
 
 def test_the_cifar10_preset_is_the_papers():
     p = presets.get("cifar10")
-    assert p.model == UNetConfig() and (p.diffusion.T, p.diffusion.schedule, p.diffusion.beta_1, p.diffusion.beta_T) == (1000, "linear", 1e-4, 0.02)
+    assert p.model == UNetConfig() and (p.diffusion.T, p.diffusion.schedule, p.diffusion.beta_1,
+                                        p.diffusion.beta_T) == (1000, "linear", 1e-4, 0.02)
     t = p.training
-    assert (t.batch_size, t.lr, t.lr_final, t.warmup, t.adam_beta1, t.adam_beta2, t.adam_eps, t.clip_norm, t.ema_decay, t.flip, t.steps) == (
+    assert (t.batch_size, t.lr, t.lr_final, t.warmup, t.adam_beta1, t.adam_beta2, t.adam_eps, t.clip_norm, t.ema_decay,
+            t.flip, t.steps) == (
         128, 2e-4, 2e-4, 5000, 0.9, 0.999, 1e-8, 1.0, 0.9999, True, 800_000)
     assert p.model.dropout == 0.1
 
 
 @pytest.mark.parametrize("field, value", [
-    ("steps", 0), ("batch_size", 0), ("lr", 0.0), ("lr", math.nan), ("lr_final", 1.0), ("adam_beta2", 1.0), ("ema_decay", -0.1), ("minutes", 0.0),
+    ("steps", 0), ("batch_size", 0), ("lr", 0.0), ("lr", math.nan), ("lr_final", 1.0), ("adam_beta2", 1.0),
+    ("ema_decay", -0.1), ("minutes", 0.0),
     ("T", 0), ("schedule", "sigmoid"), ("variance", "huge"), ("prediction", "x1"), ("beta_T", 1.5), ("seed", -1)])
 def test_impossible_settings_are_refused(field, value):
     with pytest.raises(ValueError, match=field.removesuffix("_T") if field != "T" else "T is 0"):
@@ -254,7 +261,8 @@ def test_impossible_settings_are_refused(field, value):
 def test_a_run_writes_its_files(tmp_path):
     trainer = Trainer(TINY.override(sample_every=6))
     assert fit(trainer, DATA, tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.safetensors", "metrics.csv", "samples_000006.png", "samples_000012.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.safetensors", "metrics.csv", "samples_000006.png",
+                                                          "samples_000012.png"]
     metrics = read_metrics(tmp_path / "metrics.csv")
     assert metrics["step"].tolist() == list(range(1, 13))
     assert np.allclose(metrics["loss"], run(Trainer(TINY), 12), rtol=1e-6)     # the grids do not disturb the training
@@ -332,7 +340,8 @@ def test_an_image_that_cannot_be_read_costs_no_step(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [dict(loss="L"), dict(loss="L", variance="small", prediction="x0"),
-                                     dict(loss="L", variance="learned", prediction="mu"), dict(loss="hybrid", variance="learned", prediction="v")])
+                                     dict(loss="L", variance="learned", prediction="mu"),
+                                     dict(loss="hybrid", variance="learned", prediction="v")])
 def test_every_row_of_table_2_learns(changes):
     """From images of one grey, whose noise is easy to see, the loss falls within a few steps."""
     trainer = Trainer(TINY.override(lr=1e-2, lr_final=1e-2, T=1000, dropout=0.0, **changes))
@@ -383,7 +392,8 @@ def test_a_checkpoint_of_the_first_version_loads_goes_on_and_samples():
     change = np.abs(trainer.model.flat_values - expected["model"]).max()
     assert change < 1e-2 * np.abs(before - expected["model"]).max()             # BLAS's own roundings, through Adam
     with trainer.averaged() as model:
-        for name, count, options in (("ddpm", 3, {"labels": np.array([1, 4, 10])}), ("ddim", 2, {"steps": 5, "eta": 0.5})):
+        for name, count, options in (("ddpm", 3, {"labels": np.array([1, 4, 10])}),
+                                     ("ddim", 2, {"steps": 5, "eta": 0.5})):
             drawn = generate(model, trainer.preset.diffusion, count, 5, name, **options)
             np.testing.assert_allclose(drawn, expected[name], atol=0.02)
 

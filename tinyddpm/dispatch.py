@@ -10,7 +10,8 @@ import sys
 
 import numpy as np
 
-from tinyddpm import ops, overrides as learner
+from tinyddpm import ops
+from tinyddpm import overrides as learner
 from tinyddpm.backend import state
 
 READABLE = {name: f for name, f in vars(ops).items() if inspect.isfunction(f)}      # the operations of ops/, by name

@@ -7,8 +7,7 @@ own versions are taken away while the grader runs.
 
 import numpy as np
 
-from tinyddpm.backend import to_numpy        # arrays of a GPU as NumPy's
-
+from tinyddpm.backend import to_numpy  # arrays of a GPU as NumPy's
 
 # ---- 1.1 Data in [-1, 1] as bytes: 2 points ----
 

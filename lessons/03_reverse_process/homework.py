@@ -9,8 +9,7 @@ import numpy as np
 
 from tinyddpm.backend import array_module
 from tinyddpm.diffusion.schedule import per_sample
-from tinyddpm.sampling.steps import Step                 # Step(t, x, x0)
-
+from tinyddpm.sampling.steps import Step  # Step(t, x, x0)
 
 # ---- 3.1 What x_0 and x_t say about x_{t-1} (Eq. 7): 2 points ----
 

@@ -7,8 +7,7 @@ own versions are taken away while the grader runs.
 
 import numpy as np
 
-from tinyddpm.backend import array_module      # array_module(x) is NumPy here, CuPy on a GPU
-
+from tinyddpm.backend import array_module  # array_module(x) is NumPy here, CuPy on a GPU
 
 # ---- 4.1 The linear map: 3 points ----
 

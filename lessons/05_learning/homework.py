@@ -11,7 +11,6 @@ import numpy as np
 
 from tinyddpm.backend import array_module
 
-
 # ---- 5.1 Adam and the moving average: 4 points ----
 
 
@@ -22,7 +21,7 @@ def adam_ema(values, grads, m, v, ema, step, lr, beta1, beta2, eps, grad_scale, 
     step: 1 for the first update; it corrects the moments' start at zero
     grad_scale: the factor of norm clipping, applied to every gradient; one that is not finite changes nothing
     """
-    # 1. it writes into its arrays: use +=, not = 
+    # 1. it writes into its arrays: use +=, not =
     # 2. the two moments, as running means of g and g^2
     # 3. both corrected for their start at 0
     # 4. the update, and the average after it

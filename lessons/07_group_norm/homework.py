@@ -10,7 +10,6 @@ import numpy as np
 from tinyddpm.backend import array_module
 from tinyddpm.ops.norm import check_group_norm
 
-
 # ---- 7.1 Group normalization: 5 points ----
 
 

@@ -10,8 +10,7 @@ import math
 import numpy as np
 
 from tinyddpm.backend import array_module
-from tinyddpm.ops.attention import check_attention, join_heads, split_heads      # (N, L, C) <-> (N, heads, L, C / heads)
-
+from tinyddpm.ops.attention import check_attention, join_heads, split_heads  # (N, L, C) <-> (N, heads, L, C / heads)
 
 # ---- 8.1 Softmax: 3 points ----
 

@@ -12,7 +12,6 @@ import numpy as np
 from tinyddpm.backend import array_module
 from tinyddpm.ops.concatenate import check_concatenate
 
-
 # ---- 9.1 Time as a vector: 2 points ----
 
 

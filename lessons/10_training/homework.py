@@ -9,8 +9,7 @@ import numpy as np
 
 from tinyddpm.backend import array_module
 from tinyddpm.diffusion import process
-from tinyddpm.diffusion.prediction import PREDICTIONS, join, split    # PREDICTIONS[name].target(s, x0, xt, t, eps)
-
+from tinyddpm.diffusion.prediction import PREDICTIONS, join, split  # PREDICTIONS[name].target(s, x0, xt, t, eps)
 
 # ---- 10.1 The mean squared error: 2 points ----
 

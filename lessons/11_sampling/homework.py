@@ -8,10 +8,9 @@ own versions are taken away while the grader runs.
 import numpy as np
 
 from tinyddpm.backend import array_module
-from tinyddpm.diffusion.process import eps_from_x0           # the noise that leads from x0 to xt
+from tinyddpm.diffusion.process import eps_from_x0  # the noise that leads from x0 to xt
 from tinyddpm.diffusion.schedule import per_sample
-from tinyddpm.sampling.steps import Step                     # Step(t, x, x0)
-
+from tinyddpm.sampling.steps import Step  # Step(t, x, x0)
 
 # ---- 11.1 Which times DDIM visits: 1 point ----
 

@@ -10,9 +10,8 @@ import math
 import numpy as np
 
 from tinyddpm.backend import array_module
-from tinyddpm.diffusion.likelihood import EDGE, HALF_BIN, tanh_cdf       # 0.999, 1 / 255, and the authors' CDF
-from tinyddpm.diffusion.normal import log_interval                       # log(CDF(high) - CDF(low)) without underflow
-
+from tinyddpm.diffusion.likelihood import EDGE, HALF_BIN, tanh_cdf  # 0.999, 1 / 255, and the authors' CDF
+from tinyddpm.diffusion.normal import log_interval  # log(CDF(high) - CDF(low)) without underflow
 
 # ---- 12.1 Bits per dimension: 1 point ----
 

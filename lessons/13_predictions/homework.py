@@ -8,9 +8,8 @@ own versions are taken away while the grader runs.
 import numpy as np
 
 from tinyddpm.backend import array_module
-from tinyddpm.diffusion.process import posterior_coefficients            # the factors of Eq. 7
+from tinyddpm.diffusion.process import posterior_coefficients  # the factors of Eq. 7
 from tinyddpm.diffusion.schedule import per_sample
-
 
 # ---- 13.1 v, and back: 2 points ----
 

@@ -8,8 +8,7 @@ own versions are taken away while the grader runs.
 import numpy as np
 
 from tinyddpm.backend import to_numpy
-from tinyddpm.evaluation.fid import trace_sqrt_product       # tr((S1 S2)^(1/2))
-
+from tinyddpm.evaluation.fid import trace_sqrt_product  # tr((S1 S2)^(1/2))
 
 # ---- 14.1 The Frechet distance: 3 points ----
 

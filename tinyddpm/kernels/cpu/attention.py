@@ -5,8 +5,8 @@ import math
 import numpy as np
 from numba import prange
 
-from tinyddpm.kernels.cpu.jit import compiled, parallel
 from tinyddpm.kernels.cpu.blas import gemm
+from tinyddpm.kernels.cpu.jit import compiled, parallel
 from tinyddpm.kernels.cpu.simd import LANES, exp, fill, largest, load, store, total
 from tinyddpm.ops.attention import check_attention
 

@@ -4,8 +4,8 @@ import numba
 import numpy as np
 from numba import prange
 
-from tinyddpm.kernels.cpu.jit import parallel
 from tinyddpm.kernels.cpu.blas import gemm
+from tinyddpm.kernels.cpu.jit import parallel
 
 ROWS = 128          # in a block
 

@@ -26,8 +26,8 @@ import numba
 import numpy as np
 from numba import prange
 
-from tinyddpm.kernels.cpu.jit import compiled, parallel
 from tinyddpm.kernels.cpu.blas import gemm
+from tinyddpm.kernels.cpu.jit import compiled, parallel
 from tinyddpm.kernels.cpu.simd import LANES, fill, gather, load, store
 
 TILES = 32                      # at a time, in a thread

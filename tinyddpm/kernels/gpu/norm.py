@@ -4,9 +4,9 @@ from collections import namedtuple
 
 import cupy
 
+from tinyddpm.kernels.fallback import Fallback, fallback
 from tinyddpm.kernels.gpu.launch import launch
 from tinyddpm.kernels.gpu.product import column_sums
-from tinyddpm.kernels.fallback import Fallback, fallback
 from tinyddpm.ops import norm as readable
 
 Cache = namedtuple("Cache", "x gamma beta mean rstd silu")
