@@ -1,12 +1,12 @@
-"""How fast a training step, sampling and each layer are, beside PyTorch where it is installed.
+"""Time a training step, sampling and each layer, and the same in PyTorch if it is installed.
 
     python examples/benchmark.py                               the mnist preset, on numba and PyTorch in turn
     python examples/benchmark.py --models mnist small cifar10 --sides numpy numba torch --rounds 5
     python examples/benchmark.py --tasks layers                where the time of a training step goes
     python examples/benchmark.py --tasks growth                time and memory by batch size, image size and width
-    python examples/benchmark.py --gpu --batch-sizes 128 256   the paper's model on a GPU, each precision and PyTorch's
+    python examples/benchmark.py --gpu --batch-sizes 128 256   the paper's model on a GPU, each precision and PyTorch
 
-Each side runs in a process of its own, in turn, with the same number of threads and without OPENBLAS_* settings.
+The sides run in turn, each in its own process, with the same number of threads and without OPENBLAS_* settings.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.nn import UNet, UNetConfig
 from tinyddpm.training import Trainer
 
-# A small U-Net, of 1.1M parameters: one channel, 32x32, attention at 16x16.
+# A small U-Net with 1.1M parameters: one channel, 32x32, attention at 16x16.
 SMALL = UNetConfig(image_channels=1, base_channels=32, channel_multipliers=(1, 2, 2), blocks_per_level=1,
                    attention_resolutions=(16,), dropout=0.0)
 MODELS = {"mnist": presets.get("mnist"),
@@ -39,10 +39,10 @@ MODELS = {"mnist": presets.get("mnist"),
           "cifar10": presets.get("cifar10").override(batch_size=8)}
 ON_GPU = (*(f"cupy-{p}" for p in dispatch.PRECISIONS), "torch-cuda-tf32", "torch-cuda-bf16", "torch-cuda-bf16-compiled")
 SIDES, TASKS = ("numpy", "numba", "torch", *ON_GPU), ("train", "sample", "layers", "growth")
-GROWTH = {"batch_size": (1 / 4, 1 / 2, 1, 2), "image_size": (1, 2), "base_channels": (1, 2)}        # times the model's
+GROWTH = {"batch_size": (1 / 4, 1 / 2, 1, 2), "image_size": (1, 2), "base_channels": (1, 2)}        # as factors
 LAYERS = ("conv2d", "conv2d_add", "group_norm", "group_norm_silu", "linear", "attention", "concatenate", "upsample")
 WARMUP = 2
-GEMM_SIZE = 8192            # of the matrices whose product is a GPU's ceiling
+GEMM_SIZE = 8192            # of the matrices whose product sets a GPU's ceiling
 
 
 def main(argv):
@@ -50,18 +50,18 @@ def main(argv):
     parser.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL",
                         help=f"{', '.join(MODELS)} (default: mnist)")
     parser.add_argument("--sides", nargs="+", choices=SIDES, metavar="SIDE",
-                        help=f"of {', '.join(SIDES)} (default: numba, torch)")
+                        help=f"any of {', '.join(SIDES)} (default: numba, torch)")
     parser.add_argument("--gpu", action="store_true",
-                        help="by default the model cifar10, at 128, and the sides that need a GPU")
+                        help="defaults for a GPU: cifar10, batches of 128, and the sides that need one")
     parser.add_argument("--batch-sizes", nargs="+", type=int, metavar="N", help="instead of the model's own")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["train", "sample"], metavar="TASK",
-                        help=f"of {', '.join(TASKS)} (default: train, sample)")
+                        help=f"any of {', '.join(TASKS)} (default: train, sample)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N",
-                        help="how often each side has its turn (default 3)")
-    parser.add_argument("--seconds", type=float, default=6.0, metavar="S", help="of each turn (default 6)")
+                        help="turns of each side (default 3)")
+    parser.add_argument("--seconds", type=float, default=6.0, metavar="S", help="length of each turn (default 6)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N", help="(default: all cores)")
-    parser.add_argument("--compile", action="store_true", help="PyTorch's compiled form instead of its eager code")
-    parser.add_argument("--turn", help=argparse.SUPPRESS)              # what a process of the benchmark runs
+    parser.add_argument("--compile", action="store_true", help="torch.compile instead of eager PyTorch")
+    parser.add_argument("--turn", help=argparse.SUPPRESS)              # what a child process runs
     args = parser.parse_args(argv)
     if args.turn:
         print(json.dumps(turn(**json.loads(args.turn))))
@@ -78,7 +78,7 @@ def main(argv):
 
     args.ceilings = {name: run(args, task="gemm", side=name, seconds=2.0) for name in layouts(args)}
     print("; ".join(f"{name}: {found['what']}, {found['gflops']:,.0f} GFLOP/s" for name, found in args.ceilings.items())
-          + ("" if installed else "; PyTorch is not installed, so nothing beside it"))
+          + ("" if installed else "; PyTorch is not installed: no comparison"))
     for model in args.models:
         for size in args.batch_sizes:
             changes = {} if size is None else {"batch_size": size}
@@ -93,7 +93,7 @@ def main(argv):
 
 
 def compare(model, args, task, **changes):
-    """The turns of all sides at a training step or at sampling, and their table. changes: fields of the preset."""
+    """Run the turns of all sides for training steps or sampling, and print a table. changes: fields of the preset."""
     preset = MODELS[model].override(**changes)
     batch, work = preset.training.batch_size, flops(preset.model) * (3 if task == "train" else 1)
     turns = in_turn(args, layouts(args), task=task, model=model, changes=changes)
@@ -101,7 +101,7 @@ def compare(model, args, task, **changes):
     what = "".join(f", {name} {value}" for name, value in changes.items() if name != "batch_size")
     print(f"\n{model}, {task}, batch {batch}{what}, {work / 1e9:.2f} GFLOP an image:")
     print(f"  {'':25}{'ms':>8}{'a second':>10}{'images/s':>10}{'GFLOP/s':>10}{'of gemm':>9}{'peak MiB':>10}"
-          f"  {first}'s images/s to this, by round")
+          f"  {first}'s images/s relative to this, by round")
     for name, results in turns.items():
         ms = statistics.median(t["seconds"] for t in results) * 1e3
         rate = work * batch / ms / 1e6
@@ -112,7 +112,7 @@ def compare(model, args, task, **changes):
 
 
 def growth(model, args):
-    """How a training step's time and memory grow."""
+    """Print how a training step's time and memory grow."""
     for field, factors in GROWTH.items():
         config = MODELS[model].training if field == "batch_size" else MODELS[model].model
         for factor in factors:
@@ -120,7 +120,7 @@ def growth(model, args):
 
 
 def layers(model, args, changes):
-    """Forward and backward of every layer of the network by itself: its share of the total, side by side."""
+    """Time forward and backward of every layer by itself on all sides, and print its share of the total."""
     turns = in_turn(args, layouts(args), task="layers", model=model, changes=changes)
     ms = {name: {layer: statistics.median(t[layer]["ms"] for t in results) for layer in results[0]}
           for name, results in turns.items()}
@@ -144,12 +144,12 @@ def layers(model, args, changes):
 
 
 def layouts(args):
-    """The sides, PyTorch on a CPU in both of its memory layouts."""
+    """The sides, with PyTorch on a CPU in both memory layouts."""
     return [name for side in args.sides for name in ([side] if side != "torch" else ["torch", "torch channels_last"])]
 
 
 def in_turn(args, names, **what):
-    """The results of each side, one for each round: name -> list."""
+    """The results of each side, one per round: name -> list."""
     turns = {name: [] for name in names}
     for _ in range(args.rounds):
         for name in names:
@@ -158,7 +158,7 @@ def in_turn(args, names, **what):
 
 
 def run(args, **what):
-    """The result of one turn, in a process with a clean environment."""
+    """The result of one turn, run in a process with a clean environment."""
     threads = {name: str(args.threads) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS")}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")} | threads
     done = subprocess.run([sys.executable, __file__, "--turn", json.dumps(what)], env=environment, capture_output=True,
@@ -169,7 +169,7 @@ def run(args, **what):
 
 
 def turn(task, side, seconds, model=None, compiled=False, changes=None):
-    """One turn: the median seconds of a step (or one evaluation, for sampling) and the peak memory; or its layers'."""
+    """The median seconds of a step (for sampling: of one evaluation) and peak memory; or the times of the layers."""
     of_torch, on_cuda = side.startswith("torch"), "cuda" in side
     channels_last = on_cuda or side.endswith("channels_last")
     if on_cuda:
@@ -197,7 +197,7 @@ def turn(task, side, seconds, model=None, compiled=False, changes=None):
 
 
 def use(side):
-    """Put one of our sides in force."""
+    """Activate the backend and precision of one of our sides."""
     backend, _, precision = side.partition("-")
     tinyddpm.use(backend, precision=precision or "fp32")
 
@@ -211,7 +211,7 @@ def synchronize():
 
 
 def median(step, seconds):
-    """The median time of a step over so many seconds, at least three steps; the first ones compile and fill caches."""
+    """The median time of a step over so many seconds, at least three steps, after a warm-up (compilation, caches)."""
     times, end = [], None
     while end is None or time.perf_counter() < end or len(times) < WARMUP + 3:
         start = time.perf_counter()
@@ -224,7 +224,7 @@ def median(step, seconds):
 
 
 def our_step(preset, task):
-    """A training step on random bytes, or one evaluation of the reverse process with the noise after it."""
+    """A function that makes one training step on random bytes, or one step of the reverse process with its noise."""
     c, rng = preset.model, np.random.default_rng(0)
     shape = (preset.training.batch_size, c.image_size, c.image_size, c.image_channels)
     if task == "train":
@@ -245,7 +245,7 @@ def our_step(preset, task):
 # ---- layers: an operation, the shapes of its arrays, and its settings ----
 
 def calls(config, batch):
-    """The layers of one evaluation: (name, shapes, settings) -> how often."""
+    """The layers of one evaluation: (name, shapes, settings) -> count."""
     found = Counter()
 
     def noted(name, f):
@@ -264,7 +264,7 @@ def calls(config, batch):
 
 
 def flops(config):
-    """Of one evaluation for one image."""
+    """The floating-point operations of one evaluation of one image."""
     return sum(count * products(*layer) for layer, count in calls(config, 1).items())
 
 
@@ -274,7 +274,7 @@ def title(name, shapes, settings):
 
 
 def products(name, shapes, settings):
-    """The floating-point operations of a forward, two for each product of a direct algorithm (no Winograd)."""
+    """The floating-point operations of a forward, two per product of the direct algorithm (not Winograd's)."""
     x, w = shapes[0], shapes[1] if len(shapes) > 1 else ()
     if name.startswith("conv2d"):
         stride = settings[0] if settings else 1
@@ -298,7 +298,7 @@ def our_layer(name, shapes, settings):
 
 
 def torch_layer(name, shapes, settings, channels_last):
-    """The same layer in PyTorch's own layout and words."""
+    """The same layer in PyTorch, in its own layout."""
     import torch
     import torch.nn.functional as F
 
@@ -339,7 +339,7 @@ def torch_layer(name, shapes, settings, channels_last):
 
 
 def gemm(side, seconds):
-    """The rate of a large square matrix product in that side's precision, and what makes it."""
+    """The rate of a large square matrix product in that side's precision, and what computes it."""
     if "cuda" in side:
         import torch
         n, what = GEMM_SIZE, f"PyTorch {torch.__version__} on {torch.cuda.get_device_name()}"
@@ -361,12 +361,12 @@ def gemm(side, seconds):
 
 
 def peak_memory(on_cuda=False):
-    """Of this process, or of what it took on the GPU, in bytes; NaN where the system does not say."""
+    """The peak memory of this process, or of its GPU memory, in bytes; NaN if the system does not report it."""
     if on_cuda:
         return sys.modules["torch"].cuda.max_memory_reserved()
     if on_gpu():
         return state.xp.get_default_memory_pool().total_bytes()
-    if sys.platform == "linux":             # getrusage's figure includes that of the process that started this one
+    if sys.platform == "linux":             # getrusage's value includes that of the parent process
         with open("/proc/self/status") as status:
             return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])
     try:

@@ -1,4 +1,4 @@
-"""The same U-Net and training step in PyTorch's plain code, for benchmark.py to compare with."""
+"""The same U-Net and training step in plain PyTorch, for benchmark.py to compare with."""
 
 import torch
 import torch.nn as nn
@@ -92,7 +92,7 @@ def prepare_cuda():
 
 
 def steps(preset, task, channels_last, compiled, autocast=False):
-    """A function that makes one training step, or one evaluation and the noise after it, as benchmark.py's our_step."""
+    """A function that makes one training step, or one reverse step with its noise, like benchmark.py's our_step."""
     c, training = preset.model, preset.training
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = UNet(c).to(memory_format=layout)

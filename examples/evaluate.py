@@ -4,7 +4,7 @@
     python examples/evaluate.py runs/mnist/checkpoint.safetensors rate-distortion --count 256 --times 100
     python examples/evaluate.py runs/mnist/checkpoint.safetensors fid --count 1000 --sampler ddim --steps 100
 
-Each prints a table and writes a JSON file.
+Each command prints its results and writes a JSON file.
 """
 
 import json
@@ -20,8 +20,8 @@ from tinyddpm.sampling.generate import generate
 from tinyddpm.sampling.steps import OPTIONS
 from tinyddpm.training import load_model
 
-SPLITS = 10         # of the samples for the Inception score
-ROWS = 10           # of Table 4
+SPLITS = 10         # parts of the samples for the Inception score
+ROWS = 10           # rows of Table 4
 OF_SAMPLES, OF_THE_BOUND = ("samples", "sampler", "steps", *OPTIONS, "inception"), ("times", "cdf")
 
 
@@ -30,15 +30,15 @@ def main(argv):
     parser.add_argument("checkpoint", metavar="CHECKPOINT",
                         help="the checkpoint.safetensors of a run, or a published model")
     parser.add_argument("what", choices=("nll", "rate-distortion", "fid", "is"))
-    parser.add_argument("--split", choices=("test", "train"), help="(default: test; a folder has none)")
+    parser.add_argument("--split", choices=("test", "train"), help="(default: test; a folder has no splits)")
     parser.add_argument("--count", type=int, metavar="N",
                         help="images to measure or draw (default: 256; fid, is: 1000)")
     parser.add_argument("--times", type=int, metavar="K",
                         help="times t > 1 drawn for each image (default: 20, for rate-distortion 100; 0: all)")
-    parser.add_argument("--cdf", choices=("exact", "tanh"), default="exact", help="of the decoder; tanh: the authors'")
+    parser.add_argument("--cdf", choices=("exact", "tanh"), default="exact", help="the decoder's; tanh: the authors'")
     parser.add_argument("--samples", metavar="FILE.npy",
-                        help="measure these uint8 images, such as sample.py draws, not new ones")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of noise, times and samples (default 0)")
+                        help="measure these uint8 images (from sample.py, say), not new samples")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="for noise, times and samples (default 0)")
     parser.add_argument("--out", metavar="FILE", help="the JSON file (default: nll.json and so on)")
     cli.add_sampler_flags(parser)
     cli.add_data_flags(parser)
@@ -60,7 +60,7 @@ def main(argv):
 
 
 def bound(args, model, preset):
-    """The terms of Eq. 5 over some images, and Table 4."""
+    """Print and return the terms of Eq. 5 over some images, and Table 4."""
     dataset, name = data.compare_with(args.dataset or preset.dataset, preset.model, args.split, args.data_dir)
     images = dataset.some(args.count or min(256, len(dataset)), args.seed)
     if len(images) < 2:
@@ -85,7 +85,7 @@ def bound(args, model, preset):
 
 
 def distance(args, model, preset):
-    """The FID between samples and the images of a data set."""
+    """Print and return the FID between samples and a data set."""
     extractor, naming = evaluation.extractor(model.config, args.inception)
     dataset, name = data.compare_with(args.dataset or preset.dataset, preset.model, args.split, args.data_dir)
     samples, how = drawn(args, model, preset, 2)
@@ -98,7 +98,7 @@ def distance(args, model, preset):
 
 
 def score(args, model, preset):
-    """The Inception score of samples."""
+    """Print and return the Inception score of samples."""
     extractor, naming = evaluation.extractor(model.config, args.inception)
     samples, how = drawn(args, model, preset, SPLITS)
     mean, spread = evaluation.inception_score(evaluation.measure(extractor, samples, "samples")[1], SPLITS)
@@ -108,7 +108,7 @@ def score(args, model, preset):
 
 
 def drawn(args, model, preset, least):
-    """New samples, or those of --samples, as uint8, and how they were made. ValueError for fewer than `least`."""
+    """New samples, or those of --samples, as uint8, and how they were made. Raises ValueError below `least`."""
     images = data.load_npy(args.samples, preset.model) if args.samples else None
     count = (args.count or 1000) if images is None else len(images)
     if count < least:

@@ -14,12 +14,12 @@ def main(argv):
                         epilog="figures:\n" + "\n".join(f"  {name:16} {f.__doc__}" for name, f in FIGURES.items()))
     parser.add_argument("checkpoint", metavar="CHECKPOINT",
                         help="the checkpoint.safetensors of a run, or a published model")
-    parser.add_argument("figure", metavar="FIGURE", choices=FIGURES, help="one of the list below")
+    parser.add_argument("figure", metavar="FIGURE", choices=FIGURES, help="one of those listed below")
     parser.add_argument("--rows", type=int, default=6, metavar="N",
-                        help="of the figure, where that is free (default 6)")
+                        help="rows of the figure, if it can vary (default 6)")
     parser.add_argument("--seed", type=int, default=0, metavar="S",
-                        help="of samples, noise and chosen images (default 0)")
-    parser.add_argument("--out", metavar="FILE", help="the picture (default: FIGURE.png; for the film FIGURE.gif)")
+                        help="for samples, noise and chosen images (default 0)")
+    parser.add_argument("--out", metavar="FILE", help="the picture (default: FIGURE.png, or FIGURE.gif for the film)")
     cli.add_data_flags(parser)
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)

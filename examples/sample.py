@@ -17,10 +17,10 @@ def main(argv):
     parser.add_argument("checkpoint", metavar="CHECKPOINT",
                         help="the checkpoint.safetensors of a run, or a published model")
     parser.add_argument("--count", type=int, default=36, metavar="N", help="how many images (default 36)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="other images (default 0)")
-    parser.add_argument("--label", type=int, metavar="L", help="only this class, for a model with classes")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="for other images (default 0)")
+    parser.add_argument("--label", type=int, metavar="L", help="draw only this class, from a model with classes")
     parser.add_argument("--out", default="samples.png", metavar="FILE",
-                        help=".png a grid, .gif the film of its making, .npy uint8 (N, H, W[, C])")
+                        help=".png: a grid, .gif: a film of the sampling, .npy: uint8 (N, H, W[, C])")
     cli.add_sampler_flags(parser)
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)

@@ -1,8 +1,8 @@
-"""Train the paper's model on CIFAR10, or another of its models on a folder of images, and draw some.
+"""Train the paper's model on CIFAR10, or another of its models on a folder of images, and draw samples.
 
     python examples/train_cifar10.py                                     the paper's CIFAR10 model: for a GPU
     python examples/train_cifar10.py --preset cifar10-small              a small one, overnight on two cores
-    python examples/train_cifar10.py --loss L --prediction mu            other rows of Table 2
+    python examples/train_cifar10.py --loss L --prediction mu            another row of Table 2
     python examples/train_cifar10.py --preset celebahq-256 --dataset FOLDER
 """
 

@@ -17,7 +17,7 @@ from tinyddpm.progress import Progress
 from tinyddpm.training.optimizer import Adam
 
 CONFIGS = {"mnist": ClassifierConfig(1, (32, 48)), "cifar10": ClassifierConfig(3, (64, 96))}
-BATCH, SHIFT = 100, 3           # images in a step; pixels by which a batch may be moved
+BATCH, SHIFT = 100, 3           # images per step; pixels by which a batch may be shifted
 
 
 def main(argv):

@@ -1,8 +1,8 @@
-"""Train a small DDPM on handwritten digits, and draw some.
+"""Train a small DDPM on handwritten digits, and draw new ones.
 
     python examples/train_mnist.py                           5,000 digits that come with the package
     python examples/train_mnist.py --dataset mnist           all 60,000, downloaded once
-    python examples/train_mnist.py --resume                  go on with a run that was stopped
+    python examples/train_mnist.py --resume                  continue a run that was stopped
 """
 
 from tinyddpm import cli, data, presets

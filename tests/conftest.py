@@ -21,12 +21,12 @@ def numpy_backend():
 
 @pytest.fixture
 def gpu():
-    """CuPy where it finds a device, else the stand-in that runs its kernels on the CPU. Returns its list of waits."""
+    """CuPy if it finds a device, else the stand-in that runs its kernels on the CPU. Yields the stand-in's waits."""
     try:
         importlib.import_module("cupy").cuda.runtime.getDeviceCount()
     except (ImportError, RuntimeError):
         if not cupy_on_cpu.COMPILER:
-            pytest.skip("neither a GPU with CuPy here, nor a C++ compiler for the stand-in")
+            pytest.skip("needs a GPU with CuPy, or a C++ compiler for the stand-in")
         with cupy_on_cpu.installed():
             yield cupy_on_cpu.waits
     else:

@@ -1,8 +1,8 @@
-"""A stand-in for CuPy where there is no GPU: arrays by NumPy, the .cu files as C++, cuBLAS's two calls in float64.
+"""A stand-in for CuPy where there is no GPU: NumPy's arrays, the .cu files as C++, cuBLAS's two functions in float64.
 
 It is stricter than a GPU. Host and device arrays do not mix. A kernel's arguments must have the types of its signature,
-be contiguous, and be device arrays. New arrays hold NaN, so that what no kernel wrote is seen. And every wait of the
-host for the device is counted. What it cannot show is speed, or what only happens between the threads of a real GPU.
+be contiguous, and be device arrays. New arrays hold NaN, so that elements which no kernel wrote are noticed. Every
+wait of the host for the device is counted. It cannot show speed, or what only happens between a real GPU's threads.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ import numpy as np
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which("g++") or shutil.which("c++")
-waits = []                      # a word for each wait of the host for a result
+waits = []                      # one entry for each wait of the host for a result
 
 
 class ndarray(np.ndarray):
-    """A device array: NumPy's, which refuses to be mixed with the host's."""
+    """A device array: a NumPy array that refuses to be mixed with host arrays."""
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
         if out is not None:
             kwargs["out"] = tuple(map(on_host, out))
-        with np.errstate(all="ignore"):                     # a GPU warns of nothing
+        with np.errstate(all="ignore"):                     # a GPU gives no warnings
             result = getattr(ufunc, method)(*map(on_host, inputs), **kwargs)
         return out[0] if out is not None else on_device(result)
 
@@ -69,7 +69,7 @@ class ndarray(np.ndarray):
 
 
 def on_host(x):
-    """The NumPy arrays behind device arrays; TypeError for a host array among them."""
+    """Device arrays as NumPy arrays. Raises TypeError for a host array among them."""
     if isinstance(x, (tuple, list)):
         return type(x)(map(on_host, x))
     if type(x) is np.ndarray and x.ndim:
@@ -108,7 +108,7 @@ class Generator:
 
 @functools.cache
 def compiled(code, options):
-    """A .cu file as a library, and its kernels: name -> types of the arguments."""
+    """A .cu file compiled to a library, and its kernels: name -> types of the arguments."""
     source = f'#include "{HERE / "cuda_on_cpu.h"}"\n{code}'
     expanded = subprocess.run([COMPILER, "-x", "c++", "-E", "-P", *options, "-"], input=source, capture_output=True,
                               text=True, check=True).stdout
@@ -118,7 +118,7 @@ def compiled(code, options):
         kinds = [re.sub(r"\bconst\b|\s", "", p.strip().rsplit(maxsplit=1)[0]) for p in parameters.split(",")]
         signatures[name] = kinds
         values = ", ".join(f"*({kind}*)a[{i}]" for i, kind in enumerate(kinds))
-        together = any(word in body for word in ("__syncthreads", "_sum(", "row_reduce"))       # threads that wait
+        together = any(word in body for word in ("__syncthreads", "_sum(", "row_reduce"))       # threads that sync
         calls += (f'static void call_{name}(void** a) {{ {name}({values}); }}\n'
                   f'extern "C" void run_{name}(void** a, int gx, int gy, int bx, int by) '
                   f'{{ launch(call_{name}, a, gx, gy, bx, by, {int(together)}); }}\n')
@@ -159,7 +159,7 @@ class RawModule:
         return start
 
 
-# ---- cuBLAS, with matrices stored column by column ----
+# ---- cuBLAS, with matrices in column-major order ----
 
 TYPES = {0: np.float32, 1: np.float64, 2: np.float16, 14: np.uint16}
 
@@ -175,7 +175,7 @@ def _matrix(address, kind, ld, rows, columns):
 def _float64(a, compute):
     if a.dtype == np.uint16:                                    # bfloat16
         return (a.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    if compute == 77:                                           # TF32: ten bits behind the point
+    if compute == 77:                                           # TF32: a mantissa of ten bits
         a = ((np.ascontiguousarray(a).view(np.uint32) + 0x1000) & 0xffffe000).view(np.float32)
     return a.astype(np.float64)
 
@@ -183,7 +183,7 @@ def _float64(a, compute):
 def gemmEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, compute, algo):
     assert (Ctype, compute) in ((0, 68), (0, 77),
                                 (1, 70)) and Atype == Btype and (Atype == Ctype or Ctype == 0 != compute - 68)  \
-        or (Ctype, compute) == (0, 68) and Atype == Btype, "types that cuBLAS does not have"
+        or (Ctype, compute) == (0, 68) and Atype == Btype, "types that cuBLAS does not support"
     scalar = ctypes.c_double if compute == 70 else ctypes.c_float
     alpha, beta = (scalar.from_address(p).value for p in (alpha, beta))
     a = _float64(_matrix(A, Atype, lda, *((k, m) if transa else (m, k))), compute)
@@ -230,7 +230,7 @@ class Communicator:
         Nccl.barrier.wait(20)
 
     def _all(self, address, count, kind):
-        """Everybody's numbers, once everybody is there."""
+        """This rank's array, and those of all ranks once all have arrived."""
         mine = np.frombuffer((ctypes.c_char * (count * {7: 4, 8: 8}[kind])).from_address(address),
                              {7: np.float32, 8: np.float64}[kind])
         Nccl.places[self.rank] = mine.copy()
@@ -304,4 +304,4 @@ def installed():
             if module is not None:
                 sys.modules[name] = module
         for name in [name for name in sys.modules if name.startswith("tinyddpm.kernels.gpu")]:
-            del sys.modules[name]                               # which knows the stand-in
+            del sys.modules[name]                               # which refers to the stand-in

@@ -1,4 +1,4 @@
-"""Answers to those questions of the homeworks that the library does not answer, as a learner would write them."""
+"""Answers to the homework questions that the library does not answer, as a learner would write them."""
 
 import math
 

@@ -33,7 +33,7 @@ def test_numpy_is_the_readable_code():
 def test_numba_lays_its_twins_over_the_readable_code():
     assert tinyddpm.use("auto") == "numba" == state.backend
     assert ops.conv2d is not READABLE["conv2d"] and ops.silu is READABLE["silu"]
-    assert ops.conv.conv2d is READABLE["conv2d"]           # in its file, the readable one stays
+    assert ops.conv.conv2d is READABLE["conv2d"]           # its file still has the readable one
     tinyddpm.use("numpy")
     assert ops.conv2d is READABLE["conv2d"]
 
@@ -75,7 +75,7 @@ def test_what_is_wrong_with_an_override_is_said_with_its_name(message):
 
 
 def stub(*args):
-    """What a homework starts with."""
+    """A stub, as in a new homework file."""
     raise NotImplementedError("4.2 silu")
 
 
@@ -168,7 +168,7 @@ def test_blas_gets_its_threads_back():
 
 
 def test_the_description_names_the_threads(monkeypatch):
-    """--verbose says who does the work, and what is slower where NumPy's BLAS is not OpenBLAS."""
+    """--verbose names the libraries, and what is slower if NumPy's BLAS is not OpenBLAS."""
     from tinyddpm.kernels.cpu import blas
 
     tinyddpm.use("numpy")
@@ -179,7 +179,7 @@ def test_the_description_names_the_threads(monkeypatch):
 
 
 def test_compiling_is_announced_once(tmp_path):
-    """In one line on stderr; the next start finds the kernel in the cache and says nothing."""
+    """In one line on stderr; the next process finds the kernel in the cache and prints nothing."""
     code = ("import numpy as np, tinyddpm; from tinyddpm import ops; tinyddpm.use('numba'); "
             "x = np.ones((2, 3, 5)); print(ops.add(x, x).sum(), ops.concatenate(x, x)[0].shape)")
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
@@ -188,9 +188,9 @@ def test_compiling_is_announced_once(tmp_path):
         assert (done.returncode, done.stdout, done.stderr) == (0, "60.0 (2, 3, 10)\n", expected)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="getrusage's page faults, and glibc's allocator")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs getrusage's page faults and glibc's allocator")
 def test_freed_memory_is_kept_for_the_next_step():
-    """In a process of its own, where nothing has been kept yet."""
+    """In a new process, which holds no freed memory yet."""
     code = ("import numpy as np, resource, tinyddpm; tinyddpm.use('numba')\n"
             "def page_faults():\n"
             "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
@@ -206,7 +206,7 @@ def test_freed_memory_is_kept_for_the_next_step():
                          [{}, {"OMP_NUM_THREADS": "1", "OMP_DYNAMIC": "true", "OMP_WAIT_POLICY": "passive"},
                           {"OPENBLAS_NUM_THREADS": "7"}])
 def test_numba_has_the_cores_whatever_the_environment_says(environment):
-    """BLAS has one thread in each of numba's, which do not become fewer, and wait as is best for them."""
+    """BLAS has one thread in each of numba's, whose number and way of waiting stay fixed."""
     from tinyddpm.kernels.cpu import blas
 
     if not blas.library:

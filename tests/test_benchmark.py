@@ -1,4 +1,4 @@
-"""The benchmark: what it counts, that it runs, and, where PyTorch is installed, that its twin is the same network."""
+"""The benchmark: what it counts, that it runs, and, if PyTorch is installed, that its twin is the same network."""
 
 import importlib
 import subprocess
@@ -59,7 +59,7 @@ def test_growth_goes_through_batch_image_and_width(benchmark, monkeypatch):
 
 
 def test_the_twin_is_the_same_network(benchmark):
-    """As many parameters for every model, and it runs."""
+    """It has as many parameters for every model, and it runs."""
     torch = pytest.importorskip("torch")
     from benchmark_torch import UNet as Twin
     for preset in benchmark.MODELS.values():
@@ -70,9 +70,9 @@ def test_the_twin_is_the_same_network(benchmark):
 
 
 def test_a_gpu_has_its_turns(benchmark, gpu, monkeypatch):
-    """Each precision trains, samples, and measures its layers and the product that is its ceiling."""
+    """In fp32 and bf16: training, sampling, the layers, and the product that sets the ceiling."""
     if gpu is None:
-        pytest.skip("a GPU runs the benchmark itself")
+        pytest.skip("on a GPU, run the benchmark itself")
     monkeypatch.setattr(benchmark, "GEMM_SIZE", 16)
     monkeypatch.setitem(benchmark.MODELS, "tiny",
                         benchmark.MODELS["mnist"].override(base_channels=8, groups=4, batch_size=1, patch_size=7,

@@ -1,4 +1,4 @@
-"""The small classifier: its gradient, its file, and that the weights in the package know digits from noise."""
+"""The small classifier: its gradient, its file, and that the weights in the package tell digits from noise."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_other_files_are_refused(tmp_path, tensors, metadata):
 
 
 def test_the_weights_in_the_package():
-    """They are small, and right about digits of the training set."""
+    """They are small, and correct on digits of the training set."""
     assert sum(p.stat().st_size for p in WEIGHTS.iterdir()) < 1e6
     images, labels = mnist.load_digits()
     _, p = load_classifier(WEIGHTS / "mnist.safetensors").measure(images[::10])

@@ -1,4 +1,4 @@
-"""Progressive coding: what is sent, what it costs, and what the receiver knows on the way."""
+"""Progressive coding: what is sent, what it costs, and what the receiver knows at each step."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ STD = 0.3
 
 
 def p(xt, t):
-    """The best reverse process for data from N(0, STD^2)."""
+    """The optimal reverse process for data from N(0, STD^2)."""
     alpha_bar = S.alpha_bar[t][:, None, None, None].astype(xt.dtype)
     return process.p_mean_variance(S, np.sqrt(alpha_bar) * STD**2 / (alpha_bar * STD**2 + 1 - alpha_bar) * xt, xt, t,
                                    clip=False)

@@ -1,4 +1,4 @@
-"""Data sets: parsers that believe nothing, a downloader that recovers, batches, and folders of images."""
+"""Data sets: parsers that trust nothing, a downloader that recovers, batches, and folders of images."""
 
 import gzip
 import http.server
@@ -23,7 +23,7 @@ def idx(a):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """A stand-in for MNIST, 12 images a split: file name -> bytes. Its checksums take the place of MNIST's."""
+    """A stand-in for MNIST, 12 images per split: file name -> bytes. Its checksums replace MNIST's."""
     rng, files = np.random.default_rng(0), {}
     for prefix in ("train", "t10k"):
         files[f"{prefix}-images-idx3-ubyte.gz"] = gzip.compress(idx(rng.integers(0, 256,
@@ -117,7 +117,7 @@ def test_the_parser_checks_magic_and_sizes(raw):
 # ---- downloads ----
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves files from memory; knows ranges; breaks off after `limit` bytes if it is set."""
+    """Serves files from memory; supports ranges; stops after `limit` bytes if that is set."""
 
     def __init__(self, files):
         self.files, self.limit, self.requests, self.ranges = files, None, [], True
@@ -208,7 +208,7 @@ def test_offline_says_what_to_do(monkeypatch, tmp_path):
 
 @pytest.fixture
 def cifar(monkeypatch):
-    """A stand-in for CIFAR10 with 7 records a file: file name -> bytes."""
+    """A stand-in for CIFAR10 with 7 records per file: file name -> bytes."""
     monkeypatch.setattr(cifar10, "RECORDS", 7)
     rng, files = np.random.default_rng(0), {}
     for name in cifar10.FILES["train"] + cifar10.FILES["test"]:
@@ -267,7 +267,7 @@ def test_an_archive_that_leads_outside_is_refused_and_nothing_is_written(cifar, 
 
 
 def test_damaged_archives_are_refused(cifar, tmp_path):
-    archive(tmp_path, cifar, prefix="cifar-10-batches-py/")             # the pickled version, as if
+    archive(tmp_path, cifar, prefix="cifar-10-batches-py/")             # as in the pickled version
     with pytest.raises(ValueError, match="has no file cifar-10-batches-bin/data_batch_1.bin"):
         cifar10.load("train", tmp_path)
     raw = archive(tmp_path, cifar).joinpath(cifar10.ARCHIVE).read_bytes()

@@ -1,4 +1,4 @@
-"""Schedules, the formulas of the two processes, the objective, and samplers on data whose best denoiser is known."""
+"""Schedules, the formulas of the two processes, and samplers on data whose optimal denoiser is known."""
 
 import numpy as np
 import pytest
@@ -27,13 +27,13 @@ def test_posterior_coefficients(t, from_x0, from_xt):
 
 
 def test_the_first_step_needs_no_special_case():
-    """q(x_0 | x_1, x_0) is x_0 itself, without variance: Eq. 7 at t = 1 as printed."""
+    """q(x_0 | x_1, x_0) is x_0 with zero variance: Eq. 7 at t = 1, as printed."""
     a, b = process.posterior_coefficients(S, 1)
     assert (a, b, S.beta_tilde[1]) == (pytest.approx(1, abs=1e-12), 0, 0)
 
 
 def test_the_prior_is_reached():
-    """KL(q(x_T | x_0) || N(0, I)) is about 1e-5 bits a dimension, for data of mean square 0.25."""
+    """KL(q(x_T | x_0) || N(0, I)) is about 1e-5 bits per dimension, for data with mean square 0.25."""
     alpha_bar = S.alpha_bar[-1]
     kl = 0.5 * (alpha_bar * 0.25 + (1 - alpha_bar) - 1 - np.log(1 - alpha_bar)) / np.log(2)
     assert kl == pytest.approx(7.28e-6, rel=1e-3)
@@ -84,7 +84,7 @@ XT = process.q_sample(S, X0, TIMES, EPS)
 
 
 def test_q_sample_is_the_composition_of_single_steps():
-    """Eq. 4 is Eq. 2, t times: the same mean, and the variance by its own recursion."""
+    """Eq. 4 is Eq. 2 applied t times: the same mean, and the variance by its own recursion."""
     x, variance = X0[:1], 0.0
     for t in range(1, 301):
         x, variance = process.q_step(S, x, t, np.zeros_like(x)), variance * (1 - S.beta[t]) + S.beta[t]
@@ -119,7 +119,7 @@ def test_conversions_agree_and_undo_each_other():
 
 
 def test_reverse_step_with_and_without_clipping():
-    far = process.x0_from_eps(S, XT, TIMES, EPS * 3)         # far outside of the data's range
+    far = process.x0_from_eps(S, XT, TIMES, EPS * 3)         # far outside the data's range
     mean, variance, x0 = process.p_mean_variance(S, far, XT, TIMES, clip=False, variance="small")
     np.testing.assert_allclose(mean, process.mu_from_eps(S, XT, TIMES, EPS * 3), atol=1e-10)
     np.testing.assert_array_equal(x0, far)
@@ -150,7 +150,7 @@ def reverse(predict_eps, variance, clip):
 
 
 def gaussian(mean, std, variance="large", clip=False):
-    """p with the best eps for data from N(mean, std^2): E[eps | x_t]."""
+    """p with the optimal eps for data from N(mean, std^2): E[eps | x_t]."""
     def predict_eps(x, t):
         alpha_bar = S.alpha_bar[t].reshape(-1, *[1] * (x.ndim - 1))
         return np.sqrt(1 - alpha_bar) * (x - np.sqrt(alpha_bar) * mean) / (alpha_bar * std**2 + 1 - alpha_bar)
@@ -158,7 +158,7 @@ def gaussian(mean, std, variance="large", clip=False):
 
 
 def mixture(means, std, weights, variance="large"):
-    """p with the best eps for a mixture of Gaussians in d dimensions: means (M, d), one std, weights (M,)."""
+    """p with the optimal eps for a mixture of Gaussians in d dimensions: means (M, d), one std, weights (M,)."""
     def predict_eps(x, t):
         alpha_bar = S.alpha_bar[t[0]]
         spread = alpha_bar * std**2 + 1 - alpha_bar
@@ -171,7 +171,7 @@ def mixture(means, std, weights, variance="large"):
 
 
 def exact_std(std, step_coefficients):
-    """The standard deviation that a linear sampler ends with: x -> a x + sigma z, step after step, from 1."""
+    """The final standard deviation of a linear sampler: x -> a x + sigma z in each step, starting from 1."""
     variance = 1.0
     for a, sigma in step_coefficients:
         variance = a**2 * variance + sigma**2
@@ -208,18 +208,18 @@ SAMPLERS = {        # name -> the variance of p, the sampler, the steps of its l
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("mean, std", [(0.3, 1.0), (-0.5, 0.5)])
 def test_a_gaussian_is_recovered(name, mean, std):
-    """Mean and variance within sampling error of the sampler's own linear recursion, which comes near the data's."""
+    """Mean and deviation agree, within sampling error, with the sampler's linear recursion, which is near the data."""
     variance, run, recursion = SAMPLERS[name]
     rng = np.random.default_rng(1)
     x = steps.last(run(gaussian(mean, std, variance), rng.standard_normal((N, 1)), rng))
     expected = exact_std(std, recursion(std))
-    assert x.mean() == pytest.approx(mean, abs=4 * std / N**0.5 + 0.01)           # x_T keeps 0.6% of the mean back
+    assert x.mean() == pytest.approx(mean, abs=4 * std / N**0.5 + 0.01)           # x_T lacks 0.6% of the mean
     assert x.std() == pytest.approx(expected, rel=4 / (2 * N) ** 0.5)
-    assert expected == pytest.approx(std, rel=0.06)                               # what few steps cost
+    assert expected == pytest.approx(std, rel=0.06)                               # the error of few steps
 
 
 def test_noise_at_the_last_step_would_be_seen():
-    """Noise at t = 1 would hardly change N(0, 1), which Algorithm 2 reproduces; so it is looked at alone."""
+    """Noise at t = 1 would hardly change N(0, 1), which Algorithm 2 reproduces; so this step is checked alone."""
     rng = np.random.default_rng(1)
     *_, before, final = steps.ddpm(gaussian(0, 1.0), S, rng.standard_normal((1000, 1)), rng, EVERY)
     mean, _, _ = gaussian(0, 1.0)(before.x, np.full(1000, 1))
@@ -244,7 +244,7 @@ def test_a_mixture_is_recovered(name, means, std, weights):
 
 
 def test_ddim_with_eta_1_is_algorithm_2_in_distribution():
-    """The same two-sample quantiles, for skewed data: a mixture with unequal modes."""
+    """The distribution functions of two samples agree, for skewed data: a mixture with unequal modes."""
     means, weights = np.array([[-0.8], [0.9]]), np.array([0.7, 0.3])
     quantiles = []
     for name in ("algorithm 2, small", "ddim 1000, eta 1"):
@@ -289,7 +289,7 @@ def test_algorithm_2_leaves_out_no_time():
 
 
 def test_a_new_sampler_is_a_function_and_a_line(monkeypatch):
-    """generate, the flags and their help know it by the table."""
+    """generate, the flags and their help find it in the table."""
     from tinyddpm import cli
     from tinyddpm.diffusion.config import DiffusionConfig
     from tinyddpm.sampling.generate import generate

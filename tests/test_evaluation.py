@@ -1,4 +1,4 @@
-"""The distance and the score on cases whose value is known, and the network against PyTorch's."""
+"""FID and Inception score in cases whose values are known, and the network against PyTorch's."""
 
 import json
 import re
@@ -16,7 +16,7 @@ TOLERANCE = 1e-5                    # of the network, relative to the largest fe
 
 
 def features(n, D, seed=0):
-    """Non-negative and correlated, as features behind a ReLU are."""
+    """Non-negative and correlated, like features after a ReLU."""
     rng = np.random.default_rng([seed, n, D])
     return np.maximum(rng.standard_normal((n, D)) @ rng.standard_normal((D, D)) / np.sqrt(D) + 0.3, 0)
 
@@ -39,7 +39,7 @@ def gaussian(mean, deviations):
 
 @pytest.mark.parametrize("offset", [0, 2.0**26])
 def test_streamed_statistics_are_those_of_all_samples(offset):
-    x = np.rint(features(40, 5) * 1024) / 1024              # exact with the offset, too
+    x = np.rint(features(40, 5) * 1024) / 1024              # exact even with the offset
     s = statistics(*np.split(x + offset, [1, 8, 10]))
     assert s.count == 40
     np.testing.assert_allclose(s.mean - offset, x.mean(axis=0), atol=1e-7 if offset else 1e-14)
@@ -93,7 +93,7 @@ def test_fid_is_symmetric():
 
 
 def test_fid_of_diagonal_gaussians():
-    """|m1 - m2|^2 + sum (s1 - s2)^2; deviations may differ by orders of magnitude, and be 0."""
+    """|m1 - m2|^2 + sum (s1 - s2)^2; deviations may differ by orders of magnitude, or be 0."""
     m1, m2 = np.array([[1.0, -2, 0.5, 3], [0, -1, 4, 3]])
     s1, s2 = np.array([[1000.0, 0.2, 3, 0], [2, 0.1, 0, 0]])
     expected = ((m1 - m2) ** 2).sum() + ((s1 - s2) ** 2).sum()
@@ -148,13 +148,13 @@ def test_inception_score_of_known_predictions():
 
 
 def test_inception_score_is_the_mean_over_the_parts():
-    """Seven rows in two parts, 3 and 4: the first all alike, the second two classes, equally often."""
+    """Seven rows in two parts, 3 and 4: the first all alike, the second with two classes, equally often."""
     p = np.array([[0.5, 0.5]] * 3 + [[1, 0], [0, 1]] * 2)
     assert inception_score(p, splits=2) == pytest.approx((1.5, 0.5))
 
 
 def test_inception_score_of_the_smallest_numbers():
-    """Two classes are never expected, a third in one image only, so little that the mean is 0 for the computer."""
+    """Two classes have probability 0, a third so little, in one image only, that its mean underflows to 0."""
     p = np.zeros((4, 4))
     p[:, 0], p[2, 1] = 1, 5e-324
     assert inception_score(p, splits=1) == pytest.approx((1, 0))
@@ -176,7 +176,7 @@ def test_inception_score_refuses_fewer_rows_than_parts(splits):
 # ---- the operations of the network ----
 
 def pool_in_loops(x, reduce, stride, margin):
-    """reduce over the 3x3 pixels around every pixel, or every other, that is so far from the edge; float64."""
+    """Reduce the 3x3 pixels around every pixel, or every other one, at least `margin` from the edge; float64."""
     N, H, W, C = x.shape
     rows, columns = range(margin, H - margin, stride), range(margin, W - margin, stride)
     y = np.zeros((N, len(rows), len(columns), C))
@@ -260,7 +260,7 @@ def model(weights, tmp_path_factory):
 
 
 def errors(model, count):
-    """Of the features and of the probabilities of so many images: the largest, relative to the largest number."""
+    """The largest error of the features and of the probabilities of `count` images, relative to the largest value."""
     golden = np.load(PATH)
     tinyddpm.use("numba")                                   # a forward takes seconds with the readable operations
     return [abs(got[:, ::EVERY] - golden[name][:count]).max() / golden[name].max()

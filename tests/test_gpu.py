@@ -1,4 +1,4 @@
-"""The GPU backend: its kernels' source, its precisions, steps that wait for nothing. Without a GPU: cupy_on_cpu.py."""
+"""The GPU backend: its kernels' source, its precisions, steps that never wait. Without a GPU: cupy_on_cpu.py."""
 
 import ctypes
 import glob
@@ -45,7 +45,7 @@ def nvrtc():
 
 
 def compile_for(source, options, arch, folder):
-    """What the compiler says against it, by NVRTC or nvcc; "" for nothing. Skips the test where there is neither."""
+    """The error messages of NVRTC or nvcc, "" if there are none. Skips the test if neither is installed."""
     options = [*options, f"-arch=sm_{arch}"]
     if library := nvrtc():
         program, size = ctypes.c_void_p(), ctypes.c_size_t()
@@ -62,7 +62,7 @@ def compile_for(source, options, arch, folder):
         done = subprocess.run([nvcc, *options, "-cubin", "-o", folder / "gpu.cubin", folder / "gpu.cu"],
                               capture_output=True, text=True)
         return done.stderr if done.returncode else ""
-    pytest.skip("neither NVRTC nor nvcc is here")
+    pytest.skip("neither NVRTC nor nvcc is installed")
 
 
 def source(*files):
@@ -86,7 +86,7 @@ def test_a_mistake_in_the_source_is_seen(tmp_path):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name, shapes, settings", SMALL, ids=[f"{n}-{s[0]}-{a}" for n, s, a in SMALL])
 def test_twins_in_every_precision(gpu, precision, name, shapes, settings):
-    """Against the readable operation in float64."""
+    """Compared with the readable operation in float64."""
     for i, (expected, got) in enumerate(twin_beside_readable("cupy", precision, name, shapes, settings, np.float32)):
         error = np.abs(expected - to_numpy(got)).max() / np.abs(expected).max()
         assert error <= PRECISIONS[precision], f"{name}, result {i}: {error:.1e}"
@@ -94,7 +94,7 @@ def test_twins_in_every_precision(gpu, precision, name, shapes, settings):
 
 @pytest.mark.parametrize("precision, least", [("tf32", 1e-5), ("bf16", 1e-4), ("fp16", 1e-5)])
 def test_a_precision_is_what_it_says(gpu, precision, least):
-    """A product of numbers with many digits is as coarse as it should be: the narrow path is taken."""
+    """A product of numbers with many digits is as inexact as it should be: the narrow types are used."""
     [(expected, got), *_] = twin_beside_readable("cupy", precision, "linear", [(7, 9), (9, 5), (5,)], (), np.float32)
     assert np.abs(expected - to_numpy(got)).max() / np.abs(expected).max() > least
 
@@ -136,7 +136,7 @@ def test_a_wrong_kernel_is_found(gpu, name, right, wrong, monkeypatch):
 
 
 def test_a_convolution_in_parts(gpu, monkeypatch):
-    """Gathered rows that do not fit in the buffer: the images are taken some at a time."""
+    """If the gathered rows do not fit in the buffer, a few images are taken at a time."""
     tinyddpm.use("cupy")
     from tinyddpm.kernels.gpu import conv
 
@@ -172,7 +172,7 @@ ON_DEVICE = [*SMALL[::4], ("group_norm", [(2, 5, 4, 6), (6,), (6,)], (3, 1e-6)),
 
 @pytest.mark.parametrize("name, shapes, settings", ON_DEVICE, ids=[f"{n}-{s[0]}" for n, s, _ in ON_DEVICE])
 def test_the_readable_code_runs_on_the_device(gpu, name, shapes, settings):
-    """Unchanged: the same numbers as on the host, and no wait on the way."""
+    """Unchanged, it gives the same numbers as on the host, and never waits."""
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape) for shape in shapes]
     found = []
@@ -227,9 +227,9 @@ def test_a_network_equals_the_readable_one(gpu, precision, tolerance):
 
 
 def test_a_step_waits_for_nothing(gpu):
-    """Data, labels, flips, noise, dropout, clipping and update: no result comes to the host until it is asked for."""
+    """Data, labels, flips, noise, dropout, clipping and update: no result goes to the host until it is asked for."""
     if gpu is None:
-        pytest.skip("waits are counted by the stand-in")
+        pytest.skip("only the stand-in counts waits")
     for precision in ("bf16", "fp16"):
         tinyddpm.use("cupy", precision=precision)
         trainer, images = Trainer(PRESET), dataset()
@@ -297,7 +297,7 @@ def test_a_scale_that_cannot_help_ends_the_run(gpu):
 
 
 def test_a_loss_that_is_not_finite_is_found_later_and_spoils_nothing(gpu, tmp_path, monkeypatch):
-    """Twenty steps are begun before the host looks: the one that failed is named, and has changed nothing."""
+    """Twenty steps are begun before the host reads the losses: the one that failed is named, and changed nothing."""
     tinyddpm.use("cupy", precision="bf16")
     trainer = Trainer(PRESET)
     backward = trainer.model.backward
@@ -326,7 +326,7 @@ def test_a_run_stops_and_goes_on(gpu, tmp_path):
 
 
 def test_the_programs_run_on_it(gpu, tmp_path, monkeypatch, capsys):
-    """Training, going on, sampling and bits/dim, as they are typed."""
+    """Training, resuming, sampling and bits/dim, as typed in a shell."""
     monkeypatch.chdir(tmp_path)
     flags = ["--backend", "cupy", "--precision", "bf16"]
     checkpoint = "run/checkpoint.safetensors"
@@ -345,7 +345,7 @@ def test_the_programs_run_on_it(gpu, tmp_path, monkeypatch, capsys):
 
 
 def test_the_stand_in_refuses_what_a_gpu_would_spoil():
-    """Host arrays among device arrays, arrays of another type or with gaps, an argument too few."""
+    """Host arrays among device arrays, arrays of another type or not contiguous, a missing argument."""
     import cupy_on_cpu
 
     if not cupy_on_cpu.COMPILER:

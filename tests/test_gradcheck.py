@@ -67,7 +67,7 @@ def test_a_gradient_that_is_zero_in_truth_passes():
 
 @pytest.mark.parametrize("factor, passes", [(1, True), (1.01, False), (0, False)])
 def test_a_small_gradient_beside_a_large_value_is_checked_too(factor, passes):
-    """1e-6 of the value: far above rounding, so that an error of one part in a hundred is found."""
+    """1e-6 of the value: far above rounding, so an error of 1% is found."""
     run = lambda: check(lambda x: (1 + 1e-6 * np.sin(x), x), lambda dy, x: factor * 1e-6 * np.cos(x) * dy, X)
     if passes:
         run()
@@ -77,7 +77,7 @@ def test_a_small_gradient_beside_a_large_value_is_checked_too(factor, passes):
 
 
 class Centred(Module):
-    """y = w x + b - mean(w x + b): the true gradient of b is zero, what rounding leaves of its differences is not."""
+    """y = w x + b - mean(w x + b): the true gradient with respect to b is zero, its rounded differences are not."""
 
     def __init__(self, wrong=0.0):
         self.weight, self.bias = Parameter(RNG.standard_normal((4, 6))), Parameter(RNG.standard_normal(1))
@@ -104,7 +104,7 @@ def test_a_parameter_without_influence_passes_and_a_small_wrong_gradient_does_no
 
 
 def test_all_ones_would_miss_what_a_random_upstream_finds():
-    """A softmax backward that returns zero has the right gradient for an upstream of ones."""
+    """A softmax backward that returns zero has the right gradient for an upstream gradient of ones."""
     from tinyddpm.ops import softmax, softmax_backward
 
     ones = np.ones_like(X)
@@ -114,7 +114,7 @@ def test_all_ones_would_miss_what_a_random_upstream_finds():
 
 
 class Scale(Module):
-    """y = w x, with an error to choose in either gradient."""
+    """y = w x, with an optional error in either gradient."""
 
     def __init__(self, wrong):
         self.weight, self.wrong = Parameter(np.array([1.0, 2.0, 3.0, 4.0])), wrong

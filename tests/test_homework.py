@@ -1,4 +1,4 @@
-"""The homeworks: stubs from the library's source, a grader that is not fooled, and results that Gradescope reads."""
+"""Homework: stubs from the library's source, a grader that is not fooled, and results that Gradescope reads."""
 
 import ast
 import inspect
@@ -25,13 +25,13 @@ TASKS = [task for found in tasks.LESSONS.values() for task in found]
 
 
 def solution(lesson):
-    """A homework with all functions filled in: the library's source, and the answers to the questions."""
+    """A homework file with all functions filled in: the library's source, and the answers to the questions."""
     answers = "\n\n".join(source(task) for task in tasks.LESSONS[lesson])
     return f'"""Filled in."""\n\nimport math\n\n{tasks.IMPORTS[lesson]}\n\n{answers}'
 
 
 def source(task):
-    """The code of one task's functions; helpers of the library that a homework may not import come with it."""
+    """The code of one task's functions, with the library's helpers that a homework file may not import."""
     lesson = task.number.split(".")[0].zfill(2)
     answers = {name for t in tasks.LESSONS[lesson] for name in t.names}
     given = set(re.findall(r"\w+", tasks.IMPORTS[lesson])) | {"array_module", "to_numpy", "np", "math", "ops", "numpy"}
@@ -46,7 +46,7 @@ def source(task):
                     add(module[name])
                 elif not inspect.ismodule(module[name]):
                     parts.append(f"{name} = {module[name]!r}")
-        parts.append(re.sub(r"\bops\.(\w+)", r"\1", code))             # what a homework has written itself
+        parts.append(re.sub(r"\bops\.(\w+)", r"\1", code))             # defined in the homework file itself
 
     for name in task.names:
         add(getattr(homework_answers, name) if task.stubs else task.answers[name])
@@ -65,7 +65,7 @@ def problems(task, text, tmp_path=None):
 
 @pytest.mark.parametrize("lesson", tasks.LESSONS)
 def test_a_homework_is_what_the_library_says(lesson):
-    """Regenerated, it is the same: solution and library cannot drift apart."""
+    """Regenerating it changes nothing: homework and library cannot drift apart."""
     assert make_homework.homework(lesson) == (tasks.folder(lesson) / "homework.py").read_text()
 
 
@@ -216,7 +216,7 @@ def test_a_wrong_answer_fails(number, right, wrong):
 
 @pytest.mark.parametrize("lesson", ["06", "07", "08", "09", "10"])
 def test_a_right_homework_trains_the_real_thing(lesson):
-    """Its operations take the place of the library's in a whole U-Net, and the losses are the same."""
+    """Its operations replace the library's in a whole U-Net, and the losses are the same."""
     import tinyddpm
     from tinyddpm import presets
     from tinyddpm.training import Trainer
@@ -236,7 +236,7 @@ def test_a_right_homework_trains_the_real_thing(lesson):
 # ---- the grader as a program ----
 
 def graded(tmp_path, lesson, text):
-    """(results, what was printed) of the program for a homework with this text."""
+    """The grader's (results, output) for a homework file with this text."""
     path = tmp_path / "homework.py"
     path.write_text(text)
     done = subprocess.run([sys.executable, LESSONS / "grade.py", lesson, "--file", path, "--json", tmp_path / "r.json"],
@@ -252,14 +252,14 @@ FIELDS = {"score": (int, float), "max_score": (int, float), "name": str, "number
 
 @pytest.mark.parametrize("lesson", tasks.LESSONS)
 def test_a_right_homework_may_run(lesson):
-    """As may its stub."""
+    """So may its stubs."""
     for text in (solution(lesson), (tasks.folder(lesson) / "homework.py").read_text()):
         assert grade.screen.problem(text.encode(), "homework.py", tasks.IMPORTS[lesson]) is None
 
 
 @pytest.mark.parametrize("lesson", ["06", "08", "14"])
 def test_the_whole_homework_filled_in_has_all_points(tmp_path, lesson):
-    """As a program, where the library's own answers are taken away; the results have Gradescope's fields and add up."""
+    """Run as a program, which removes the library's own answers; the results have Gradescope's fields and add up."""
     results, printed = graded(tmp_path, lesson, solution(lesson))
     assert results.keys() == {"score", "max_score", "tests"}
     points = sum(task.points for task in tasks.LESSONS[lesson])
@@ -291,10 +291,10 @@ BAD = {
     "an endless loop": (LINEAR.format("while True: pass"), "endless loop"),
     "an end of the process": (LINEAR.format("raise SystemExit(0)"), "SystemExit"),
     "a crash": (LINEAR.format("f = lambda n: f(n + 1); return f(0)"), "RecursionError|status"),
-    "a gradient too few": (LINEAR.format(OF_LINEAR.replace(", drows.sum(axis=0)", "")), "gradient 3"),
-    "a gradient too many": (LINEAR.format("x, w = cache; g = np.ones(w.shape[1]); return dy @ w.T, w, g, g"),
+    "one gradient too few": (LINEAR.format(OF_LINEAR.replace(", drows.sum(axis=0)", "")), "gradient 3"),
+    "one gradient too many": (LINEAR.format("x, w = cache; g = np.ones(w.shape[1]); return dy @ w.T, w, g, g"),
                             "gradient|results"),
-    "a result that is no number": (LINEAR.format("return 'a', 'b', 'c'"), "expected numbers"),
+    "a result that is not a number": (LINEAR.format("return 'a', 'b', 'c'"), "expected numbers"),
     "an object that claims to be equal": (LINEAR.format("return [type('A', (), {'__eq__': lambda a, b: True})()] * 3"),
                                           "expected numbers"),
     "a result that fills the memory": (LINEAR.format("return np.ones((10**4, 2000)), 1, 1"), "expected numbers"),
@@ -302,17 +302,17 @@ BAD = {
                                     .format(OF_LINEAR), "linear"),
     "an upstream gradient that is changed": (
         LINEAR.format("dy *= 1.0; x, w = cache; g = dy @ w.T; dy += 1; return g, w, w[0]"), "linear"),
-    "a flood of words": (LINEAR.format("while True: print('x' * 100000)"), "endless loop"),
+    "a flood of output": (LINEAR.format("while True: print('x' * 100000)"), "endless loop"),
 }
 
 
 @pytest.mark.parametrize("trick", BAD)
 def test_a_bad_function_costs_its_own_task_alone(tmp_path, trick, monkeypatch):
-    """Zero for the task, in words; what stands beside it keeps its points."""
+    """The task scores zero, with a reason; the others keep their points."""
     code, message = BAD[trick]
     (tmp_path / "homework.py").write_text(SILU + code)
     monkeypatch.setattr(grade, "SECONDS", 3)
-    monkeypatch.setitem(tasks.LESSONS, "04", tasks.LESSONS["04"][:2])           # a process for each task takes its time
+    monkeypatch.setitem(tasks.LESSONS, "04", tasks.LESSONS["04"][:2])           # a process for each task takes time
     by_task = {t["number"]: t for t in grade.grade("04", tmp_path / "homework.py")["tests"]}
     assert by_task["4.2.1"]["status"] == by_task["4.2.2"]["status"] == "passed", by_task["4.2.1"]
     for found in by_task["4.1.1"], by_task["4.1.2"]:
@@ -320,7 +320,7 @@ def test_a_bad_function_costs_its_own_task_alone(tmp_path, trick, monkeypatch):
 
 
 def test_the_librarys_answers_are_gone_while_it_grades():
-    """Even for a homework that finds its way to them: no function of the lesson, nor its twins, is where it was."""
+    """Even for a homework file that reaches for them: no function of the lesson, nor its twin, is where it was."""
     code = ("import sys; sys.path.insert(0, sys.argv[1]); import tasks; tasks.take_away('4.1')\n"
             "import tinyddpm.ops as o, tinyddpm.dispatch as d\n"
             "def refuses(f):\n    try: f(1, 2, 3)\n    except RuntimeError as e: return 'is the answer' in str(e)\n"
@@ -358,7 +358,7 @@ FORBIDDEN = [
 
 @pytest.mark.parametrize("text, message", FORBIDDEN, ids=[str(i) for i in range(len(FORBIDDEN))])
 def test_a_file_that_cannot_or_may_not_run_scores_nothing(tmp_path, text, message, monkeypatch):
-    """Never a traceback of the grader, always a reason."""
+    """The grader gives a reason, never a traceback."""
     monkeypatch.setattr(grade, "SECONDS", 2)
     monkeypatch.setitem(tasks.LESSONS, "04", [tasks.find("4.2")])                # one task, to be quick
     (tmp_path / "homework.py").write_bytes(("" if text.startswith("#")
@@ -388,7 +388,7 @@ def test_a_folder_is_no_homework(tmp_path):
 
 
 def test_a_homework_that_was_not_handed_in_has_a_result_too(tmp_path):
-    """Gradescope shows a failed autograder where there is none."""
+    """Without one, Gradescope shows a failed autograder."""
     command = [sys.executable, LESSONS / "grade.py", "04", "--file", tmp_path / "homework.py", "--json",
                tmp_path / "r.json"]
     assert subprocess.run(command, capture_output=True).returncode == 0

@@ -24,10 +24,10 @@ def imports(name, source, names):
 
 
 def wrong(sources):
-    """What is wrong with the imports among modules, name -> source."""
+    """The problems with the imports among these modules, name -> source."""
     graph = {name: imports(name, source, sources.keys()) for name, source in sources.items()}
     layer = {part: i for i, parts in enumerate(LAYERS) for part in parts}
-    layer[""] = layer["dispatch"]                           # tinyddpm itself, which has use
+    layer[""] = layer["dispatch"]                           # tinyddpm itself, which exports use
     part = lambda name: (name.split(".") + [""])[1]
     problems = []
     for name, targets in graph.items():

@@ -1,4 +1,4 @@
-"""The published layout: what diffusers computes we compute, what cannot be expressed is refused."""
+"""The published layout: outputs equal those of diffusers, and what it cannot express is refused."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tinyddpm import interop, ops, safetensors
 from tinyddpm.interop import load_diffusers, published_views, save_diffusers
 from tinyddpm.nn import UNet, UNetConfig, layers
 
-TOLERANCE = {"numpy": 5e-6, "numba": 5e-5}          # of outputs, absolute; they are of the order of 1
+TOLERANCE = {"numpy": 5e-6, "numba": 5e-5}          # of outputs, absolute; they are on the order of 1
 GRADIENTS = 1e-4                                    # relative
 
 # config.json of google/ddpm-cifar10-32, which is older than some of the settings.
@@ -46,7 +46,7 @@ def output(model):
 
 
 def write_foreign(path, tensors):
-    """A file as others write it: without our checksum."""
+    """Write a file as other programs do: without our checksum."""
     header, start = {"__metadata__": {"format": "pt"}}, 0
     names = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16"}
     for key, a in tensors.items():
@@ -154,9 +154,9 @@ SLIPS = {
     "symmetric padding before downsampling": ("three_levels", symmetric_padding),
     "cosines before sines": ("three_levels", embedding_of(cosines_first)),
     "no frequency shift": ("three_levels", embedding_of(no_frequency_shift)),
-    "times one off": ("three_levels", embedding_of(lambda right, t, *rest: right(t + 1, *rest))),
-    "eight heads for one": ("three_levels", heads(8)),
-    "one head for four": ("four_heads", heads(1)),
+    "times off by one": ("three_levels", embedding_of(lambda right, t, *rest: right(t + 1, *rest))),
+    "eight heads instead of one": ("three_levels", heads(8)),
+    "one head instead of four": ("four_heads", heads(1)),
     "eps 1e-5": ("three_levels", larger_eps),
     "the skip before the input": ("wide_attention", skip_first),
     "transposed convolutions": ("three_levels", transposed("conv1")),
@@ -177,7 +177,7 @@ def test_the_goldens_find_a_slip(slip, tmp_path, monkeypatch):
 
 
 def test_the_goldens_find_a_wrong_gradient(tmp_path):
-    """Of one operation, 0.1% off: outputs stay right, gradients do not."""
+    """One operation is 0.1% off: outputs stay right, gradients do not."""
     homework = types.ModuleType("homework")
 
     def silu_backward(dy, cache, right=ops.silu_backward):

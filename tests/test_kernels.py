@@ -1,4 +1,4 @@
-"""Every faster twin against its readable operation, over shapes that hit its edges."""
+"""Every faster twin against its readable operation, over shapes that include its edge cases."""
 
 import numpy as np
 import pytest
@@ -115,7 +115,7 @@ def test_every_twin_is_among_the_cases(backend):
                           conv((2, 5, 4, 3), (3, 3), 5),
                           conv_add((2, 5, 6, 16), 16, (2, 5, 6, 16)), conv_add((2, 5, 6, 3), 8, (2, 1, 1, 8))])
 def test_gradients_that_a_twin_accumulates(backend, name, shapes, settings):
-    """Added to what the arrays hold, they are those that the twin returns; dx (and dother) are the same."""
+    """They equal those that the twin returns, added to what the arrays hold; dx (and dother) are the same."""
     backward = getattr(ops, name + "_backward")
     assert isinstance(backward, Accumulating)
     rng = np.random.default_rng(0)
@@ -168,7 +168,7 @@ def test_adam_ema_twin(backend, dtype):
     twin = [from_numpy(b.copy()) for b in buffers]
     for step, *settings in ((1, 1e-2, 0.9, 0.99, 1e-8, 0.7, 0.95), (2, 1e-2, 0, 0, 1e-8, 1, 0),
                             (3, 1e-2, 0.9, 0.99, 1e-8, 0.7, 0.95)):
-        settings = (step, *settings)                            # whole numbers too, as --ema-decay 0
+        settings = (step, *settings)                            # integers too, as from --ema-decay 0
         READABLE["adam_ema"](*buffers, *settings)
         ops.adam_ema(*twin, *settings)
     for name, e, g in zip(("values", "grads", "m", "v", "ema"), buffers, twin):
@@ -177,7 +177,7 @@ def test_adam_ema_twin(backend, dtype):
 
 @pytest.mark.parametrize("x", [-200.0, -87.0, -1.0, 0.0, 1e-3, 1.0, 50.0, 1e4])
 def test_group_norm_silu_twin_has_no_overflow(backend, x):
-    """beta alone decides the result here: gamma is 0, so y = silu(beta)."""
+    """beta alone determines the result here: gamma is 0, so y = silu(beta)."""
     image = from_numpy(np.random.default_rng(0).standard_normal((1, 4, 4, 16)).astype(np.float32))
     gamma, beta = from_numpy(np.zeros(16, np.float32)), from_numpy(np.full(16, x, np.float32))
     y, cache = ops.group_norm_silu(image, gamma, beta, 1, 1e-6)
@@ -200,7 +200,7 @@ def test_group_norm_twin_with_a_large_mean():
                          [conv((2, 7, 7, 16), (3, 3), 32), conv((2, 7, 7, 3), (3, 3), 5), norm((4, 7, 7, 48), 4),
                           ("linear", [(50, 24), (24, 40), (40,)], ()), attention((2, 21, 16), 2)])
 def test_a_twin_gives_the_same_bits_wherever_its_arrays_lie(case):
-    """Vector loops check at run time whether arrays are close to each other; what then runs must not differ."""
+    """Vector loops check at run time whether arrays are close to each other; the result must not depend on it."""
     tinyddpm.use("numba")
     name, shapes, settings = case
     rng = np.random.default_rng(0)

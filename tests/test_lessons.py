@@ -16,7 +16,7 @@ MAP = (ROOT / "lessons" / "README.md").read_text()
 
 @pytest.fixture(scope="module")
 def runs():
-    """What each script prints with --quick; two run at a time, on a core each."""
+    """What each script prints with --quick; two run at a time, on one core each."""
     def run(folder):
         done = subprocess.run([sys.executable, folder / "lesson.py", "--quick"], capture_output=True, text=True,
                               env=os.environ | {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
@@ -57,7 +57,7 @@ def test_the_code_in_the_text_is_the_scripts(folder):
 
 @pytest.mark.parametrize("folder", LESSONS, ids=lambda folder: folder.name)
 def test_the_output_in_the_text_is_printed(runs, folder):
-    """Every line of it, but for its numbers: the run here is a quick one."""
+    """Every line of it, except for its numbers: this run is a quick one."""
     printed = {skeleton(line) for line in runs[folder.name].stdout.splitlines()}
     shown = [line for block in re.findall(r"```text\n(.*?)\n```", text(folder), re.DOTALL)
              for line in block.splitlines()]
@@ -121,7 +121,7 @@ def test_wrong_arguments_of_play_are_said(arguments, message, tmp_path):
 
 
 def test_a_learners_convolution_trains_mnist(tmp_path):
-    """Written into the lesson's homework, whose other stubs stay, or into a file of its own."""
+    """Written in the lesson's homework file, whose other stubs stay, or in a separate file."""
     homework = (ROOT / "lessons" / "06_convolution" / "homework.py").read_text()
     mine = '''
 def conv2d(x, w, b, stride=1, padding=None):

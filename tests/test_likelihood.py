@@ -55,7 +55,7 @@ def test_the_authors_approximation_is_as_far_off_as_they_say():
 
 @pytest.mark.parametrize("offset, sigma", [(0.0, 0.0073846), (0.02, 0.0073846), (2.0, 0.0073846), (-1.0, 0.3)])
 def test_the_gradient_of_the_decoder(offset, sigma):
-    """Also where the probability itself is 1e-15000; the mean moves in units of sigma."""
+    """Even where the probability itself is 1e-15000; the mean moves in units of sigma."""
     x0 = np.concatenate([[-1.0, 1.0], RNG.integers(0, 256, 6) / 127.5 - 1])
 
     def forward(z, log_variance):
@@ -79,7 +79,7 @@ def test_an_unknown_cdf_is_refused():
 # ---- the terms ----
 
 def test_the_gradient_of_the_terms():
-    """With a decoder and KLs in one batch."""
+    """With decoder and KL terms in one batch."""
     t = np.array([1, 2, 500, 1000])
     x0 = RNG.integers(0, 256, (4, 3, 2)) / 127.5 - 1
     xt = process.q_sample(S, x0, t, RNG.standard_normal(x0.shape))
@@ -111,14 +111,14 @@ def test_a_term_is_the_divergence_of_the_two_gaussians():
 
 
 def perfect(images):
-    """p of a model that knows every image, by its x_t's place in the batch."""
+    """p of a model that knows every image from its place in the batch."""
     x0 = images.astype(np.float32) / 127.5 - 1
     return lambda xt, t: process.p_mean_variance(S, x0, xt, t)
 
 
 def test_what_a_perfect_mean_still_costs():
-    """Large variance: 0.486419 bits/dim for t > 1; the decoder: 1.305665 by the authors' CDF, 1.305378 exactly."""
-    images = RNG.integers(1, 255, (3, 4, 4, 1), dtype=np.uint8)             # no value has an open bin
+    """Large variance: 0.486419 bits/dim for t > 1; the decoder: 1.305665 with the authors' CDF, 1.305378 exactly."""
+    images = RNG.integers(1, 255, (3, 4, 4, 1), dtype=np.uint8)             # no value is in an open bin
     bound = likelihood.evaluate(perfect(images), S, images)
     np.testing.assert_allclose(bound.rate - bound.prior, 0.486419, atol=2e-6)
     np.testing.assert_allclose(bound.decoder, 1.305378, atol=2e-6)
@@ -164,7 +164,7 @@ def exact(s):
 
 
 def known_gap(s):
-    """What beta_t costs where the true p(x_{t-1} | x_t) has another variance: KL of Gaussians with one mean, t > 1."""
+    """The cost of beta_t if the true p(x_{t-1} | x_t) has another variance: KL of Gaussians of equal mean, t > 1."""
     t = np.arange(2, s.T + 1)
     of_x0 = STD**2 * (1 - s.alpha_bar[t]) / (s.alpha_bar[t] * STD**2 + 1 - s.alpha_bar[t])          # Var[x_0 | x_t]
     ratio = (s.beta_tilde[t] + process.posterior_coefficients(s, t)[0]**2 * of_x0) / s.beta[t]
@@ -178,13 +178,13 @@ def test_the_bound_is_the_likelihood_up_to_a_known_gap_that_shrinks_with_T():
         s = schedule.linear(T, 0.1 / T, min(20 / T, 0.99))
         gap = likelihood.evaluate(exact(s), s, images).total - true
         mean, error = likelihood.mean_and_error(gap)
-        assert mean == pytest.approx(known_gap(s), abs=4 * error + 0.003)     # a bin is small against sigma_1, not zero
+        assert mean == pytest.approx(known_gap(s), abs=4 * error + 0.003)     # bins are small beside sigma_1, not zero
         gaps.append(known_gap(s))
     assert np.all(np.array(gaps[1:]) < 0.35 * np.array(gaps[:-1])) and gaps[-1] < 0.006
 
 
 def test_the_quick_estimate_has_no_bias():
-    """10 of 1000 times for each image, against all of them on the same images: within 3 standard errors."""
+    """10 of 1000 times for each image agree with all times, within 3 standard errors."""
     images, _ = gaussian_data(1000)
     full = likelihood.evaluate(exact(S), S, images[:200])
     quick = likelihood.evaluate(exact(S), S, images, times=10, seed=3)

@@ -39,7 +39,7 @@ class Wrapped(Module):
 
 
 class Single(Module):
-    """A part of the U-Net's path by itself: no gradient comes to its skip connection."""
+    """A part of the U-Net's path by itself: its skip connection receives no gradient."""
 
     def __init__(self, part):
         self.part = part
@@ -116,7 +116,7 @@ def test_unet_gradients(config, labels):
 
 
 def test_unet_gradients_with_dropout():
-    """The masks come from an argument, so that the same ones can be drawn again."""
+    """The generator of the masks is an argument, so that the same ones can be drawn again."""
     class Fixed(UNet):
         def forward(self, x, t):
             return super().forward(x, t, rng=np.random.default_rng(5))
@@ -159,7 +159,7 @@ def test_the_papers_model_has_its_parameters():
 
 
 def test_initial_weights():
-    """Uniform of variance scale / mean fan; zero biases; near-zero ends of the branches, so the output starts at 0."""
+    """Uniform, variance scale / mean fan; zero biases; near-zero ends of the branches, so the output starts near 0."""
     model = UNet(UNetConfig(base_channels=64, groups=32, image_size=8, attention_resolutions=(8,)))
     p = model.parameters()
     w = p["down.1.1.res.conv1.weight"].value                       # 128 -> 128, 3x3

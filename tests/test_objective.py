@@ -1,4 +1,4 @@
-"""Every prediction, loss and variance: values computed apart, gradients by differences, and what is refused."""
+"""Every prediction, loss and variance: values computed independently, gradients by differences, and what is refused."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ TARGETS = {"eps": EPS, "x0": X0, "mu": process.q_posterior(S, X0, XT, TIMES)[0],
 def scale(prediction):
     """How far a prediction must move to move the mean of the reverse step by sigma_t, (6, 1, 1).
 
-    In this unit differences have their digits: at t = 1 sigma is 0.0074, and a step of 1e-5 by itself too large.
+    In this unit differences are accurate: at t = 1 sigma is 0.0074, and a plain step of 1e-5 would be too large.
     """
     slope = process.posterior_coefficients(S, TIMES)[0] * PREDICTIONS[prediction].x0_slope(S, TIMES)
     return (np.sqrt(S.variance("large")[TIMES]) / np.abs(slope))[:, None, None]
@@ -55,7 +55,7 @@ def test_targets_keep_their_digits_in_float32(prediction, s):
                          [("simple", "large"), ("L", "large"), ("L", "small"), ("L", "learned"), ("hybrid", "learned")])
 @pytest.mark.parametrize("prediction", TARGETS)
 def test_gradients_of_every_loss(prediction, loss, variance):
-    """By differences of every element of the output; for the hybrid of v alone: the mean's gradient is stopped."""
+    """By differences over every element of the output; for the hybrid over v alone: the mean's gradient is stopped."""
     z, v = RNG.standard_normal(X0.shape), RNG.uniform(-1, 1, X0.shape)
     unit = {"simple": 1.0, "hybrid": 0.01}.get(loss, scale(prediction))
 
@@ -77,7 +77,7 @@ def test_gradients_of_every_loss(prediction, loss, variance):
 
 
 def check_hybrid(prediction, y, v):
-    """Its value is the sum of both losses, and its gradient by the mean that of L_simple alone."""
+    """Its value is the sum of both losses; its gradient with respect to the mean is that of L_simple alone."""
     both = np.concatenate([y, v], -1)
     value, dy = objective.l_hybrid(S, X0, XT, TIMES, EPS, both, prediction)
     simple, dsimple = objective.l_simple(S, X0, XT, TIMES, EPS, y, prediction)
@@ -101,7 +101,7 @@ def test_the_bound_is_the_weighted_noise_error():
 
 
 def test_the_times_of_training():
-    """L_simple draws t uniformly; L as Eq. 12 weighs, and divides by that: its mean is that over all t."""
+    """L_simple draws t uniformly; L draws it by Eq. 12's weights, and divides by them: its mean is that over all t."""
     rng = np.random.default_rng(0)
     uniform, weighted = (objective.draw_times(S, loss, 200_000, rng) for loss in ("simple", "L"))
     for t, p in ((uniform, np.full(1000, 1e-3)), (weighted, objective.time_probabilities(S))):
@@ -121,7 +121,7 @@ def test_the_times_of_training():
 
 
 def test_l_simple_of_a_network():
-    """Algorithm 1 as a whole: Eq. 14 computed apart, and the gradient by differences of every parameter."""
+    """Algorithm 1 as a whole: Eq. 14 computed independently, and the gradient by differences over every parameter."""
     model = MLP((3, 2), hidden=4, dtype=np.float64)
 
     def forward(values):
@@ -163,7 +163,7 @@ def test_the_reverse_process_in_training_mode_is_refused():
 
 
 class WithLabels(Oracle):
-    """Predicts the target where labels are given, and something else where not."""
+    """Predicts the target if labels are given, and something else if not."""
 
     def forward(self, x, t, labels=None):
         return self.y if labels is not None else 0.5 * self.y + 0.1 * x

@@ -1,4 +1,4 @@
-"""Every operation: its gradient against differences, and wrong gradients that the same check must reject."""
+"""Every operation: its gradient against finite differences, and wrong gradients that the same check must reject."""
 
 import numpy as np
 import pytest
@@ -128,7 +128,7 @@ def softmax_without_the_sum(dp, p):
 
 
 def norm_without(term):
-    """group_norm_backward with one of its two subtractions dropped, or with n - 1 for n."""
+    """group_norm_backward with one of its two subtractions dropped, or with n - 1 instead of n."""
     def backward(dy, cache):
         x, gamma, mean, rstd = cache
         shape = (len(x), -1, mean.shape[2], x.shape[-1] // mean.shape[2])
@@ -205,7 +205,7 @@ def test_group_norm_normalizes():
 
 
 def test_silu_and_softmax_far_from_zero():
-    """No overflow, in value or gradient, where exp would."""
+    """No overflow, in value or gradient, where exp would overflow."""
     x = np.array([[-1e4, -800.0, 0.0, 800.0, 1e4]])
     with np.errstate(all="raise"):
         y, cache = ops.silu(x)
@@ -216,7 +216,7 @@ def test_silu_and_softmax_far_from_zero():
 
 
 def test_cross_entropy():
-    """By its definition, and without overflow."""
+    """It follows its definition, without overflow."""
     logits, labels = normal(4, 3), np.array([2, 0, 1, 1])
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert ops.cross_entropy(logits, labels)[0] == pytest.approx(-np.log(p[range(4), labels]).mean(), rel=1e-12)
@@ -233,7 +233,7 @@ def test_time_embedding_is_sines_then_cosines():
 
 
 def test_adam_ema_equals_the_published_algorithm():
-    """Three steps, element by element, as Kingma and Ba's Algorithm 1 has them."""
+    """Three steps, element by element, by Kingma and Ba's Algorithm 1."""
     rng = np.random.default_rng(0)
     values, ema, m, v = rng.standard_normal(5), np.zeros(5), np.zeros(5), np.zeros(5)
     theta, average, moment1, moment2 = values.copy(), [0.0] * 5, [0.0] * 5, [0.0] * 5

@@ -35,7 +35,7 @@ def port():
 
 
 def start(folder, port, size, rank, *flags):
-    """A rank in a folder of its own, as on another machine. One of two is told by the environment, others by flags."""
+    """Start a rank in its own folder, as on another machine; set by the environment if there are two, else by flags."""
     (folder / f"at{rank}").mkdir(exist_ok=True)
     environment = {"WORLD_SIZE": size, "RANK": rank, "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": port} if size == 2 else {}
@@ -47,7 +47,7 @@ def start(folder, port, size, rank, *flags):
 
 
 def finish(processes):
-    """(status, output) of each."""
+    """The (status, output) of each process."""
     found = [(p.communicate(timeout=60)[0], p.returncode) for p in processes]
     return [(status, output) for output, status in found]
 
@@ -82,7 +82,7 @@ trainer.group.close()
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_have_the_gradients_of_one(tmp_path, port, size):
-    """A batch of 6 by one rank, and parts of it by several: gradients and losses of each of three steps, in float64."""
+    """A batch of 6 on one rank or split over several: equal gradients and losses in each of three steps, in float64."""
     ranks = [(1, 0)] + [(size, rank) for rank in range(size)]
     processes = [subprocess.Popen([sys.executable, "-c", GRADIENTS, str(n), str(r), str(port),
                                    tmp_path / f"{n}-{r}.npz"])
@@ -97,7 +97,7 @@ def test_ranks_have_the_gradients_of_one(tmp_path, port, size):
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, port):
-    """6 steps by two, the next 6 by three, whose folders hold no checkpoint: as 12 by one."""
+    """6 steps on two ranks, then 6 on three, equal 12 on one; only rank 0's folder holds a checkpoint."""
     for size, flags in ((2, ["--steps", 6]), (3, ["--resume", "--steps", 12])):
         done = finish([start(tmp_path, port, size, rank, *flags) for rank in range(size)])
         assert [status for status, _ in done] == [0] * size, done
@@ -112,7 +112,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, port):
 
 
 def test_ranks_decide_together(monkeypatch):
-    """One rank's loss is infinite, its gradient is not: it makes the step that the others make; alone it would not."""
+    """If a rank's loss is infinite but not its gradient, it makes the same step as the others; alone it would not."""
     from tinyddpm import presets
     from tinyddpm.training import Trainer
     from tinyddpm.training.trainer import objective
@@ -163,7 +163,7 @@ def test_one_rank_that_is_asked_to_stop_stops_all(tmp_path, port, asked):
     assert parameters(tmp_path)[1] >= 3
 
 
-# ---- what cannot come about ----
+# ---- ranks that cannot meet ----
 
 def in_thread(function, *arguments):
     found = []
@@ -179,7 +179,7 @@ def in_thread(function, *arguments):
 
 
 def test_who_does_not_fit_is_refused_and_the_others_still_meet(port):
-    """A rank of another size, one that is there already, a stranger: each is told why, and rank 0 goes on waiting."""
+    """A rank of another size, one that has joined already, a stranger: each is told why, and rank 0 keeps waiting."""
     tinyddpm.use("numpy")
     thread, found = in_thread(parallel.join, Ranks(3, 0, port=port), "1", "β in UTF-8")
     with pytest.raises(ValueError, match="refused.*'size': 2"):
@@ -206,9 +206,9 @@ def test_who_does_not_fit_is_refused_and_the_others_still_meet(port):
         group.close()
 
 
-@pytest.mark.skipif(not cupy_on_cpu.COMPILER, reason="no C++ compiler for the stand-in of CuPy")
+@pytest.mark.skipif(not cupy_on_cpu.COMPILER, reason="no C++ compiler for CuPy's stand-in")
 def test_gpus_meet_by_tcp_and_speak_nccl(port):
-    """Two threads as two ranks: arrays of the device and of the host, then an end that neither takes for a failure."""
+    """Two threads as two ranks: device and host arrays, then a shutdown that neither takes for a failure."""
     with cupy_on_cpu.installed():
         tinyddpm.use("cupy")
         cupy_on_cpu.Nccl.barrier = threading.Barrier(2)

@@ -1,4 +1,4 @@
-"""The programs as people run them: in a process of their own, from another folder, with right and wrong flags."""
+"""The programs as people run them: each in its own process, from another folder, with right and wrong flags."""
 
 import json
 import runpy
@@ -96,7 +96,7 @@ def test_evaluate(trained, what, flags, keys):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures(trained, name):
-    """Every figure, in this process; one of them as a program below."""
+    """Every figure, in this process; one of them also as a program, below."""
     folder, _ = trained
     out = folder / f"{name}{'.gif' if name == 'film' else '.png'}"
     FIGURES[name](Figure(*load_model(folder / CHECKPOINT), out, rows=2))
@@ -119,7 +119,7 @@ def test_the_program_of_the_figures(trained):
 
 
 def test_train_cifar10_on_other_rows_of_table_2_and_other_images(tmp_path):
-    """L on mu_tilde with a learned variance; then what it made is evaluated and drawn from."""
+    """L on mu_tilde with a learned variance; then the trained model is evaluated."""
     (tmp_path / "pictures").mkdir()
     for i in range(9):
         picture = np.random.default_rng(i).integers(0, 256, (32, 32, 3)).astype(np.uint8)
@@ -212,7 +212,7 @@ WRONG = [
 @pytest.mark.parametrize("program, flags, expected", WRONG,
                          ids=[f"{p.split('.')[0]} {' '.join(f)}" for p, f, _ in WRONG])
 def test_what_is_wrong_is_one_line_and_status_2(trained, program, flags, expected, monkeypatch, capsys):
-    """In this process, which spares the time to start one for each."""
+    """In this process, which saves starting one for each."""
     folder, _ = trained
     (folder / "file.txt").write_text("no checkpoint at all, but long enough to look like one")
     (folder / "broken.py").write_text("def silu(x:\n")
@@ -232,7 +232,7 @@ def test_what_is_wrong_is_one_line_and_status_2(trained, program, flags, expecte
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(tmp_path):
-    """A file-size limit stands for the disk: the first checkpoint fits, the pictures or a later file do not."""
+    """A file-size limit stands in for a full disk: the first checkpoint fits, the pictures or a later file do not."""
     code = ("import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
             "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); sys.argv = sys.argv[1:]; "
             "runpy.run_path(sys.argv[0], run_name='__main__')")

@@ -1,4 +1,4 @@
-"""What the README says is so: its equation index, its code, its links."""
+"""The README is correct: its equation index, its code, its links."""
 
 import importlib
 import importlib.util
@@ -18,7 +18,7 @@ INDEX = re.findall(r"^\| ((?:Eq\.|Algorithm) [\d-]+) \| .* \| `([\w.]+)` \|$", R
 
 
 def resolve(name):
-    """The function or class of a dotted name; AttributeError where there is none."""
+    """The function or class of a dotted name. Raises AttributeError if there is none."""
     parts = name.split(".")
     for i in range(len(parts), 0, -1):
         try:
@@ -61,7 +61,7 @@ def test_the_index_is_complete():
 
 @pytest.mark.parametrize("program, flags", COMMANDS)
 def test_every_indexed_command_has_its_flags(program, flags):
-    """Every word of it is known to the program: a flag, a choice or a preset."""
+    """The program knows every word of it: a flag, a choice or a preset."""
     spec = importlib.util.spec_from_file_location("program", ROOT / "examples" / program)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,4 +1,4 @@
-"""The file format: what is written is read; what is damaged is refused."""
+"""The file format: what is written is read back, and damaged files are refused."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_every_flipped_bit_is_noticed(path):
             except ValueError as error:
                 assert str(path) in str(error)
                 continue
-            # JSON spells some characters in two ways (an escape in capitals): then nothing has changed.
+            # JSON can write some escapes in two ways (in lower or upper case): then nothing has changed.
             assert metadata == {"text": "ü", "format": "1"}
             assert all(np.array_equal(tensors[name], a) for name, a in TENSORS.items())
 

@@ -1,4 +1,4 @@
-"""The training step, the optimizer, checkpoints, and runs that stop and go on."""
+"""The training step, the optimizer, checkpoints, and runs that stop and resume."""
 
 import csv
 import math
@@ -43,7 +43,7 @@ def run(trainer, steps):
 # ---- the step ----
 
 def test_a_step_is_algorithm_1():
-    """The loss of the first step, computed from its own parts: scaling, flips, labels, t, eps, dropout."""
+    """The loss of the first step, recomputed from its parts: scaling, flips, labels, t, eps, dropout."""
     trainer, reference = Trainer(TINY), Trainer(TINY)
     images, labels = DATA.batch(0, 8, 3)
     loss = trainer.step(images, labels)
@@ -62,7 +62,7 @@ def test_a_step_is_algorithm_1():
 
 
 def test_training_learns():
-    """Two flat images: after some steps the loss is far below that of knowing nothing, which is 1."""
+    """Two uniform images: after some steps the loss is far below 1, its value without any knowledge."""
     preset = TINY.override(steps=150, dropout=0.0, num_classes=None, batch_size=16, T=100, beta_T=0.15)
     images = np.repeat(np.array([40, 210], np.uint8), 8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
     trainer = Trainer(preset)
@@ -159,14 +159,14 @@ SMALL_MNIST = presets.get("mnist").override(batch_size=8, warmup=1)
 
 
 def test_numba_and_numpy_train_alike():
-    """One seed, 50 steps of the mnist preset at batch 8: the losses agree within 1e-3 of their size."""
+    """One seed, 50 steps of the mnist preset at batch 8: the losses agree within a relative 1e-3."""
     losses, digits = {}, data.load("digits", SMALL_MNIST.model)
     for backend in ("numpy", "numba"):
         tinyddpm.use(backend)
         trainer = Trainer(SMALL_MNIST)
         losses[backend] = [trainer.step(*digits.batch(k, 8, seed=0)) for k in range(50)]
     np.testing.assert_allclose(losses["numba"], losses["numpy"], rtol=1e-3)
-    assert losses["numba"] != losses["numpy"]                      # two backends indeed
+    assert losses["numba"] != losses["numpy"]                      # so there were two backends
     assert np.mean(losses["numpy"][-10:]) < 0.7 * losses["numpy"][0]
 
 
@@ -192,7 +192,7 @@ def test_a_checkpoint_holds_the_model_and_its_configuration(tmp_path):
 
 
 def change(path, tensors=None, metadata=None):
-    """Rewrite a checkpoint with some entries replaced, with a valid checksum."""
+    """Rewrite a checkpoint with some entries replaced and a valid checksum."""
     old_tensors, old_metadata = safetensors.read(path)
     safetensors.write(path, {k: v for k, v in (old_tensors | (tensors or {})).items() if v is not None},
                       old_metadata | (metadata or {}))
@@ -265,7 +265,7 @@ def test_a_run_writes_its_files(tmp_path):
                                                           "samples_000012.png"]
     metrics = read_metrics(tmp_path / "metrics.csv")
     assert metrics["step"].tolist() == list(range(1, 13))
-    assert np.allclose(metrics["loss"], run(Trainer(TINY), 12), rtol=1e-6)     # the grids do not disturb the training
+    assert np.allclose(metrics["loss"], run(Trainer(TINY), 12), rtol=1e-6)     # the grids do not affect the training
     assert load_checkpoint(tmp_path / "checkpoint.safetensors").steps_done == 12
 
 
@@ -293,7 +293,7 @@ def test_a_signal_saves_and_stops_and_the_run_goes_on_with_the_same_bits(tmp_pat
 
 
 def test_after_a_crash_the_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch):
-    """As after kill -9 in step 9: the checkpoint is of step 5, metrics.csv may hold later rows and half a row."""
+    """As after kill -9 in step 9: the checkpoint is from step 5, metrics.csv may hold later rows and half a row."""
     whole = Trainer(TINY)
     fit(whole, DATA, tmp_path)
     expected = [row[:4] for row in csv.reader(open(tmp_path / "metrics.csv"))]
@@ -343,7 +343,7 @@ def test_an_image_that_cannot_be_read_costs_no_step(tmp_path):
                                      dict(loss="L", variance="learned", prediction="mu"),
                                      dict(loss="hybrid", variance="learned", prediction="v")])
 def test_every_row_of_table_2_learns(changes):
-    """From images of one grey, whose noise is easy to see, the loss falls within a few steps."""
+    """On images of one grey, whose noise is easy to see, the loss falls within a few steps."""
     trainer = Trainer(TINY.override(lr=1e-2, lr_final=1e-2, T=1000, dropout=0.0, **changes))
     losses = [trainer.step(np.full((8, 8, 8, 1), 200, np.uint8), np.zeros(8, int)) for _ in range(80)]
     assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
@@ -377,20 +377,20 @@ def test_metrics_that_cannot_be_read_start_anew(tmp_path):
     assert read_metrics(tmp_path / "m.csv")["step"].tolist() == [4]
 
 
-# ---- what is older, and what is new ----
+# ---- old checkpoints, and new networks ----
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def test_a_checkpoint_of_the_first_version_loads_goes_on_and_samples():
-    """Written after step 3 by the code of 0.1.0 at its start; so were, on numpy, step 6 and the samples beside it."""
+    """The first code of 0.1.0 wrote it after step 3, and on numpy the values of step 6 and the samples beside it."""
     trainer, expected = load_checkpoint(GOLDEN / "checkpoint_1.safetensors"), np.load(GOLDEN / "checkpoint_1.npz")
     assert (trainer.steps_done, trainer.seconds, trainer.preset.diffusion.loss) == (3, 1.5, "hybrid")
     before, digits = trainer.model.flat_values.copy(), data.load("digits", trainer.preset.model)
     while trainer.steps_done < 6:
         trainer.step(*digits.batch(trainer.steps_done, 8, 0))
     change = np.abs(trainer.model.flat_values - expected["model"]).max()
-    assert change < 1e-2 * np.abs(before - expected["model"]).max()             # BLAS's own roundings, through Adam
+    assert change < 1e-2 * np.abs(before - expected["model"]).max()             # BLAS's rounding, amplified by Adam
     with trainer.averaged() as model:
         for name, count, options in (("ddpm", 3, {"labels": np.array([1, 4, 10])}),
                                      ("ddim", 2, {"steps": 5, "eta": 0.5})):
@@ -423,7 +423,7 @@ class Grey(Module):
 
 
 def test_a_preset_says_which_network(monkeypatch, tmp_path):
-    """Another network is one row of NETWORKS: it is trained, saved, loaded and drawn from."""
+    """Another network is one row of NETWORKS: it is trained, saved, loaded and sampled from."""
     monkeypatch.setitem(nn.NETWORKS, "grey", (GreyConfig, Grey))
     preset = Preset("a", "digits", GreyConfig(), TINY.diffusion, TINY.training).override(prediction="x0", start=0.25)
     trainer = Trainer(preset)
