@@ -41,6 +41,7 @@ ON_GPU = (*(f"cupy-{p}" for p in dispatch.PRECISIONS), "torch-cuda-tf32", "torch
 SIDES, TASKS = ("numpy", "numba", "torch", *ON_GPU), ("train", "sample", "layers", "growth")
 GROWTH = {"batch_size": (1 / 4, 1 / 2, 1, 2), "image_size": (1, 2), "base_channels": (1, 2)}        # as factors
 LAYERS = ("conv2d", "conv2d_add", "group_norm", "group_norm_silu", "linear", "attention", "concatenate", "upsample")
+OF_IMAGES = {"conv2d_add": (0, 3), "attention": (0, 1, 2), "concatenate": (0, 1)}        # arguments with a batch axis
 WARMUP = 2
 GEMM_SIZE = 8192            # of the matrices whose product sets a GPU's ceiling
 
@@ -245,21 +246,27 @@ def our_step(preset, task):
 # ---- layers: an operation, the shapes of its arrays, and its settings ----
 
 def calls(config, batch):
-    """The layers of one evaluation: (name, shapes, settings) -> count."""
-    found = Counter()
+    """The layers of one evaluation: (name, shapes, settings) -> count. Noted with one image by the readable code."""
+    found, inside = Counter(), []
 
     def noted(name, f):
         def wrapped(*arguments):
-            shapes = tuple(a.shape for a in arguments if hasattr(a, "shape"))
-            found[name, shapes, arguments[len(shapes):]] += 1
-            return f(*arguments)
+            shapes = [a.shape for a in arguments if hasattr(a, "shape")]
+            for i in OF_IMAGES.get(name, (0,)):
+                shapes[i] = (batch, *shapes[i][1:])
+            if not inside:                              # an operation within another belongs to that
+                found[name, tuple(shapes), arguments[len(shapes):]] += 1
+            inside.append(name)
+            result = f(*arguments)
+            inside.pop()
+            return result
         return wrapped
 
-    tinyddpm.use("numba")
+    tinyddpm.use("numpy")
     for name in LAYERS:
         setattr(ops, name, noted(name, getattr(ops, name)))
-    shape = batch, config.image_size, config.image_size, config.image_channels
-    UNet(config).eval().forward(np.zeros(shape, np.float32), np.ones(batch, int))
+    shape = 1, config.image_size, config.image_size, config.image_channels
+    UNet(config).eval().forward(np.zeros(shape, np.float32), np.ones(1, int))
     return found
 
 

@@ -34,7 +34,7 @@ def test_it_prints_a_table():
 
 def test_it_measures_every_layer():
     command = [sys.executable, EXAMPLES / "benchmark.py", "--sides", "numba", "--tasks", "layers", "--rounds", "1",
-               "--seconds", "0.01"]
+               "--seconds", "0.01", "--batch-sizes", "2"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("  ") and "%" in line]

@@ -22,7 +22,7 @@ from tinyddpm.training.rendezvous import Ranks
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = ROOT / "examples" / "train_mnist.py"
-FLAGS = ["--backend", "numpy", "--image-size", 28, "--base-channels", 8, "--groups", 4, "--T", 20, "--batch-size", 12,
+FLAGS = ["--backend", "numpy", "--image-size", 28, "--base-channels", 8, "--groups", 4, "--T", 4, "--batch-size", 12,
          "--warmup", 1,
          "--lr", "1e-3", "--lr-final", "1e-3", "--sample-every", 0]
 
