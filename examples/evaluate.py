@@ -27,17 +27,14 @@ OF_SAMPLES, OF_THE_BOUND = ("samples", "sampler", "steps", *OPTIONS, "inception"
 
 def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", metavar="CHECKPOINT",
-                        help="the checkpoint.safetensors of a run, or a published model")
+    cli.add_checkpoint(parser)
     parser.add_argument("what", choices=("nll", "rate-distortion", "fid", "is"))
     parser.add_argument("--split", choices=("test", "train"), help="(default: test; a folder has no splits)")
-    parser.add_argument("--count", type=int, metavar="N",
-                        help="images to measure or draw (default: 256; fid, is: 1000)")
+    parser.add_argument("--count", type=int, metavar="N", help="images to measure or draw (256; fid, is: 1000)")
     parser.add_argument("--times", type=int, metavar="K",
                         help="times t > 1 drawn for each image (default: 20, for rate-distortion 100; 0: all)")
     parser.add_argument("--cdf", choices=("exact", "tanh"), default="exact", help="the decoder's; tanh: the authors'")
-    parser.add_argument("--samples", metavar="FILE.npy",
-                        help="measure these uint8 images (from sample.py, say), not new samples")
+    parser.add_argument("--samples", metavar="FILE.npy", help="measure these uint8 images, not new samples")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="for noise, times and samples (default 0)")
     parser.add_argument("--out", metavar="FILE", help="the JSON file (default: nll.json and so on)")
     cli.add_sampler_flags(parser)
@@ -66,9 +63,8 @@ def bound(args, model, preset):
     if len(images) < 2:
         raise ValueError("a standard error needs at least two images")
     s, progress = preset.diffusion.make_schedule(), Progress()
-    p = reverse_process(model, preset.diffusion)
     strata = {None: min(20 if args.what == "nll" else 100, s.T - 1), 0: s.T - 1}.get(args.times, args.times)
-    found = likelihood.evaluate(p, s, images, strata, args.seed, args.cdf,
+    found = likelihood.evaluate(reverse_process(model, preset.diffusion), s, images, strata, args.seed, args.cdf,
                                 lambda number, total: progress.count("batch and time", number, total))
     progress.close()
     print(f"{len(images):,} images of {name}, {strata} of the {s.T - 1} times t > 1 for each, and t = 1; bits/dim:")
@@ -91,8 +87,7 @@ def distance(args, model, preset):
     samples, how = drawn(args, model, preset, 2)
     statistics = [evaluation.measure(extractor, x, what)[0]
                   for x, what in ((dataset.images, name), (samples, "samples"))]
-    value = evaluation.fid(*statistics)
-    measure = naming.format("FID")
+    value, measure = evaluation.fid(*statistics), naming.format("FID")
     print(f"{measure}: {value:.3f}  ({how} against {len(dataset):,} images of {name})")
     return {"measure": measure, "value": value, "samples": how, "data": name, "images": len(dataset)}
 
@@ -117,7 +112,7 @@ def drawn(args, model, preset, least):
         return images, f"{len(images):,} images of {args.samples}"
     (sampler, method), progress = cli.sampler(args), Progress()
     images = generate(model, preset.diffusion, count, args.seed, **sampler,
-                             watch=lambda step, number, total: progress.count("sampling, step", number, total))
+                      watch=lambda step, number, total: progress.count("sampling, step", number, total))
     progress.close()
     return plots.to_uint8(images), f"{count:,} samples by {method}"
 

@@ -12,8 +12,7 @@ from tinyddpm.training import load_model
 def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0], formatter_class=cli.Lines,
                         epilog="figures:\n" + "\n".join(f"  {name:16} {f.__doc__}" for name, f in FIGURES.items()))
-    parser.add_argument("checkpoint", metavar="CHECKPOINT",
-                        help="the checkpoint.safetensors of a run, or a published model")
+    cli.add_checkpoint(parser)
     parser.add_argument("figure", metavar="FIGURE", choices=FIGURES, help="one of those listed below")
     parser.add_argument("--rows", type=int, default=6, metavar="N",
                         help="rows of the figure, if it can vary (default 6)")

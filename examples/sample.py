@@ -14,8 +14,7 @@ from tinyddpm.training import load_model
 
 def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", metavar="CHECKPOINT",
-                        help="the checkpoint.safetensors of a run, or a published model")
+    cli.add_checkpoint(parser)
     parser.add_argument("--count", type=int, default=36, metavar="N", help="how many images (default 36)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="for other images (default 0)")
     parser.add_argument("--label", type=int, metavar="L", help="draw only this class, from a model with classes")

@@ -34,7 +34,7 @@ def main(argv):
     cli.require_writable(parser, args.out)
 
     cli.use_backend(args)
-    train, test = (data.load_named(args.dataset, split, args.data_dir) for split in ("train", "test"))
+    train, test = (data.Dataset(*data.DATASETS[args.dataset](split, args.data_dir)) for split in ("train", "test"))
     model = Classifier(CONFIGS[args.dataset]).train()
     steps = args.epochs * (len(train) // BATCH)
     optimizer = Adam(model, TrainingConfig(lr=3e-3, lr_final=1e-5, warmup=100, ema_decay=0.995))

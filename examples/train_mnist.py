@@ -15,7 +15,7 @@ SAMPLES = 64
 
 def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0])
-    cli.add_run_flags(parser, f"{', '.join(data.NAMES)}, or a folder of images (default: digits)")
+    cli.add_run_flags(parser, f"{', '.join(data.DATASETS)}, or a folder of images (default: digits)")
     args = parser.parse_args(argv)
     trainer, dataset, folder = cli.prepare(args, presets.get("mnist"), QUICK)
     if not fit(trainer, dataset, folder):

@@ -63,6 +63,11 @@ def add_backend_flags(parser):
     parser.add_argument("--verbose", action="store_true", help="say which libraries and threads do the work")
 
 
+def add_checkpoint(parser):
+    parser.add_argument("checkpoint", metavar="CHECKPOINT",
+                        help="the checkpoint.safetensors of a run, or a published model")
+
+
 def add_data_flags(parser):
     """What a trained model is compared with."""
     parser.add_argument("--dataset", metavar="NAME", help="images to compare with (default: the model's training data)")

@@ -1,5 +1,6 @@
 """Data sets: uint8 images (N, H, W, C), with labels where there are some, and batches of them."""
 
+import functools
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,7 +11,12 @@ import numpy as np
 from tinyddpm.backend import from_numpy, on_gpu
 from tinyddpm.data import cifar10, folder, mnist
 
-NAMES = ("digits", "mnist", "fashion-mnist", "cifar10")
+DATASETS = {            # name -> load(split, data_dir), which returns images and labels
+    "digits": mnist.load_digits,
+    "mnist": functools.partial(mnist.load, "mnist"),
+    "fashion-mnist": functools.partial(mnist.load, "fashion-mnist"),
+    "cifar10": cifar10.load,
+}
 
 
 def scaled(images):
@@ -74,7 +80,7 @@ def compare_with(name, config, split, data_dir):
 
     A folder of images has no splits: ValueError for asking for one.
     """
-    folder = name not in NAMES and Path(name).is_dir()
+    folder = name not in DATASETS and Path(name).is_dir()
     if folder and split:
         raise ValueError(f"--split {split}: a folder of images has no splits")
     dataset = load(name, replace(config, num_classes=None), split or "test", data_dir)
@@ -86,12 +92,12 @@ def load(name, config, split="train", data_dir=None):
 
     Raises ValueError for an unknown name, and for images or labels that do not fit the configuration.
     """
-    if name in NAMES:
-        dataset = load_named(name, split, data_dir)
+    if name in DATASETS:
+        dataset = Dataset(*DATASETS[name](split, data_dir))
     elif Path(name).is_dir():
         dataset = Dataset(folder.load(name, config.image_size, config.image_channels))
     else:
-        raise ValueError(f"no data set {name!r}; expected {', '.join(NAMES)} or a folder of images")
+        raise ValueError(f"no data set {name!r}; expected {', '.join(DATASETS)} or a folder of images")
     shape = (config.image_size, config.image_size, config.image_channels)
     if dataset.images.shape[1:] != shape:
         raise ValueError(f"the images of {name} are {dataset.images.shape[1:]}; the model is made for {shape}")
@@ -117,12 +123,3 @@ def load_npy(path, config):
     if images.dtype != np.uint8 or images.shape[1:] != shape:
         raise ValueError(f"{path} holds {images.dtype} {images.shape}; the model is made for uint8 (N, *{shape})")
     return images
-
-
-def load_named(name, split="train", data_dir=None):
-    """One of NAMES as it is published, "train" or "test"."""
-    if name == "digits":
-        if split != "train":
-            raise ValueError("the embedded digits are training images; MNIST's test images come with --dataset mnist")
-        return Dataset(*mnist.load_digits())
-    return Dataset(*(cifar10.load(split, data_dir) if name == "cifar10" else mnist.load(name, split, data_dir)))

@@ -32,8 +32,10 @@ MIRRORS = {
 CLASSES = 10
 
 
-def load_digits():
+def load_digits(split="train", data_dir=None):
     """The 5,000 digits of MNIST that come with the package, 500 of each: (5000, 28, 28, 1) uint8, labels (5000,)."""
+    if split != "train":
+        raise ValueError("the embedded digits are training images; MNIST's test images come with --dataset mnist")
     folder = Path(__file__).parent / "digits"
     return _pair((folder / "images-idx3-ubyte.gz").read_bytes(), (folder / "labels-idx1-ubyte.gz").read_bytes(), folder)
 

@@ -5,6 +5,7 @@ Backward computes the normalized values and SiLU again: memory traffic costs mor
 
 import math
 from collections import namedtuple
+from functools import partial
 
 import numpy as np
 from numba import prange
@@ -17,12 +18,18 @@ from tinyddpm.ops import norm as readable
 Cache = namedtuple("Cache", "x gamma beta mean rstd silu")
 
 
-def group_norm(x, gamma, beta, groups, eps):
-    return _normalize("group_norm", x, gamma, beta, groups, eps)
+def _normalize(name, x, gamma, beta, groups, eps):
+    readable.check_group_norm(x, gamma, beta, groups)
+    if x.shape[-1] % LANES:                             # channels that leave a vector half full
+        return fallback(readable, name, x, gamma, beta, groups, eps)
+    samples, gamma, beta = map(np.ascontiguousarray, (x.reshape(len(x), -1, x.shape[-1]), gamma, beta))
+    y, silu = np.empty_like(samples), name == "group_norm_silu"
+    mean, rstd = np.empty((2, len(x), groups), x.dtype)
+    _group_norm(samples, gamma, beta, eps, silu, y, mean, rstd)
+    return y.reshape(x.shape), Cache(samples, gamma, beta, mean, rstd, silu)
 
 
-def group_norm_silu(x, gamma, beta, groups, eps):
-    return _normalize("group_norm_silu", x, gamma, beta, groups, eps)
+group_norm, group_norm_silu = (partial(_normalize, name) for name in ("group_norm", "group_norm_silu"))
 
 
 def group_norm_backward(dy, cache):
@@ -35,17 +42,6 @@ def group_norm_backward(dy, cache):
 
 
 group_norm_silu_backward = group_norm_backward
-
-
-def _normalize(name, x, gamma, beta, groups, eps):
-    readable.check_group_norm(x, gamma, beta, groups)
-    if x.shape[-1] % LANES:                             # channels that leave a vector half full
-        return fallback(readable, name, x, gamma, beta, groups, eps)
-    samples, gamma, beta = map(np.ascontiguousarray, (x.reshape(len(x), -1, x.shape[-1]), gamma, beta))
-    y, silu = np.empty_like(samples), name == "group_norm_silu"
-    mean, rstd = np.empty((2, len(x), groups), x.dtype)
-    _group_norm(samples, gamma, beta, eps, silu, y, mean, rstd)
-    return y.reshape(x.shape), Cache(samples, gamma, beta, mean, rstd, silu)
 
 
 @parallel

@@ -1,6 +1,7 @@
 """Group normalization, alone or with SiLU."""
 
 from collections import namedtuple
+from functools import partial
 
 import cupy
 
@@ -12,12 +13,18 @@ from tinyddpm.ops import norm as readable
 Cache = namedtuple("Cache", "x gamma beta mean rstd silu")
 
 
-def group_norm(x, gamma, beta, groups, eps):
-    return _normalize("group_norm", x, gamma, beta, groups, eps)
+def _normalize(name, x, gamma, beta, groups, eps):
+    readable.check_group_norm(x, gamma, beta, groups)
+    if x.shape[-1] // groups > 1024:                        # more channels in a group than a block has threads
+        return fallback(readable, name, x, gamma, beta, groups, eps)
+    x, silu = cupy.ascontiguousarray(x), name == "group_norm_silu"
+    y, (mean, rstd) = cupy.empty_like(x), cupy.empty((2, len(x), groups), x.dtype)
+    C, (width, grid, block) = x.shape[-1], _blocks(x, groups)
+    launch("group_norm", x.dtype, grid, block, x, gamma, beta, y, mean, rstd, x[0].size // C, C, width, eps, silu)
+    return y, Cache(x, gamma, beta, mean, rstd, silu)
 
 
-def group_norm_silu(x, gamma, beta, groups, eps):
-    return _normalize("group_norm_silu", x, gamma, beta, groups, eps)
+group_norm, group_norm_silu = (partial(_normalize, name) for name in ("group_norm", "group_norm_silu"))
 
 
 def group_norm_backward(dy, cache):
@@ -32,17 +39,6 @@ def group_norm_backward(dy, cache):
 
 
 group_norm_silu_backward = group_norm_backward
-
-
-def _normalize(name, x, gamma, beta, groups, eps):
-    readable.check_group_norm(x, gamma, beta, groups)
-    if x.shape[-1] // groups > 1024:                        # more channels in a group than a block has threads
-        return fallback(readable, name, x, gamma, beta, groups, eps)
-    x, silu = cupy.ascontiguousarray(x), name == "group_norm_silu"
-    y, (mean, rstd) = cupy.empty_like(x), cupy.empty((2, len(x), groups), x.dtype)
-    C, (width, grid, block) = x.shape[-1], _blocks(x, groups)
-    launch("group_norm", x.dtype, grid, block, x, gamma, beta, y, mean, rstd, x[0].size // C, C, width, eps, silu)
-    return y, Cache(x, gamma, beta, mean, rstd, silu)
 
 
 def _blocks(x, groups):
