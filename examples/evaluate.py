@@ -20,8 +20,7 @@ from tinyddpm.sampling.generate import generate
 from tinyddpm.sampling.steps import OPTIONS
 from tinyddpm.training import load_model
 
-SPLITS = 10         # parts of the samples for the Inception score
-ROWS = 10           # rows of Table 4
+SPLITS, ROWS = 10, 10               # parts of the samples for the Inception score; rows of Table 4
 OF_SAMPLES, OF_THE_BOUND = ("samples", "sampler", "steps", *OPTIONS, "inception"), ("times", "cdf")
 
 
