@@ -200,7 +200,7 @@ def test_every_readable_operation_is_among_them():
 TINY = UNetConfig(image_size=8, image_channels=1, base_channels=16, channel_multipliers=(1, 2), blocks_per_level=1,
                   attention_resolutions=(4,), groups=4, dropout=0.2, num_classes=3)
 PRESET = presets.get("mnist").override(batch_size=4, warmup=3, lr=1e-3, flip=True, save_every=50, sample_every=0, T=20,
-                                       steps=24,
+                                       steps=12,
                                        schedule="linear", prediction="eps")
 PRESET = presets.Preset("tiny", "digits", TINY, PRESET.diffusion, PRESET.training)
 RNG = np.random.default_rng(0)

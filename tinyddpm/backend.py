@@ -1,6 +1,6 @@
-"""The arrays: which library they belong to, how they travel between host and GPU, and random generators.
+"""Arrays: which library they belong to, how they are copied between host and GPU, and random generators.
 
-This is the ground that everything stands on: it imports nothing else of tinyddpm. `dispatch.use` sets `state`.
+This is the lowest layer: it imports nothing else from tinyddpm. `dispatch.use` sets `state`.
 """
 
 import sys
@@ -20,7 +20,7 @@ def array_module(x):
 
 
 def on_gpu(x=None):
-    """Whether the array x lies on a GPU; without x, whether the active backend's arrays do."""
+    """Whether the array x is on a GPU; without x, whether the active backend's arrays are."""
     return (state.xp if x is None else array_module(x)) is not np
 
 
@@ -39,12 +39,12 @@ def generator(seed, *stream):
 
     The stream (words and numbers, such as "train", 17) selects one of many independent
     generators of the same seed. A run draws step k's numbers from generator(seed, "train", k):
-    it can be resumed at any step with nothing but the seed and the step.
+    it can be resumed at any step from only the seed and the step.
     """
     key = [seed] + [zlib.crc32(s.encode()) if isinstance(s, str) else s for s in stream]
     if not on_gpu():
         return np.random.default_rng(key)
     random, number = state.xp.random, int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-    # Counter-based: creating one costs nothing, where XORWOW takes milliseconds. `size` makes the numbers the same on
-    # every GPU.
+    # Philox is counter-based: creating a generator costs almost nothing, while XORWOW takes milliseconds. `size` makes
+    # the numbers the same on every GPU.
     return random.Generator(random.Philox4x3210(number, size=2**18))

@@ -1,4 +1,4 @@
-"""What the programs in examples/ share: flags, the choice of backend, and errors in one line."""
+"""Shared by the programs in examples/: flags, the choice of backend, and one-line error messages."""
 
 import argparse
 import importlib.util
@@ -17,9 +17,9 @@ from tinyddpm.sampling.steps import OPTIONS, SAMPLERS
 from tinyddpm.training import rendezvous, run
 
 CONFIGS = (TrainingConfig, DiffusionConfig, *(config for config, _ in nn.NETWORKS.values()))
-HELP = {  # of the flags that stand for the fields of a preset; the fields' own comments say more
-    "steps": "training steps", "minutes": "train for so long instead of so many steps",
-    "batch_size": "images in a step", "lr": "learning rate", "seed": "of everything random",
+HELP = {  # texts for the flags that set a preset's fields; the comments on the fields say more
+    "steps": "training steps", "minutes": "training time, instead of a number of steps",
+    "batch_size": "images per step", "lr": "learning rate", "seed": "seed of all random numbers",
     "attention_resolutions": "such as 16 or 16,8, or none",
     "channel_multipliers": "such as 1,2,2,2: one for each resolution",
     **{name: ", ".join(choices) for name, choices in CHOICES.items()}}
@@ -28,7 +28,7 @@ Lines = argparse.RawDescriptionHelpFormatter         # keeps the lines of an epi
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with an error of one line, and without guesses at abbreviated flags."""
+    """An argument parser that reports an error in one line and accepts no abbreviated flags."""
 
     def __init__(self, **options):
         super().__init__(allow_abbrev=False, **options)
@@ -38,17 +38,17 @@ class Parser(argparse.ArgumentParser):
 
 
 def require_writable(parser, out, suffixes=None):
-    """Refuse a --out that could not be written after all the work, or that does not end in one of the suffixes."""
+    """Return --out as a Path. Exit early with an error if it cannot be written or has none of the suffixes."""
     path = Path(out)
     if path.is_dir() or not path.resolve().parent.is_dir():
-        parser.error(f"--out {out}: expected a file in a folder that exists")
+        parser.error(f"--out {out}: expected a file in an existing folder")
     if suffixes and path.suffix not in suffixes:
-        parser.error(f"--out {out}: expected a name that ends in {' or '.join(suffixes)}")
+        parser.error(f"--out {out}: expected a name ending in {' or '.join(suffixes)}")
     return path
 
 
 def refuse(parser, args, flags, what):
-    """An error for any of the flags that is given and does not belong to `what`."""
+    """Exit with an error if one of the flags was given: they do not belong to `what`."""
     for flag in flags:
         if getattr(args, flag) != parser.get_default(flag):
             parser.error(f"--{flag} does not belong to {what}")
@@ -56,11 +56,11 @@ def refuse(parser, args, flags, what):
 
 def add_backend_flags(parser):
     parser.add_argument("--backend", default="auto", choices=(*dispatch.BACKENDS, "auto"),
-                        help="auto: numba where installed")
+                        help="auto: numba if it is installed")
     parser.add_argument("--precision", default="fp32", choices=dispatch.PRECISIONS,
-                        help="of what goes into matrix products on a GPU (default fp32)")
+                        help="type of the operands of matrix products on a GPU (default fp32)")
     parser.add_argument("--ops", metavar="FILE", help="a Python file whose operations replace those of the same name")
-    parser.add_argument("--verbose", action="store_true", help="say which libraries and threads do the work")
+    parser.add_argument("--verbose", action="store_true", help="print the libraries and the threads or GPU in use")
 
 
 def add_checkpoint(parser):
@@ -69,24 +69,24 @@ def add_checkpoint(parser):
 
 
 def add_data_flags(parser):
-    """What a trained model is compared with."""
+    """Add the flags for what a trained model is compared with."""
     parser.add_argument("--dataset", metavar="NAME", help="images to compare with (default: the model's training data)")
     parser.add_argument("--data-dir", metavar="DIR", help="where the files of the data set are (default: downloaded)")
     parser.add_argument("--inception", metavar="FILE",
-                        help="features by these Inception-v3 weights, as safetensors (default: a small classifier's)")
+                        help="Inception-v3 weights for the features, as safetensors (default: a small classifier)")
 
 
 def add_sampler_flags(parser):
     titles = "; ".join(f"{name}: {s.title}, {s.steps or 'all T'} steps" for name, s in SAMPLERS.items())
     parser.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help=f"{titles} (default ddpm)")
-    parser.add_argument("--steps", type=int, metavar="K", help="of a sampler that can take fewer than T")
+    parser.add_argument("--steps", type=int, metavar="K", help="number of steps, for samplers that can skip some")
     for name, default in OPTIONS.items():
         whose = ", ".join(s.title for s in SAMPLERS.values() if name in s.options)
         parser.add_argument(f"--{name}", type=type(default), metavar="X", help=f"of {whose} (default {default})")
 
 
 def sampler(args):
-    """The sampler of the flags: the arguments of generate, and its name for what is printed."""
+    """The sampler that the flags choose: arguments for generate, and a description to print."""
     chosen, steps = SAMPLERS[args.sampler], args.steps
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     wrong = [name for name in options if name not in chosen.options]
@@ -100,20 +100,20 @@ def sampler(args):
 
 
 def add_run_flags(parser, dataset):
-    """The flags of a training program; `dataset` describes the choice."""
+    """Add the flags of a training program; `dataset` is the help text of --dataset."""
     add_backend_flags(parser)
     parser.add_argument("--dataset", default=argparse.SUPPRESS, help=dataset)
     parser.add_argument("--data-dir", metavar="DIR", help="where the files of the data set are (default: downloaded)")
-    parser.add_argument("--out", metavar="DIR", help="where all files go (default: a new folder in runs/)")
+    parser.add_argument("--out", metavar="DIR", help="folder for all files (default: a new one in runs/)")
     parser.add_argument("--resume", action="store_true",
-                        help="go on with the run in --out (default: the newest in runs/ on that data set)")
-    parser.add_argument("--quick", action="store_true", help="a few steps only, to see that everything works")
-    group = parser.add_argument_group("several GPUs or machines", "one process for each, with the same flags but "
-                                      "--rank; torchrun, mpirun and srun say both numbers in the environment")
+                        help="continue the run in --out (default: the newest on that data set in runs/)")
+    parser.add_argument("--quick", action="store_true", help="take only a few steps, to check that everything works")
+    group = parser.add_argument_group("several GPUs or machines", "one process for each, with the same flags except "
+                                      "--rank; torchrun, mpirun and srun set both in the environment")
     group.add_argument("--world-size", type=int, metavar="N", help="how many processes share the run (default 1)")
-    group.add_argument("--rank", type=int, metavar="R", help="which of them this is, 0 to N - 1; 0 writes all files")
-    group.add_argument("--host", metavar="NAME", help="where rank 0 is (default: this machine)")
-    group.add_argument("--port", type=int, metavar="P", help=f"at which it waits (default {rendezvous.PORT})")
+    group.add_argument("--rank", type=int, metavar="R", help="number of this process, 0 to N - 1; 0 writes all files")
+    group.add_argument("--host", metavar="NAME", help="address of rank 0 (default: this machine)")
+    group.add_argument("--port", type=int, metavar="P", help=f"port at which rank 0 waits (default {rendezvous.PORT})")
     group = parser.add_argument_group("configuration", "each overrides a field of the preset")
     for config in CONFIGS:
         for field in fields(config):
@@ -150,7 +150,7 @@ def overrides(args):
 
 
 def prepare(args, preset, quick):
-    """The run that the flags describe: its Trainer, data set and folder. quick: the fields that --quick changes."""
+    """Prepare the run that the flags describe: Trainer, data set and folder. quick: the fields that --quick changes."""
     given = overrides(args)
     if args.quick:
         given = quick | given
@@ -167,17 +167,17 @@ def prepare(args, preset, quick):
 
 
 def use_backend(args):
-    """Activate the backend and the operations of the flags. Returns a line that says which."""
+    """Activate the backend and the operations that the flags choose. Returns a line that describes them."""
     module = None
     if args.ops:
         path = Path(args.ops)
         if not path.is_file() or path.suffix != ".py":
-            raise ValueError(f"--ops {path}: expected a .py file that exists")
+            raise ValueError(f"--ops {path}: expected an existing .py file")
         spec = importlib.util.spec_from_file_location(path.stem, path)
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except Exception as error:              # whatever is wrong with it, its author has to fix it
+        except Exception as error:              # any error in the file is for its author to fix
             raise ValueError(f"--ops {path} cannot be loaded: {type(error).__name__}: {error}") from None
     tinyddpm.use(args.backend, module, args.precision)
     if args.verbose:
@@ -187,7 +187,7 @@ def use_backend(args):
 
 
 def program(main):
-    """Run main(argv) and exit: what goes wrong is one line on stderr and status 2; Ctrl-C is status 130."""
+    """Run main(argv) and exit. An error prints one line on stderr and exits with status 2, Ctrl-C with status 130."""
     try:
         status = main(sys.argv[1:])
     except (ValueError, OSError, MemoryError) as error:
@@ -200,7 +200,7 @@ def program(main):
 
 
 def describe(error):
-    """An error in one line: for the system's own, what failed and on which file."""
+    """Describe an error in one line; for an operating-system error, say what failed and on which file."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if isinstance(error, MemoryError):

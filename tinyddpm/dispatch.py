@@ -1,4 +1,4 @@
-"""Which functions stand behind the names in `ops`: the readable operations, their faster twins, or a learner's own.
+"""Selects the functions behind the names in `ops`: the readable operations, their faster twins, or a learner's own.
 
 The package `ops` is the table. This is the only module that knows the kernels.
 """
@@ -16,7 +16,7 @@ from tinyddpm.backend import state
 
 READABLE = {name: f for name, f in vars(ops).items() if inspect.isfunction(f)}      # the operations of ops/, by name
 
-# A backend's twins, and how to install what it needs.
+# Backend -> the package with its twins, and how to install what it needs.
 BACKENDS = {"numpy": (None, None),
             "numba": ("tinyddpm.kernels.cpu", "pip install numba"),
             "cupy": ("tinyddpm.kernels.gpu", "pip install cupy-cuda12x[ctk]  (or cupy-cuda13x[ctk])")}
@@ -27,15 +27,15 @@ def use(backend="auto", overrides=None, precision="fp32"):
     """Choose the functions behind the names in `ops`; may be called again at any time.
 
     backend: "numpy" (the readable code), "numba" (fast on a CPU), "cupy" (a GPU), or "auto":
-        numba where it can be imported, else numpy.
+        numba if it can be imported, else numpy.
     overrides: a module whose functions replace the operations of the same name, forward and
         backward together. A fused operation that contains an overridden one falls back to its
         readable form, which is built from the parts.
-    precision: of the operands of matrix products, whose sums are float32: "fp32", or on a GPU "tf32",
-        "bf16" or "fp16" (kernels/gpu); everything else stays as it is.
+    precision: the type of the operands of matrix products, which are summed in float32: "fp32", or on
+        a GPU "tf32", "bf16" or "fp16" (see kernels/gpu). Everything else is unaffected.
     Returns the name of the backend. Raises ValueError for a backend that is unknown or not
     installed, for overrides that hold half a pair or no operation at all, and for a precision that
-    the backend does not have.
+    the backend does not support.
     """
     if backend == "auto":
         try:
@@ -65,7 +65,7 @@ def _parts(name):
 
 
 def _load(backend):
-    """The files with a backend's twins, which bear the operations' names, and its array library."""
+    """The files with a backend's twins, which are named like the operations, and its array library."""
     kernels, install = BACKENDS[backend]
     if kernels is None:
         if "tinyddpm.kernels.cpu.threads" in sys.modules:
@@ -76,7 +76,7 @@ def _load(backend):
     except ImportError as error:
         raise ValueError(f"the {backend} backend needs {error.name or backend}: {install}  ({error})") from None
     except RuntimeError as error:      # CuPy without a device
-        raise ValueError(f"the {backend} backend finds no device: {error}") from None
+        raise ValueError(f"the {backend} backend found no device: {error}") from None
 
 
 def describe():

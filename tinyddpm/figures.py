@@ -1,4 +1,4 @@
-"""The paper's figures, each drawn by a method of Figure; examples/figures.py is their program."""
+"""The paper's figures, each drawn by a method of Figure; examples/figures.py is the program for them."""
 
 import numpy as np
 
@@ -12,13 +12,13 @@ from tinyddpm.sampling import latents
 from tinyddpm.sampling.generate import generate
 
 COLUMNS = 9
-RATE_IMAGES = 32        # of which Figure 5 shows the mean
+RATE_IMAGES = 32        # over which Figure 5 takes the mean
 
 
 class Figure:
     """A figure of a trained model and its preset: each public method draws one and writes it to the file `out`.
 
-    rows: of the figure, where that is free; seed: of samples, noise and chosen images
+    rows: their number, for the figures that let you choose; seed: of samples, noise and chosen images
     dataset: a name or a folder (default: the preset's), whose files are in data_dir (default: downloaded)
     inception: a file with the weights of Inception-v3, for features (default: a small classifier's)
     """
@@ -81,7 +81,7 @@ class Figure:
         plots.rate_distortion(self.out, *bound.rate_distortion())
 
     def _generate(self, count, watch=lambda step: None):
-        """uint8 samples by Algorithm 2; watch(step) sees each step."""
+        """uint8 samples by Algorithm 2; watch(step) is called with each step."""
         def show(step, number, total):
             self.progress.count("sampling, step", number, total)
             watch(step)
@@ -103,7 +103,7 @@ class Figure:
         return self.rng.standard_normal((count, c.image_size, c.image_size, c.image_channels), dtype=np.float32)
 
     def _images(self, count):
-        """`count` training images, uint8; for None all of them, as they lie in the data set."""
+        """`count` training images, uint8; for None all of them, in the order of the data set."""
         dataset = data.load(self.dataset, self.preset.model, "train", self.data_dir)
         return dataset.some(count, self.seed)
 

@@ -1,15 +1,15 @@
-"""Is this backward right? Central differences in float64 against the gradient that the code computes.
+"""Gradient checks: central differences in float64 against the gradient that the code computes.
 
-A wrong gradient trains, only worse, so nothing else finds it. Three habits make the check hard to
-fool: a random upstream gradient (with all ones, a softmax whose backward returns zero passes),
-every element of every argument (one random index passes a group norm that divides by n - 1), and
-float64 (float32 differences have noise as large as many a mistake).
+A network with a wrong gradient still trains, only worse, so nothing else reveals the error. Three
+habits make the check hard to fool: a random upstream gradient (with all ones, a softmax whose backward
+returns zero passes), every element of every argument (with one random index, a group norm that divides
+by n - 1 passes), and float64 (in float32, the noise of the differences is as large as many errors).
 """
 
 import numpy as np
 
-H = 1e-5            # the step: its square, the truncation error, is far below the tolerances
-UNITS = 16          # of rounding that a difference may have; operations were seen to have 1, and networks up to 5
+H = 1e-5            # the step: the truncation error, of order H^2, is far below the tolerances
+UNITS = 16          # units of rounding error allowed in a difference; operations were seen to have 1, networks up to 5
 
 
 def check(forward, backward, *arrays, tolerance=1e-7, seed=0):
@@ -19,9 +19,9 @@ def check(forward, backward, *arrays, tolerance=1e-7, seed=0):
     backward(dy, cache) -> one gradient for each floating-point array, in their order (a single one
         needs no tuple). Integer arrays, such as labels, have no gradient.
     Other arguments (a stride, a number of heads) are passed by a lambda.
-    Returns the largest error, the largest difference over an argument relative to its largest
-    gradient. Raises AssertionError, with the argument, the worst index, expected and got, where it
-    exceeds the tolerance, where a shape is wrong or a gradient missing, or where an argument was
+    Returns the largest error: the largest difference in an argument relative to its largest
+    gradient. Raises AssertionError, with the argument, the worst index, expected and got, if the
+    error exceeds the tolerance, if a shape is wrong or a gradient is missing, or if an argument was
     changed in place; ValueError for arrays that are not float64.
     """
     for i, a in enumerate(arrays):
@@ -61,13 +61,13 @@ def require(condition, message):
 
 
 def require_unchanged(who, names, before, after):
-    """The arrays are what they were: an operation changes no argument."""
+    """Require that the arrays have not changed: an operation changes no argument."""
     for name, a, b in zip(names, before, after):
         require(np.array_equal(a, b), f"{who} changed {name} in place")
 
 
 def central_difference(forward, a, index, dy, direction=1.0):
-    """d sum(dy forward()) / d a[index], or its slope as a[index] moves along a direction; a is put back."""
+    """d sum(dy forward()) / d a[index], or its slope as a[index] moves along a direction; a is restored."""
     middle = np.array(a[index])
     a[index] = middle + H * direction
     above = np.array(forward())
@@ -80,14 +80,14 @@ def central_difference(forward, a, index, dy, direction=1.0):
 def rounding_of(y, dy):
     """The size below which the difference quotient of sum(dy y) is rounding.
 
-    Each y is off by some units in its last place, eps y, independently of the others; so the sum is off by as many
-    eps |dy y| (the Euclidean norm), and the quotient by that over H. It is what remains where the gradient is zero.
+    Each y has an error of some units in its last place, eps y, independent of the others. The sum then has one of as
+    many eps |dy y| (the Euclidean norm), and the quotient that over H. Only this remains where the gradient is zero.
     """
     return UNITS * np.finfo(np.float64).eps * np.linalg.norm(dy * y) / H
 
 
 def compare(expected, got, what, tolerance, rounding):
-    """The largest difference relative to the largest value; AssertionError above the tolerance or with a NaN.
+    """The largest difference relative to the largest value. Raises AssertionError above the tolerance or for a NaN.
 
     Differences below `rounding` count as within the tolerance, whatever the values.
     """

@@ -17,7 +17,7 @@ from tinyddpm.nn.unet import Block
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 
-# Our names of layers -> theirs. Older files call the parts of attention otherwise.
+# Our names of layers -> theirs. Older files use other names for the parts of attention.
 UNET = {"time0": "time_embedding.linear_1", "time1": "time_embedding.linear_2", "conv_in": "conv_in",
         "norm_out": "conv_norm_out", "conv_out": "conv_out"}
 RESBLOCK = {"norm1": "norm1", "conv1": "conv1", "time": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",
@@ -25,8 +25,8 @@ RESBLOCK = {"norm1": "norm1", "conv1": "conv1", "time": "time_emb_proj", "norm2"
 ATTENTION = {"norm": "group_norm", "query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
 OLDER = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
 
-# Blocks without and with attention; what our UNet computes, in the words of config.json; and what UNet2DModel
-# assumes of a setting that config.json lacks (None: there is nothing to assume). No other settings are known.
+# Blocks without and with attention; what our UNet computes, as config.json describes it; and the defaults of
+# UNet2DModel for settings missing from config.json (None: no default). No other settings are known.
 DOWN, UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 COMPUTED = {"_class_name": "UNet2DModel", "act_fn": "silu", "add_attention": True, "attn_norm_num_groups": None,
             "center_input_sample": False, "class_embed_type": None, "downsample_padding": 0,
@@ -43,9 +43,9 @@ ASSUMED = COMPUTED | {"_class_name": None, "downsample_padding": 1, "flip_sin_to
 def load_diffusers(path):
     """The UNet of a published file, in evaluation mode.
 
-    path: the .safetensors file, or the folder that holds it (itself or in its folder unet). A config.json beside the
-        file says what the model is; without one it is taken for the paper's CIFAR10 model.
-    Raises ValueError for files that are missing or damaged, and for a model that our UNet does not compute.
+    path: the .safetensors file, or a folder that holds it directly or in a subfolder unet. A config.json beside the
+        file describes the model; without one, the paper's CIFAR10 model is assumed.
+    Raises ValueError for files that are missing or damaged, and for a model that our UNet does not implement.
     """
     weights = Path(path)
     if weights.is_dir():
@@ -73,10 +73,10 @@ def load_diffusers(path):
 
 
 def save_diffusers(model, path):
-    """Write a UNet so that load_diffusers reads it, and UNet2DModel.from_pretrained of diffusers a folder.
+    """Write a UNet for load_diffusers and, if path is a folder, for UNet2DModel.from_pretrained of diffusers.
 
-    path: a folder, or a .safetensors file; config.json comes to lie beside the weights. The layout knows neither
-        schedule nor prediction: whoever reads it takes them for the paper's, a linear schedule and eps.
+    path: a folder, or a .safetensors file; config.json is written beside the weights. The layout stores neither
+        schedule nor prediction: a reader assumes the paper's, a linear schedule and eps.
     Raises ValueError for a model that the layout cannot express.
     """
     if model.flat_values.dtype != np.float32:
@@ -106,7 +106,7 @@ def published_views(model):
 
 
 def _layers(model):
-    """All layers with parameters, as (published name, layer)."""
+    """Yield all layers with parameters, as (published name, layer)."""
     yield from ((key, getattr(model, name)) for name, key in UNET.items())
     levels = [(f"down_blocks.{i}", "downsamplers", level) for i, level in enumerate(model.down)]
     levels += [("mid_block", None, model.middle)]
@@ -122,7 +122,7 @@ def _layers(model):
 
 
 def _read_config(path):
-    """The UNetConfig of a config.json. Raises ValueError for a setting that our UNet does not compute."""
+    """The UNetConfig of a config.json. Raises ValueError for a setting that our UNet does not implement."""
     def expect(name, right, what):
         if not right:
             raise ValueError(f"{path}: {name} is {c[name]!r}; expected {what}")
@@ -130,7 +130,7 @@ def _read_config(path):
     try:
         given = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path}: expected JSON, which this is not ({error})") from None
+        raise ValueError(f"{path}: expected JSON ({error})") from None
     if not isinstance(given, dict):
         raise ValueError(f"{path}: expected a table of settings; found {given!r}")
     c = ASSUMED | given
@@ -186,5 +186,5 @@ def _settings(config):
 
 
 def _attended(widths, attention):
-    """The numbers of channels that attention meets, at the levels that have it and in the middle."""
+    """The numbers of channels at which attention is applied: at the levels that have it and in the middle."""
     return sorted({width for width, has in zip(widths, attention) if has} | {widths[-1]})

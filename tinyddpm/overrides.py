@@ -1,4 +1,4 @@
-"""Operations of a learner in place of the library's: which they are, and what is wrong with them, in words."""
+"""A learner's operations in place of the library's: finds them, and reports what is wrong with them."""
 
 import inspect
 from collections import namedtuple
@@ -7,9 +7,9 @@ from collections import namedtuple
 def find(module, table):
     """The operations that a module defines itself (not those that it only imports): name -> function.
 
-    Stubs that do nothing but raise NotImplementedError do not count. Each function is wrapped: a result of a wrong
-    shape, or an error within, is a ValueError with the operation's name.
-    Raises ValueError for a module that has none, half a pair, or parameters that differ from the operation's.
+    Stubs that only raise NotImplementedError do not count. Each function is wrapped: a result of the wrong shape, or
+    an error inside it, raises a ValueError with the operation's name.
+    Raises ValueError for a module with none, with half a pair, or with parameters that differ from the operation's.
     """
     own = {name: f for name, f in vars(module).items()
            if name in table and getattr(f, "__module__", None) == module.__name__ and not _is_stub(f)}
@@ -43,7 +43,7 @@ def _is_stub(f):
 
 
 def _pair(name, forward, backward, readable, readable_backward, where):
-    """The two, with results that are held to the shapes of the readable operation's; that runs once for each shape."""
+    """Wrap the two to check their results' shapes against the readable operation's, which runs once for each shape."""
     known, Kept = {}, namedtuple("Kept", "cache shapes")
 
     def checked(*args, **kwargs):
@@ -74,7 +74,7 @@ def _single(name, f, where):
 def _run(name, where, f, *args, **kwargs):
     try:
         return f(*args, **kwargs)
-    except Exception as error:                          # whatever is wrong with it is its author's to mend
+    except Exception as error:                          # any error in it is for its author to fix
         raise ValueError(f"{name} of {where} fails: {type(error).__name__}: {error}") from error
 
 

@@ -8,12 +8,12 @@ from tinyddpm.backend import to_numpy
 
 
 def to_uint8(x):
-    """Data in [-1, 1] as bytes 0..255, rounded; what lies outside is cut off."""
+    """Data in [-1, 1] as bytes 0..255, rounded; values outside are clipped."""
     return np.clip(np.rint((to_numpy(x) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def grid(images, columns=None, margin=1):
-    """uint8 images (N, H, W, C) beside and below each other in one picture (rows H', columns W', C)."""
+    """uint8 images (N, H, W, C) arranged as a grid in one picture (rows H', columns W', C)."""
     N, H, W, C = images.shape
     columns = columns or math.ceil(math.sqrt(N))
     rows = math.ceil(N / columns)
@@ -25,7 +25,7 @@ def grid(images, columns=None, margin=1):
 
 
 class Film:
-    """Some evenly spaced pictures of one reverse process: give it every Step, of the first batch and of later ones."""
+    """Evenly spaced pictures of one reverse process. Add every Step; those of batches after the first are ignored."""
 
     def __init__(self, count=24, images=16):
         self.pictures, self.count, self.images = [], count, images
@@ -42,7 +42,7 @@ class Film:
         self.previous = step.t
 
     def save(self, path, seconds=4.0, hold=2.0):
-        """Write a GIF that lasts so many seconds, holds its last picture and starts again."""
+        """Write a looping GIF that lasts `seconds`, and then holds its last picture for `hold` seconds."""
         first, *others = [_image(p, 250).quantize(32) for p in self.pictures]
         each = max(20, round(1000 * seconds / len(self.pictures)))
         first.save(path, format="GIF", save_all=True, append_images=others, loop=0, optimize=True,
@@ -50,13 +50,13 @@ class Film:
 
 
 def save_png(path, picture):
-    """Write a uint8 picture (H, W, 1 or 3), small ones enlarged to some 500 pixels."""
+    """Write a uint8 picture (H, W, 1 or 3), small ones enlarged to about 500 pixels."""
     _image(picture, 500).save(path, format="PNG", optimize=True)
 
 
 def _image(picture, size):
     """A picture for Pillow, its pixels repeated to fill `size` if it is smaller."""
-    from PIL import Image                       # a part of matplotlib's installation
+    from PIL import Image                       # installed with matplotlib
 
     image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
     factor = max(1, round(size / max(image.size)))
@@ -68,7 +68,7 @@ LOSSES = {"simple": "L_simple (Eq. 14)", "L": "L, a term of Eq. 5 in bits/dim", 
 
 def loss_curve(path, steps, losses, kind):
     """The loss of every step and its running mean over a fiftieth of the run, on logarithmic axes; kind: see LOSSES."""
-    from matplotlib.figure import Figure        # no window, whatever the display
+    from matplotlib.figure import Figure        # opens no window
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()

@@ -10,7 +10,7 @@ from tinyddpm.nn import UNetConfig
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The optimizer and the course of a run. The defaults are the paper's for CIFAR10."""
+    """The settings of the optimizer and of a run. The defaults are the paper's for CIFAR10."""
 
     steps: int = 800_000
     minutes: float | None = None        # stop after this time instead of after `steps`
@@ -24,7 +24,7 @@ class TrainingConfig:
     clip_norm: float = 1.0
     ema_decay: float = 0.9999
     flip: bool = True                   # mirror each image with probability 1/2
-    label_dropout: float = 0.1          # with classes: how often the label is hidden, for sampling without one
+    label_dropout: float = 0.1          # with classes: how often the label is hidden, to allow sampling without one
     save_every: int = 5000              # steps between checkpoints
     sample_every: int = 5000            # steps between sample grids; 0 for none
     seed: int = 0
@@ -48,9 +48,9 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """All that defines a run: stored in every checkpoint, so that sampling repeats no flag.
+    """Everything that defines a run. It is stored in every checkpoint, so that sampling needs no flags for it.
 
-    model: the configuration of one of nn.NETWORKS. Whatever the network, it has the fields image_size, image_channels,
+    model: the configuration of one of nn.NETWORKS. All of them have the fields image_size, image_channels,
         num_classes and learned_variance.
     """
 
@@ -66,7 +66,7 @@ class Preset:
                              f"{self.model.learned_variance}")
 
     def override(self, **values):
-        """A preset with fields replaced, wherever they belong: preset.override(lr=1e-3, base_channels=64)."""
+        """A copy with fields replaced, in whichever part they belong: preset.override(lr=1e-3, base_channels=64)."""
         parts = {part: getattr(self, part) for part in ("model", "diffusion", "training")}
         own = {f.name for f in fields(self)} - parts.keys()
         changes = {name: values.pop(name) for name in list(values) if name in own}
@@ -83,10 +83,10 @@ class Preset:
 
     @classmethod
     def from_json(cls, text):
-        """The preset of a checkpoint; ValueError for any other text."""
+        """The preset in a checkpoint. Raises ValueError for any other text."""
         try:
             d = json.loads(text)
-            config, _ = nn.NETWORKS[d.get("network", "unet")]           # older checkpoints know no other
+            config, _ = nn.NETWORKS[d.get("network", "unet")]           # older checkpoints do not name it
             model = {name: tuple(value) if isinstance(value, list) else value for name, value in d["model"].items()}
             return cls(d["name"], d["dataset"], config(**model), DiffusionConfig(**d["diffusion"]),
                        TrainingConfig(**d["training"]))
@@ -98,8 +98,8 @@ LARGE = UNetConfig(image_size=256, channel_multipliers=(1, 1, 2, 2, 4, 4), dropo
 FOR_LARGE = TrainingConfig(steps=1_200_000, batch_size=64, lr=2e-5, lr_final=2e-5)
 
 PRESETS = {preset.name: preset for preset in (
-    # Found by trials of some minutes on two cores. Predicting x0 along the cosine schedule gave readable digits in
-    # half the time of eps along the linear one; 2x2 patches halve the cost of a step; attention beyond the middle,
+    # Found by trials of a few minutes on two cores. Predicting x0 with the cosine schedule gave readable digits in
+    # half the time of eps with the linear one; 2x2 patches halve the cost of a step; attention beyond the middle,
     # a batch of 32, or twice the learning rate changed little.
     Preset("mnist", "digits",
            UNetConfig(image_size=28, image_channels=1, base_channels=32, channel_multipliers=(1, 2), blocks_per_level=1,
@@ -108,14 +108,14 @@ PRESETS = {preset.name: preset for preset in (
            TrainingConfig(steps=1300, batch_size=64, lr=3e-3, lr_final=1e-4, warmup=100, adam_beta2=0.99,
                           ema_decay=0.995, flip=False, save_every=250, sample_every=500)),
     Preset("cifar10", "cifar10"),
-    # The paper's recipe in a size that two cores train overnight: 2x2 patches leave a quarter of the positions.
+    # The paper's recipe at a size that two cores train overnight: 2x2 patches leave a quarter of the positions.
     Preset("cifar10-small", "cifar10",
            UNetConfig(base_channels=64, channel_multipliers=(1, 2, 2), attention_resolutions=(8,), dropout=0.0,
                       patch_size=2),
            DiffusionConfig(),
            TrainingConfig(steps=50_000, batch_size=64, lr=5e-4, lr_final=5e-5, warmup=500, ema_decay=0.999,
                           save_every=500, sample_every=1000)),
-    # The paper's 256x256 models, for folders of images (--dataset FOLDER). It flips all but LSUN bedrooms.
+    # The paper's 256x256 models, for folders of images (--dataset FOLDER). The paper flips all but LSUN bedrooms.
     Preset("celebahq-256", "celebahq", LARGE, training=replace(FOR_LARGE, steps=500_000)),
     Preset("lsun-256", "lsun", LARGE, training=FOR_LARGE),
     Preset("lsun-256-large", "lsun", replace(LARGE, base_channels=192),
@@ -124,7 +124,7 @@ PRESETS = {preset.name: preset for preset in (
 
 
 def get(name):
-    """The preset of that name; ValueError with the list of names where there is none."""
+    """The preset of that name. Raises ValueError, with the list of names, if there is none."""
     if name not in PRESETS:
         raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]

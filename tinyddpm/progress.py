@@ -1,4 +1,4 @@
-"""One live line on a terminal; in a log file, a line now and then."""
+"""A progress line, rewritten in place on a terminal; in a log file, a new line now and then."""
 
 import sys
 import time
@@ -20,7 +20,7 @@ class Progress:
             self.last = now
 
     def count(self, what, number, total):
-        """Show `what: number of total`, with the time left. The same object counts one thing after the other."""
+        """Show `what: number of total`, with the time left. One object can count several things in turn."""
         now = time.monotonic()
         if number <= self.counted:
             self.started = None
@@ -32,14 +32,14 @@ class Progress:
         self.show(f"{what}: {number:,} of {total:,}{left}", always=number == total)
 
     def close(self):
-        """End the live line, so that what follows starts on its own."""
+        """End the progress line, so that later output starts on a new line."""
         if self.live and self.last > 0:
             print(file=sys.stderr)
         self.last = -1e9
 
 
 def duration(seconds):
-    """5:07, or 2:05:07 with hours."""
+    """Seconds as text: 5:07, or with hours 2:05:07."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

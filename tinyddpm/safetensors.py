@@ -1,6 +1,6 @@
-"""The safetensors format: named arrays and a little text in one file that can hold nothing that runs.
+"""The safetensors format: named arrays and a little text in one file, which cannot hold executable code.
 
-8 bytes little-endian length of the header; the header, JSON: {name: {dtype, shape, data_offsets},
+8 bytes, the little-endian length of the header; the header, JSON: {name: {dtype, shape, data_offsets},
 "__metadata__": {text: text}}; the raw bytes of the arrays, end to end.
 """
 
@@ -19,7 +19,7 @@ CHECKSUM = "sha256"
 
 
 def write(path, tensors, metadata):
-    """Write arrays and texts to path, with a checksum over both. The old file stays whole until the new one is."""
+    """Write arrays and texts to path, with a checksum. The old file stays intact until the new one is complete."""
     path = Path(path)
     header, start = {"__metadata__": dict(metadata)}, 0
     arrays = [np.asarray(a, order="C") for a in tensors.values()]
@@ -74,7 +74,7 @@ def read(path, checked=True):
         if not all(isinstance(n, int) and n >= 0 for n in (*shape, start, stop)):
             refuse(f"{name} has shape {shape} at {start}..{stop}")
         if start != position or stop - start != math.prod(shape) * np.dtype(dtype).itemsize:
-            refuse(f"{name}, {dtype} {shape}, lies at {start}..{stop}; expected it to start at {position}")
+            refuse(f"{name}, {dtype} {shape}, is at {start}..{stop}; expected it to start at {position}")
         if 8 + length + stop > len(raw):
             refuse(f"it ends within {name}")
         tensors[name] = np.frombuffer(raw, dtype, math.prod(shape), 8 + length + start).reshape(shape)
@@ -91,7 +91,7 @@ def read(path, checked=True):
 
 
 def _checksum(header, arrays):
-    """Over the header (without the checksum itself) and the bytes of the arrays."""
+    """The checksum over the header (without the checksum itself) and the bytes of the arrays."""
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for a in arrays:
         digest.update(a.data)

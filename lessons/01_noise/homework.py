@@ -7,13 +7,14 @@ own versions are taken away while the grader runs.
 
 import numpy as np
 
-from tinyddpm.backend import to_numpy  # arrays of a GPU as NumPy's
+from tinyddpm.backend import to_numpy        # arrays of a GPU as NumPy's
+
 
 # ---- 1.1 Data in [-1, 1] as bytes: 2 points ----
 
 
 def to_uint8(x):
-    """Data in [-1, 1] as bytes 0..255, rounded; what lies outside is cut off."""
+    """Data in [-1, 1] as bytes 0..255, rounded; values outside are clipped."""
     # 1. x = -1 is 0 and x = 1 is 255: shift and scale
     # 2. round to the nearest, not down
     # 3. cut off what lies outside 0..255
@@ -24,7 +25,7 @@ def to_uint8(x):
 
 
 def grid(images, columns=None, margin=1):
-    """uint8 images (N, H, W, C) beside and below each other in one picture (rows H', columns W', C)."""
+    """uint8 images (N, H, W, C) arranged as a grid in one picture (rows H', columns W', C)."""
     # 1. columns: the root of N, rounded up, where none is given; rows: as many as are needed
     # 2. a sheet of the value 64, with a margin before each row and column and after the last
     # 3. image i goes to row i // columns and column i % columns

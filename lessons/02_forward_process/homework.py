@@ -37,7 +37,7 @@ def q_sample(s, x0, t, eps):
 
 
 def cosine(T=1000, offset=0.008, largest=0.999):
-    """alpha_bar falls like a squared cosine (Nichol and Dhariwal 2021), with beta cut off at `largest`."""
+    """alpha_bar falls like a squared cosine (Nichol and Dhariwal 2021), with beta at most `largest`."""
     # 1. alpha_bar_t is f(t) / f(0), with f(t) = cos(((t / T + offset) / (1 + offset)) pi / 2)^2
     # 2. beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}, at most `largest`
     # 3. from_betas makes the Schedule from beta_1..beta_T

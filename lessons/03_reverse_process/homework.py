@@ -9,7 +9,8 @@ import numpy as np
 
 from tinyddpm.backend import array_module
 from tinyddpm.diffusion.schedule import per_sample
-from tinyddpm.sampling.steps import Step  # Step(t, x, x0)
+from tinyddpm.sampling.steps import Step                 # Step(t, x, x0)
+
 
 # ---- 3.1 What x_0 and x_t say about x_{t-1} (Eq. 7): 2 points ----
 
@@ -40,7 +41,7 @@ def mu_from_eps(s, xt, t, eps):
 
 
 def ddpm(p, s, x, rng, times):
-    """Algorithm 2. Raises ValueError unless the times fall one by one."""
+    """Algorithm 2. Raises ValueError unless the times descend one by one to 1."""
     # 1. a generator: for each of the times, ask p(x, t) with one t for each sample, np.full(len(x), t)
     # 2. p gives the mean, the variance (not its root) and the x_0 of the step
     # 3. draw noise of x's shape and dtype from rng.standard_normal, but not at t = 1

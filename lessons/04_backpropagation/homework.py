@@ -7,7 +7,8 @@ own versions are taken away while the grader runs.
 
 import numpy as np
 
-from tinyddpm.backend import array_module  # array_module(x) is NumPy here, CuPy on a GPU
+from tinyddpm.backend import array_module      # array_module(x) is NumPy here, CuPy on a GPU
+
 
 # ---- 4.1 The linear map: 3 points ----
 
@@ -32,7 +33,7 @@ def linear_backward(dy, cache):
 
 
 def silu(x):
-    """y = x sigmoid(x), elementwise. x and y of any one shape."""
+    """y = x sigmoid(x), elementwise. x and y have the same shape."""
     # 1. the sigmoid without overflow: (1 + tanh(x / 2)) / 2
     raise NotImplementedError("4.2 silu")
 

@@ -11,17 +11,18 @@ import numpy as np
 
 from tinyddpm.backend import array_module
 
+
 # ---- 5.1 Adam and the moving average: 4 points ----
 
 
 def adam_ema(values, grads, m, v, ema, step, lr, beta1, beta2, eps, grad_scale, ema_decay):
-    """Update values, m, v and ema in place: the one operation that writes into its arguments.
+    """Update values, m, v and ema in place: the only operation that changes its arguments.
 
     values, grads, m, v, ema (P,): parameters, gradients, Adam's two moments, averaged parameters
-    step: 1 for the first update; it corrects the moments' start at zero
-    grad_scale: the factor of norm clipping, applied to every gradient; one that is not finite changes nothing
+    step: 1 for the first update; used to correct for the moments' start at zero
+    grad_scale: the factor of norm clipping, by which every gradient is multiplied; if it is not finite, nothing changes
     """
-    # 1. it writes into its arrays: use +=, not =
+    # 1. it writes into its arrays: use +=, not = 
     # 2. the two moments, as running means of g and g^2
     # 3. both corrected for their start at 0
     # 4. the update, and the average after it

@@ -8,7 +8,8 @@ own versions are taken away while the grader runs.
 import numpy as np
 
 from tinyddpm.backend import array_module
-from tinyddpm.ops.conv import check_conv2d  # the padding of both axes, ((top, bottom), (left, right))
+from tinyddpm.ops.conv import check_conv2d    # the padding of both axes, ((top, bottom), (left, right))
+
 
 # ---- 6.1 Convolution: 5 points ----
 

@@ -10,6 +10,7 @@ import numpy as np
 from tinyddpm.backend import array_module
 from tinyddpm.ops.norm import check_group_norm
 
+
 # ---- 7.1 Group normalization: 5 points ----
 
 
@@ -17,8 +18,8 @@ def group_norm(x, gamma, beta, groups, eps):
     """Normalize each group of C / G channels of each sample to mean 0 and variance 1, then scale and shift.
 
     x (N, H, W, C) or (N, L, C), gamma (C,), beta (C,) -> y like x
-    eps: added to the variance, so that a constant group does not divide by 0
-    Raises ValueError where groups does not divide C.
+    eps: added to the variance, so that a constant group causes no division by 0
+    Raises ValueError if groups does not divide C.
     """
     # 1. reshape so that the channels of a group have an axis of their own: (N, L, G, C / G)
     # 2. mean and variance over pixels and channels of a group
@@ -30,7 +31,7 @@ def group_norm_backward(dy, cache):
     """dy like x -> dx like x, dgamma (C,), dbeta (C,)
 
     With n the normalized input and dn = dy gamma: dx = rstd (dn - mean(dn) - n mean(dn n)),
-    the means over each group. The two subtractions undo what the mean and the variance took away.
+    with means over each group. The two subtracted terms come from the mean and the variance.
     """
     # 1. dgamma and dbeta are sums over samples and pixels
     # 2. dn = dy gamma is the gradient by the normalized numbers

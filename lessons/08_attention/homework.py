@@ -10,13 +10,14 @@ import math
 import numpy as np
 
 from tinyddpm.backend import array_module
-from tinyddpm.ops.attention import check_attention, join_heads, split_heads  # (N, L, C) <-> (N, heads, L, C / heads)
+from tinyddpm.ops.attention import check_attention, join_heads, split_heads      # (N, L, C) <-> (N, heads, L, C / heads)
+
 
 # ---- 8.1 Softmax: 3 points ----
 
 
 def softmax(x):
-    """p = exp(x) / sum(exp(x)) over the last axis. Subtracting the maximum first changes nothing but the range."""
+    """p = exp(x) / sum(exp(x)) over the last axis. Subtracting the maximum prevents overflow; p is the same."""
     # 1. subtract each row's largest number: nothing changes but the range
     # 2. keep p alone
     raise NotImplementedError("8.1 softmax")

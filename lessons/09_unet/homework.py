@@ -12,14 +12,15 @@ import numpy as np
 from tinyddpm.backend import array_module
 from tinyddpm.ops.concatenate import check_concatenate
 
+
 # ---- 9.1 Time as a vector: 2 points ----
 
 
 def time_embedding(t, width, dtype=np.float32):
     """[sin((t - 1) f_i), cos((t - 1) f_i)] with frequencies f_i = exp(-i ln(10000) / (width / 2 - 1)).
 
-    t (N,), the paper's 1..T -> (N, width). The authors' code counts time from 0: hence, here alone, the t - 1.
-    It has no backward: times are given, not learned.
+    t (N,), the paper's 1..T -> (N, width). The authors' code counts time from 0; hence the t - 1, used only here.
+    There is no backward: times are given, not learned.
     Raises ValueError unless width is even and at least 4.
     """
     # 1. width / 2 frequencies, from 1 down to 1 / 10000 in equal ratios

@@ -9,13 +9,14 @@ import numpy as np
 
 from tinyddpm.backend import array_module
 from tinyddpm.diffusion import process
-from tinyddpm.diffusion.prediction import PREDICTIONS, join, split  # PREDICTIONS[name].target(s, x0, xt, t, eps)
+from tinyddpm.diffusion.prediction import PREDICTIONS, join, split    # PREDICTIONS[name].target(s, x0, xt, t, eps)
+
 
 # ---- 10.1 The mean squared error: 2 points ----
 
 
 def mean_squared_error(prediction, target):
-    """mean((prediction - target)^2) over all elements. Two arrays of one shape -> a number, and the cache"""
+    """mean((prediction - target)^2) over all elements. Two arrays of the same shape -> a number, and the cache"""
     # 1. the mean over all elements, not the sum; and a cache, the difference
     raise NotImplementedError("10.1 mean_squared_error")
 

@@ -8,15 +8,16 @@ own versions are taken away while the grader runs.
 import numpy as np
 
 from tinyddpm.backend import array_module
-from tinyddpm.diffusion.process import eps_from_x0  # the noise that leads from x0 to xt
+from tinyddpm.diffusion.process import eps_from_x0           # the noise that leads from x0 to xt
 from tinyddpm.diffusion.schedule import per_sample
-from tinyddpm.sampling.steps import Step  # Step(t, x, x0)
+from tinyddpm.sampling.steps import Step                     # Step(t, x, x0)
+
 
 # ---- 11.1 Which times DDIM visits: 1 point ----
 
 
 def spread(T, steps):
-    """`steps` times spread evenly over 1..T, falling, T and 1 included. ValueError for more than T."""
+    """`steps` times spread evenly from T down to 1, both included. Raises ValueError for more than T."""
     # 1. a list of whole numbers from T down to 1, evenly spread and rounded as np.round does, without a 0 at the end; ValueError for steps outside 1..T
     raise NotImplementedError("11.1 spread")
 
@@ -27,8 +28,8 @@ def spread(T, steps):
 def ddim(p, s, x, rng, times, eta=0.0):
     """DDIM (Song, Meng, Ermon 2020, their Eq. 12). The last step goes from the last time to the data.
 
-    eta: 0 to 1, scales the noise of each step: 0 makes the result a function of x, 1 makes the steps
-        Algorithm 2's with the small variance. Raises ValueError for another.
+    eta: 0 to 1, scales the noise of each step: with 0 the result is a function of x, with 1 the
+        steps are Algorithm 2's with the small variance. Raises ValueError for any other value.
     """
     # 1. each time with the one after it in the list, 0 after the last
     # 2. p(x, t), one t for each sample, gives mean, variance and x_0: take the third; the noise it implies, by eps_from_x0

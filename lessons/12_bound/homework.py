@@ -10,8 +10,9 @@ import math
 import numpy as np
 
 from tinyddpm.backend import array_module
-from tinyddpm.diffusion.likelihood import EDGE, HALF_BIN, tanh_cdf  # 0.999, 1 / 255, and the authors' CDF
-from tinyddpm.diffusion.normal import log_interval  # log(CDF(high) - CDF(low)) without underflow
+from tinyddpm.diffusion.likelihood import EDGE, HALF_BIN, tanh_cdf       # 0.999, 1 / 255, and the authors' CDF
+from tinyddpm.diffusion.normal import log_interval                       # log(CDF(high) - CDF(low)) without underflow
+
 
 # ---- 12.1 Bits per dimension: 1 point ----
 
@@ -40,7 +41,7 @@ def prior_term(s, x0):
 def decoder(x0, mean, log_variance, cdf="exact"):
     """log p(x_0 | x_1), the discretized decoder (Eq. 13), for every dimension, computed in float64.
 
-    A Gaussian is integrated over the bin of x0, of width 2 / 255, or without limit at -1 and 1.
+    A Gaussian is integrated over the bin of x0, of width 2 / 255; at -1 and 1 the bin extends to infinity.
     x0 (N, ...): data in [-1, 1] that takes the 256 values of a byte; mean and log_variance of the Gaussian
     cdf: "exact", or "tanh", the authors' approximation of the normal CDF with probabilities of at least 1e-12
     Returns log p, like x0, and the cache.

@@ -8,8 +8,9 @@ own versions are taken away while the grader runs.
 import numpy as np
 
 from tinyddpm.backend import array_module
-from tinyddpm.diffusion.process import posterior_coefficients  # the factors of Eq. 7
+from tinyddpm.diffusion.process import posterior_coefficients            # the factors of Eq. 7
 from tinyddpm.diffusion.schedule import per_sample
+
 
 # ---- 13.1 v, and back: 2 points ----
 
@@ -36,7 +37,7 @@ def mu_from_x0(s, x0, xt, t):
 
 
 def x0_from_mu(s, xt, t, mu):
-    """The x_0 of which mu is the mu_tilde_t: Eq. 7 solved for x_0."""
+    """The x_0 for which mu_tilde_t is mu: Eq. 7 solved for x_0."""
     # 1. the same line, solved for x_0
     raise NotImplementedError("13.2 x0_from_mu")
 
@@ -45,16 +46,16 @@ def x0_from_mu(s, xt, t, mu):
 
 
 def bound_weights(s, t):
-    """The factors of |eps - eps_theta|^2 in Eq. 12, for the large variance: what L weighs and L_simple does not."""
+    """The factors of |eps - eps_theta|^2 in Eq. 12, for the large variance; L_simple drops them."""
     # 1. s.variance("large")[t] is sigma_t^2
     raise NotImplementedError("13.3 bound_weights")
 
 
 def time_probabilities(s):
-    """How often L is trained at t = 1..T: in proportion to the weights of Eq. 12, without their 1 / alpha_t.
+    """The probabilities of t = 1..T in training on L: proportional to the weights of Eq. 12, without their 1 / alpha_t.
 
-    With t uniform, the few small t that hold half of the weight would come rarely and with large gradients. 1 / alpha_t
-    is large only where a schedule ends in almost pure noise (at T of the cosine), where eps is easy to predict.
+    With uniform t, the few small t with half of the weight would be drawn rarely, with large gradients. 1 / alpha_t
+    is large only where a schedule ends in almost pure noise (the cosine schedule, at T), where eps is easy to predict.
     """
     # 1. for t = 1..T, without the factor 1 / alpha_t
     # 2. they sum to 1

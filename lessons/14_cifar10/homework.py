@@ -8,16 +8,17 @@ own versions are taken away while the grader runs.
 import numpy as np
 
 from tinyddpm.backend import to_numpy
-from tinyddpm.evaluation.fid import trace_sqrt_product  # tr((S1 S2)^(1/2))
+from tinyddpm.evaluation.fid import trace_sqrt_product       # tr((S1 S2)^(1/2))
+
 
 # ---- 14.1 The Frechet distance: 3 points ----
 
 
 def fid(a, b):
-    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two Statistics: 0 for equal ones, but for rounding.
+    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) of two Statistics: 0 for equal ones, up to rounding.
 
-    It is the Frechet distance of two Gaussians, squared, which Heusel et al. (2017) take between the features of
-    samples and of data. It falls with the number of samples: compare only values of equal counts.
+    It is the squared Frechet distance of two Gaussians, which Heusel et al. (2017) fit to the features of samples and
+    of data. It decreases with the number of samples: compare only values for equal counts.
     Raises ValueError for features of different widths and for fewer than two samples.
     """
     # 1. a.mean (D,) and a.covariance (D, D)
@@ -31,8 +32,8 @@ def fid(a, b):
 def inception_score(probabilities, splits=10):
     """exp(mean KL(p(y|x) || p(y))) (Salimans et al. 2016): its mean and standard deviation over parts of the images.
 
-    probabilities (N, classes): p(y|x), a row for each image; p(y) is the mean over the rows of a part. Their order
-        decides what a part is: rows that are sorted by class should be shuffled first.
+    probabilities (N, classes): p(y|x), a row for each image; p(y) is the mean over the rows of a part. Parts are
+        consecutive rows: shuffle rows that are sorted by class first.
     splits: the number of parts
     Raises ValueError for rows that are not probabilities, and for fewer rows than parts.
     """

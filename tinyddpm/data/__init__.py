@@ -1,4 +1,4 @@
-"""Data sets: uint8 images (N, H, W, C), with labels where there are some, and batches of them."""
+"""Data sets: uint8 images (N, H, W, C), with labels if there are any, and batches of them."""
 
 import functools
 import itertools
@@ -35,7 +35,7 @@ class Dataset:
         return len(self.images)
 
     def some(self, count, seed):
-        """`count` images chosen at random; for None all, in their order. ValueError where there are fewer."""
+        """`count` images chosen at random, or for None all, in order. Raises ValueError if there are fewer."""
         if count is None:
             return self.images
         if len(self) < count:
@@ -50,7 +50,7 @@ class Dataset:
     def batch(self, number, size, seed, part=slice(None)):
         """Batch 0, 1, 2, ... of the endless sequence that a seed defines, or a part of it: images, and labels or None.
 
-        Every epoch has a new random order; what does not fill a batch at its end is left out.
+        Every epoch has a new random order; an incomplete batch at its end is left out.
         """
         per_epoch = len(self) // size
         if per_epoch == 0:
@@ -64,8 +64,8 @@ class Dataset:
         return images, None if self.labels is None else self.labels[chosen]
 
     def batches(self, first, size, seed, part=slice(None)):
-        """Batch `first` and all that follow, or that part of each; while one is in use, a thread makes the next."""
-        if on_gpu(self.images):                                 # where a batch takes no time
+        """Yield batch `first` and all that follow, or that part of each; a thread prefetches the next one."""
+        if on_gpu(self.images):                                 # where a batch takes almost no time
             yield from (self.batch(number, size, seed, part) for number in itertools.count(first))
         with ThreadPoolExecutor(1) as pool:
             ready = pool.submit(self.batch, first, size, seed, part)
@@ -78,7 +78,7 @@ class Dataset:
 def compare_with(name, config, split, data_dir):
     """The Dataset that a model is compared with, without regard to labels, and its name with the split (None: test).
 
-    A folder of images has no splits: ValueError for asking for one.
+    Raises ValueError for a split of a folder of images, which has none.
     """
     folder = name not in DATASETS and Path(name).is_dir()
     if folder and split:
@@ -88,7 +88,7 @@ def compare_with(name, config, split, data_dir):
 
 
 def load(name, config, split="train", data_dir=None):
-    """The data set of that name, or the folder of images of that path, in the size that a UNetConfig works on.
+    """The data set of that name, or the folder of images of that path, at the size of a UNetConfig.
 
     Raises ValueError for an unknown name, and for images or labels that do not fit the configuration.
     """

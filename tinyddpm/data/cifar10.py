@@ -1,7 +1,7 @@
 """CIFAR10: 60,000 colour photographs of 32x32 pixels in ten classes (Krizhevsky 2009), from the binary version.
 
 The archive holds five files of training images and one of test images: 10,000 records each, of one byte for the
-label and 3 x 1024 for the red, green and blue planes. It is read where it lies; nothing is unpacked to disk.
+label and 3 x 1024 for the red, green and blue planes. It is read in place; nothing is unpacked to disk.
 """
 
 import tarfile
@@ -43,7 +43,7 @@ def load(split="train", data_dir=None):
 
 
 def parse(contents, names, where):
-    """The images and labels in the bytes of such files."""
+    """The images and labels in the contents of such files."""
     for raw, name in zip(contents, names):
         if len(raw) != RECORDS * RECORD:
             raise ValueError(f"{where}: {name} has {len(raw)} bytes; expected {RECORDS} records of {RECORD}")
@@ -81,7 +81,7 @@ def _from_archive(path, names):
             while tar.fileobj.read(1 << 20):                 # to the end, where gzip compares its checksum
                 pass
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise ValueError(f"{path} is damaged or no gzipped tar archive: {error}") from None
+        raise ValueError(f"{path} is damaged or not a gzipped tar archive: {error}") from None
     for name, raw in wanted.items():
         if raw is None:
             raise ValueError(f"{path} has no file {name} of {RECORDS * RECORD} bytes: {EXPECTED}")

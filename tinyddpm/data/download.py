@@ -1,4 +1,4 @@
-"""Files from the network: mirrors, checksums, and a download that can be broken off and goes on."""
+"""Files from the network: mirrors, checksums, and downloads that can be interrupted and resumed."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ BLOCK = 1 << 16
 
 
 def cache_folder():
-    """Where downloads are kept: $TINYDDPM_CACHE, else tinyddpm in the user's cache folder."""
+    """The folder for downloads: $TINYDDPM_CACHE, else tinyddpm in the user's cache folder."""
     own, common = os.environ.get("TINYDDPM_CACHE"), os.environ.get("XDG_CACHE_HOME")
     return Path(own) if own else Path(common or Path.home() / ".cache") / "tinyddpm"
 
@@ -20,8 +20,8 @@ def cache_folder():
 def fetch(name, mirrors, accept, folder):
     """The path of folder/name, downloaded from the first mirror that serves what is expected.
 
-    mirrors: URLs of folders; accept(bytes) raises ValueError for content that is not the expected one
-    A broken download continues where it stopped. Raises ValueError if no mirror could serve the file.
+    mirrors: URLs of folders; accept(bytes) raises ValueError for content that is not what is expected
+    An interrupted download continues where it stopped. Raises ValueError if no mirror could serve the file.
     """
     path = Path(folder) / name
     if path.exists():
@@ -40,7 +40,7 @@ def fetch(name, mirrors, accept, folder):
             continue
         os.replace(partial, path)
         return path
-    raise ValueError(f"{name} could not be downloaded; get it by hand and give its folder with --data-dir, "
+    raise ValueError(f"{name} could not be downloaded; download it by hand and give its folder with --data-dir, "
                      f"or start again to continue. Tried {'; '.join(failures)}")
 
 

@@ -1,4 +1,4 @@
-"""A folder of images of your own."""
+"""Your own images, read from a folder."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ def load(folder, size, channels):
     """All PNG and JPEG files in the folder and below it, in the order of their names: (N, size, size, channels) uint8.
 
     Each is cut to its central square and resized. A large folder is read batch by batch, as Images.
-    Raises ValueError for a folder without images and for a file that is not the image its name promises.
+    Raises ValueError for a folder without images and for a file that cannot be read as an image.
     """
     images = Images(sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES), size, channels)
     if not len(images):
@@ -22,7 +22,7 @@ def load(folder, size, channels):
 
 
 class Images:
-    """Image files that look like an array: shape, len, and images[indices], which reads them."""
+    """Image files that behave like an array: shape, len, and images[indices], which reads them."""
 
     def __init__(self, paths, size, channels):
         if channels not in (1, 3):
@@ -43,7 +43,7 @@ class Images:
 
 def read(path, size, channels):
     """One image, cut to its central square and resized: (size, size, channels) uint8."""
-    from PIL import Image                       # a part of matplotlib's installation
+    from PIL import Image                       # installed with matplotlib
 
     try:
         with Image.open(path) as image:

@@ -44,7 +44,7 @@ def load(dataset, split="train", data_dir=None):
     """The images (N, 28, 28, 1) uint8 and labels (N,) of "mnist" or "fashion-mnist", split "train" or "test".
 
     data_dir: a folder with the four files as published, .gz or unpacked; without it they are
-    downloaded once into the cache. Raises ValueError for a file that is missing, damaged or another.
+    downloaded once into the cache. Raises ValueError for a missing, damaged or wrong file.
     """
     prefix = {"train": "train", "test": "t10k"}[split]
     contents = [_content(dataset, f"{prefix}-{kind}-ubyte.gz", data_dir) for kind in ("images-idx3", "labels-idx1")]
@@ -55,7 +55,7 @@ def _content(dataset, name, data_dir):
     """The checked bytes of a file, from data_dir or from the cache."""
     def accept(raw):
         if CHECKSUMS[dataset][name] not in (md5(raw), md5(_unpack(raw, name))):
-            raise ValueError(f"{name} is not the file of {dataset} (its checksum differs): damaged, renamed or another")
+            raise ValueError(f"{name} is not the file of {dataset} (its checksum differs): damaged, renamed or wrong")
 
     if data_dir is None:
         folder = cache_folder() / dataset
@@ -75,7 +75,7 @@ def _content(dataset, name, data_dir):
 
 
 def _unpack(raw, name):
-    """The content of a gzip file; other bytes as they are."""
+    """The content of a gzip file; other bytes are returned unchanged."""
     if raw[:2] != b"\x1f\x8b":
         return raw
     try:
@@ -97,7 +97,7 @@ def parse_idx(raw, dimensions, name):
 
 
 def _pair(images, labels, where):
-    """Images and labels that belong together."""
+    """Parse images and labels, and check that they belong together."""
     images, labels = (parse_idx(_unpack(raw, where), d, f"{what} of {where}")
                       for raw, d, what in ((images, 3, "images"), (labels, 1, "labels")))
     if len(images) != len(labels) or images.shape[1:] != (28, 28) or labels.max(initial=0) >= CLASSES:

@@ -1,1 +1,1 @@
-"""The mathematics of diffusion: schedules, the two processes, the objective, and sampling."""
+"""The mathematics of diffusion: schedules, the two processes, the objectives, and the bound."""

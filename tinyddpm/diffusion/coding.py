@@ -1,6 +1,6 @@
 """Progressive coding: data sent as x_T, x_{T-1}, ..., x_0, each more detailed than the last (section 4.3, appendix A).
 
-Minimal random coding could send a sample of q(x_{t-1} | x_t, x_0), to a receiver who knows p(x_{t-1} | x_t), in about
+Minimal random coding could send a sample of q(x_{t-1} | x_t, x_0) to a receiver that knows p(x_{t-1} | x_t) in about
 KL(q || p) bits. It is not practical in so many dimensions; as in the paper, its code lengths are counted and the
 message is the sample itself.
 """
@@ -14,14 +14,14 @@ from tinyddpm.diffusion import process
 from tinyddpm.diffusion.likelihood import bound_terms, prior_term
 
 Message = namedtuple("Message", "t x bits")
-Message.__doc__ = """What is sent to time t: x_t, and its code length (N,) in bits per dimension."""
+Message.__doc__ = """What is sent for time t: x_t, and its code length (N,) in bits per dimension."""
 
 Estimate = namedtuple("Estimate", "t x0 bits")
 Estimate.__doc__ = """After a message: the receiver's estimate of x_0 (Eq. 15), and the bits (N,) received so far."""
 
 
 def send(p, s, x0, rng):
-    """Algorithm 3: the messages for t = T, T - 1, ..., 0 about data x0 (N, ...), the last being x0 itself.
+    """Algorithm 3: yield the messages for t = T, T - 1, ..., 0 about data x0 (N, ...); the last is x0 itself.
 
     p(xt, t): the reverse process, which the receiver knows too. The code lengths are L_T, L_{T-1}, ..., L_0 (Eq. 5).
     """
@@ -38,7 +38,7 @@ def send(p, s, x0, rng):
 
 
 def receive(p, messages):
-    """Algorithm 4: after each message an Estimate of the data; at t = 0 it is the data, without loss."""
+    """Algorithm 4: yield an Estimate of the data after each message; at t = 0 it is the data, without loss."""
     bits = 0
     for message in messages:
         bits = bits + message.bits

@@ -28,11 +28,11 @@ class DiffusionConfig:
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {', '.join(choices)}")
         if self.loss == "simple" and self.variance == "learned":
-            raise ValueError("L_simple teaches no variance: a learned one needs --loss hybrid or L")
+            raise ValueError("L_simple does not train the variance: a learned variance needs --loss hybrid or L")
         if self.loss == "hybrid" and self.variance != "learned":
-            raise ValueError(f"the hybrid loss is made for a learned variance; here it is {self.variance}")
+            raise ValueError(f"the hybrid loss needs a learned variance; the variance is {self.variance}")
         self.make_schedule()
 
     def make_schedule(self):
-        """The Schedule with its tables. Raises ValueError where a beta does not lie between 0 and 1."""
+        """The Schedule with its tables. Raises ValueError unless every beta is between 0 and 1."""
         return SCHEDULES[self.schedule](self)

@@ -15,8 +15,8 @@ from tinyddpm.diffusion.normal import log_interval
 from tinyddpm.diffusion.schedule import per_sample
 
 BATCH = 64          # images that are evaluated together
-HALF_BIN = 1 / 255  # half the distance between two of the 256 values that data in [-1, 1] can have
-EDGE = 0.999        # beyond it lie the first and the last value, whose bins reach to infinity
+HALF_BIN = 1 / 255  # half the distance between neighbours among the 256 values of data in [-1, 1]
+EDGE = 0.999        # beyond it are the first and the last value, whose bins extend to infinity
 
 
 # ---- the terms of Eq. 5 ----
@@ -70,7 +70,7 @@ def bits_per_dim(nats):
 def decoder(x0, mean, log_variance, cdf="exact"):
     """log p(x_0 | x_1), the discretized decoder (Eq. 13), for every dimension, computed in float64.
 
-    A Gaussian is integrated over the bin of x0, of width 2 / 255, or without limit at -1 and 1.
+    A Gaussian is integrated over the bin of x0, of width 2 / 255; at -1 and 1 the bin extends to infinity.
     x0 (N, ...): data in [-1, 1] that takes the 256 values of a byte; mean and log_variance of the Gaussian
     cdf: "exact", or "tanh", the authors' approximation of the normal CDF with probabilities of at least 1e-12
     Returns log p, like x0, and the cache.
@@ -98,7 +98,7 @@ def decoder_backward(dlog_p, cache):
 
 
 def tanh_cdf(z):
-    """The authors' approximation of the normal CDF (Page 1977), off by 1.79e-4 at most."""
+    """The authors' approximation of the normal CDF (Page 1977), with an error of at most 1.79e-4."""
     xp = array_module(z)
     z = xp.clip(z, -100, 100)
     return (1 + xp.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))) / 2
@@ -110,8 +110,8 @@ def tanh_cdf(z):
 class Bound:
     """The bound of N images, estimated from the data and noise that were drawn.
 
-    The times 2..T are cut into K strata, for each image one time is drawn from each; with K = T - 1 that is every
-    time, and the bound is complete. All in bits per dimension, but for mse, the squared error of the predicted x_0.
+    The times 2..T are divided into K strata, and for each image one time is drawn from each; with K = T - 1 that is
+    every time, and the bound is complete. All in bits per dimension, except mse, the squared error of the predicted x0.
     """
 
     prior: np.ndarray           # (N,) L_T
@@ -122,7 +122,7 @@ class Bound:
 
     @property
     def sizes(self):
-        """The times in each stratum: the weight of its term."""
+        """The number of times in each stratum: the weight of its term."""
         return np.diff(self.edges)
 
     @property
@@ -132,11 +132,11 @@ class Bound:
 
     @property
     def total(self):
-        """(N,) the whole bound on the negative log likelihood (Eq. 3); Eq. 16 groups the same sum another way"""
+        """(N,) the whole bound on the negative log likelihood (Eq. 3); Eq. 16 groups the same sum differently"""
         return self.rate + self.decoder
 
     def summary(self):
-        """The figures of evaluate.py's JSON file: [mean, standard error] of each part, the terms by t, and Table 4."""
+        """The contents of evaluate.py's JSON file: [mean, standard error] of each part, the terms by t, and Table 4."""
         reverse_time, rate, rmse = (column.tolist() for column in self.rate_distortion())
         parts = {"prior": self.prior, "rate": self.rate, "distortion": self.decoder, "total": self.total}
         terms = [mean_and_error(column) for column in self.kl.T]
@@ -147,8 +147,8 @@ class Bound:
     def rate_distortion(self):
         """Table 4 and Figure 5: the columns reverse time T - t + 1, rate, and distortion, the RMSE of x_0 on 0..255.
 
-        At x_t the receiver has the bits of L_T and of all later terms. For a stratum its mean time stands, and half of
-        its bits count as later: with 100 strata or more, the rates are right within a few percent.
+        At x_t the receiver has the bits of L_T and of all later terms. A stratum is represented by its mean time, and
+        half of its bits count as later: with 100 strata or more, the rates are accurate to a few percent.
         """
         kl, sizes = self.kl.mean(axis=0), self.sizes
         later = np.append(np.cumsum((kl * sizes)[::-1])[::-1], 0)       # bits of the strata k, k + 1, ...
@@ -161,8 +161,8 @@ def evaluate(p, s, images, times=None, seed=0, cdf="exact", watch=None):
     """The Bound of uint8 images (N, H, W, C) (Eq. 5).
 
     p: the reverse process, p(xt, t) -> mean, variance, x_0 of p(x_{t-1} | x_t)
-    times: None for all t, or how many of 2..T to draw for each image: a quick estimate, its rate and total without bias
-    cdf: of the decoder; watch(number, total) after each evaluation of a batch
+    times: None for all t, or how many of 2..T to draw for each image: a quick estimate with unbiased rate and total
+    cdf: see decoder; watch(number, total) is called after each evaluation of a batch
     """
     times = s.T - 1 if times is None else times
     if not 1 <= times <= s.T - 1:
@@ -186,7 +186,7 @@ def evaluate(p, s, images, times=None, seed=0, cdf="exact", watch=None):
 
 
 def strata(T, K):
-    """The K + 1 edges of K strata of the times 2..T, thinner at small t, where the terms are large and differ most."""
+    """The K + 1 edges of K strata of the times 2..T, narrower at small t, where the terms are large and differ most."""
     edges = np.round(2 + (T - 1) * np.linspace(0, 1, K + 1)**3).astype(int)
     k = np.arange(K + 1)
     return np.maximum.accumulate(edges - k) + k         # at least one time in each

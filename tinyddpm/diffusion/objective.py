@@ -1,4 +1,4 @@
-"""What training minimizes.
+"""The losses that training minimizes: L_simple, the variational bound L, and the hybrid of both.
 
 A loss is a function of the network's output y that returns its value and its gradient with respect to y. The output has
 the shape of the data, or twice its channels, [prediction, v], where the variance of the reverse process is learned.
@@ -25,7 +25,7 @@ def l_simple(s, x0, xt, t, eps, y, prediction="eps", variance="large"):
 def l_bound(s, x0, xt, t, eps, y, prediction="eps", variance="large"):
     """L, the variational bound (Eq. 5) in bits per dimension, without its constant L_T and divided by T.
 
-    t comes from draw_times, so each term L_{t-1} is divided by T times its probability: the mean is that over all t.
+    t comes from draw_times, so each term L_{t-1} is divided by T times its probability: the mean is over all t.
     Returns the loss and its gradient with respect to y.
     """
     return _weighted_terms(s, x0, xt, t, y, prediction, variance, 1 / (s.T * time_probabilities(s)[t - 1]))
@@ -56,15 +56,15 @@ def _weighted_terms(s, x0, xt, t, y, prediction, variance, weights, through_mean
 
 
 def bound_weights(s, t):
-    """The factors of |eps - eps_theta|^2 in Eq. 12, for the large variance: what L weighs and L_simple does not."""
+    """The factors of |eps - eps_theta|^2 in Eq. 12, for the large variance; L_simple drops them."""
     return s.beta[t]**2 / (2 * s.variance("large")[t] * s.alpha[t] * (1 - s.alpha_bar[t]))                 # Eq. 12
 
 
 def time_probabilities(s):
-    """How often L is trained at t = 1..T: in proportion to the weights of Eq. 12, without their 1 / alpha_t.
+    """The probabilities of t = 1..T in training on L: proportional to the weights of Eq. 12, without their 1 / alpha_t.
 
-    With t uniform, the few small t that hold half of the weight would come rarely and with large gradients. 1 / alpha_t
-    is large only where a schedule ends in almost pure noise (at T of the cosine), where eps is easy to predict.
+    With uniform t, the few small t with half of the weight would be drawn rarely, with large gradients. 1 / alpha_t
+    is large only where a schedule ends in almost pure noise (the cosine schedule, at T), where eps is easy to predict.
     """
     t = np.arange(1, s.T + 1)
     weights = bound_weights(s, t) * s.alpha[t]
@@ -72,7 +72,7 @@ def time_probabilities(s):
 
 
 def draw_times(s, loss, N, rng):
-    """t (N,) for a training step: uniform on 1..T (Algorithm 1), or for L as in time_probabilities."""
+    """t (N,) for a training step: uniform on 1..T (Algorithm 1), or, for L, from time_probabilities."""
     return rng.choice(np.arange(1, s.T + 1), N, p=time_probabilities(s)) if loss == "L" else rng.integers(1, s.T + 1, N)
 
 
@@ -81,12 +81,12 @@ LOSSES = {"simple": l_simple, "L": l_bound, "hybrid": l_hybrid}
 
 def loss_and_gradient(model, s, x0, t, eps, loss="simple", prediction="eps", variance="large", loss_scale=1.0,
                       **inputs):
-    """The loss on a batch; its gradient is added to the model's: the inner lines of Algorithm 1.
+    """Return the loss on a batch, and add its gradient to the model's: the inner lines of Algorithm 1.
 
     model: its forward(xt, t, **inputs) makes the prediction, its backward adds to the gradients of its parameters
     x0, eps (N, ...): data in [-1, 1] and standard normal noise; t (N,) integers 1..T
     loss: "simple", "L" or "hybrid"; prediction: "eps" as in the paper, "x0", "mu" (mu_tilde) or "v"
-    loss_scale: a factor of the gradients, but not of the returned loss
+    loss_scale: a factor that multiplies the gradients, but not the returned loss
     """
     xt = process.q_sample(s, x0, t, eps)
     value, dy = LOSSES[loss](s, x0, xt, t, eps, model.forward(xt, t, **inputs), prediction, variance)

@@ -30,8 +30,8 @@ def reverse_process(model, config, labels=None, guidance=1.0):
 
     config: the DiffusionConfig that the network was trained with
     labels: (N,) for a network with classes
-    guidance: w of classifier-free guidance (Ho and Salimans 2022): the prediction is that with the labels, moved on by
-        w - 1 times its distance from the one without; 1 leaves it as it is
+    guidance: w of classifier-free guidance (Ho and Salimans 2022): the prediction is e + w (e_labels - e), where e is
+        the one without labels and e_labels the one with them; w = 1 gives the latter
     Raises ValueError for a model in training mode, and for guidance without labels.
     """
     if model.training:
@@ -52,7 +52,7 @@ def reverse_process(model, config, labels=None, guidance=1.0):
 
 
 def split(y, variance):
-    """A network's output as (prediction, v), v None unless the variance is learned."""
+    """Split a network's output into (prediction, v); v is None unless the variance is learned."""
     if variance != "learned":
         return y, None
     half = y.shape[-1] // 2

@@ -1,4 +1,4 @@
-"""The two processes: q adds noise, p takes it away; and the formulas that join x_0, eps, v and the mean.
+"""The two processes: q adds noise, p removes it; and the formulas that relate x_0, eps, v and the mean.
 
 Throughout, s is a Schedule, x0, xt, eps and the like are arrays (N, ...) of one shape, and t is an
 integer 1..T or a NumPy array (N,) of them. The arguments come in the order s, x0, xt, t, then the rest.
@@ -38,9 +38,9 @@ def q_posterior(s, x0, xt, t):
 def p_mean_variance(s, x0, xt, t, clip=True, variance="large", v=None):
     """The reverse step p(x_{t-1} | x_t) for a predicted x_0 (Eq. 1).
 
-    clip: limit that x_0 to the data's range [-1, 1] before the mean is formed
+    clip: limit x_0 to the data's range [-1, 1] before the mean is computed
     variance: "large" or "small" as in Schedule.variance, or "learned", for which v is the network's output
-    Returns the mean, the variance and the x_0 that the mean was formed with.
+    Returns the mean, the variance and the x_0 from which the mean was computed.
     """
     if clip:
         x0 = array_module(x0).clip(x0, -1, 1)
@@ -81,7 +81,7 @@ def mu_from_x0(s, x0, xt, t):
 
 
 def x0_from_mu(s, xt, t, mu):
-    """The x_0 of which mu is the mu_tilde_t: Eq. 7 solved for x_0."""
+    """The x_0 for which mu_tilde_t is mu: Eq. 7 solved for x_0."""
     from_x0, from_xt = posterior_coefficients(s, t)
     return (mu - per_sample(from_xt, xt) * xt) / per_sample(from_x0, xt)
 

@@ -37,12 +37,12 @@ class Schedule:
 
     @cached_property
     def alpha_bar(self):
-        """alpha_bar_t = alpha_1 ... alpha_t: what is left of the data's variance at t (Eq. 4)"""
+        """alpha_bar_t = alpha_1 ... alpha_t: the fraction of the data's variance that remains at t (Eq. 4)"""
         return np.cumprod(self.alpha)
 
     @cached_property
     def beta_tilde(self):
-        """beta_tilde_t, the variance of q(x_{t-1} | x_t, x_0), Eq. 7; 0 at t = 1, where x_0 is the answer itself"""
+        """beta_tilde_t, the variance of q(x_{t-1} | x_t, x_0), Eq. 7; 0 at t = 1, where x_{t-1} is x_0"""
         table = np.zeros_like(self.beta)
         table[1:] = (1 - self.alpha_bar[:-1]) / (1 - self.alpha_bar[1:]) * self.beta[1:]
         return table
@@ -55,7 +55,7 @@ class Schedule:
     def variance(self, kind):
         """sigma_t^2 of the reverse process: "large" is beta_t, "small" is beta_tilde_t (section 3.2).
 
-        Both take beta_tilde_2 in place of t = 1's, as the authors do: that of the decoder, Eq. 13.
+        At t = 1, for the decoder (Eq. 13), both use beta_tilde_2, as the authors do.
         """
         if kind not in ("large", "small"):
             raise ValueError(f"the variance is {kind!r}; expected large (beta_t) or small (beta_tilde_t)")
@@ -66,18 +66,18 @@ class Schedule:
 
 
 def per_sample(values, x):
-    """Numbers of a table, as a factor for x: one for all samples, or (N,), one for each; in the type of x."""
+    """Values of a table, one for all samples or (N,), one for each, as a factor for x, in the type of x."""
     values = np.asarray(values, x.dtype)
     return array_module(x).asarray(values.reshape(values.shape + (1,) * (x.ndim - 1)) if values.ndim else values)
 
 
 def linear(T=1000, beta_1=1e-4, beta_T=0.02):
-    """beta from beta_1 to beta_T in equal steps: the paper's, made for T = 1000."""
+    """beta from beta_1 to beta_T in equal steps: the paper's schedule, designed for T = 1000."""
     return from_betas(np.linspace(beta_1, beta_T, T))
 
 
 def quadratic(T=1000, beta_1=1e-4, beta_T=0.02):
-    """sqrt(beta) in equal steps."""
+    """sqrt(beta) from sqrt(beta_1) to sqrt(beta_T) in equal steps."""
     return from_betas(np.linspace(beta_1**0.5, beta_T**0.5, T) ** 2)
 
 
@@ -87,7 +87,7 @@ def constant(T=1000, beta=0.01):
 
 
 def cosine(T=1000, offset=0.008, largest=0.999):
-    """alpha_bar falls like a squared cosine (Nichol and Dhariwal 2021), with beta cut off at `largest`."""
+    """alpha_bar falls like a squared cosine (Nichol and Dhariwal 2021), with beta at most `largest`."""
     f = np.cos((np.arange(T + 1) / T + offset) / (1 + offset) * np.pi / 2) ** 2
     return from_betas(np.minimum(1 - f[1:] / f[:-1], largest))
 

@@ -1,4 +1,4 @@
-"""How good samples are: the Frechet Inception distance and the Inception score."""
+"""The quality of samples: the Frechet Inception distance and the Inception score."""
 
 from tinyddpm.evaluation.fid import Statistics, fid
 from tinyddpm.evaluation.inception_score import inception_score

@@ -18,7 +18,7 @@ GROUPS, PATCH = 8, 2
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """widths: the channels at a half, a quarter, ... of the images' resolution."""
+    """The shape of a classifier. widths: the channels at 1/2, 1/4, ... of the images' resolution."""
 
     image_channels: int = 3
     widths: tuple[int, ...] = (64, 96)
@@ -26,7 +26,7 @@ class ClassifierConfig:
 
 
 class Classifier(Module):
-    """2x2 patches; convolutions, group norms and SiLU; the mean over all pixels; one linear layer."""
+    """2x2 patches, convolutions with group norm and SiLU, the mean over all pixels, and one linear layer."""
 
     def __init__(self, config, seed=0, dtype=np.float32):
         self.config = config
@@ -67,13 +67,13 @@ class Classifier(Module):
 
 
 def save_classifier(model, path, **texts):
-    """Write a classifier, its weights rounded to 16 bits, with texts about it."""
+    """Write a classifier with its weights rounded to 16 bits; the texts are stored as metadata."""
     tensors = {name: to_numpy(p.value).astype(np.float16) for name, p in model.parameters().items()}
     safetensors.write(path, tensors, {"config": json.dumps(asdict(model.config)), **texts})
 
 
 def load_classifier(path):
-    """The classifier of a file of save_classifier, in evaluation mode. Raises ValueError for any other file."""
+    """The classifier in a file written by save_classifier, in evaluation mode. Raises ValueError for any other file."""
     tensors, metadata = safetensors.read(path)
     try:
         config = json.loads(metadata["config"])

@@ -1,9 +1,9 @@
-"""Inception-v3 (Szegedy et al. 2015) as the Frechet Inception distance is defined with it. Evaluation only.
+"""Inception-v3 (Szegedy et al. 2015), in the version that defines the Frechet Inception distance. Evaluation only.
 
 The network is the TensorFlow graph of 2015-12-05 that Heusel et al. (2017) used, in the form of its port to PyTorch,
-pytorch-fid, whose array names are torchvision's. It differs from torchvision's own network in its pools: the averages
-do not count the padding, the last block takes the maximum, and there are 1008 classes. No weights come with this
-library, and those that torchvision publishes fit in here but give another distance.
+pytorch-fid, whose array names are torchvision's. It differs from torchvision's own network: average pooling does
+not count the padding, the last block uses max pooling, and there are 1008 classes. No weights are included in this
+library; those that torchvision publishes can be loaded but give a different distance.
 """
 
 import functools
@@ -18,7 +18,7 @@ from tinyddpm.data import scaled
 SIZE, FEATURES, CLASSES = 299, 2048, 1008
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 EPS = 1e-3                                      # of batch normalization
-VALID = (0, 0)                                  # no padding; None pads so that the size stays, as in ops.conv2d
+VALID = (0, 0)                                  # no padding; None pads to preserve the size, as in ops.conv2d
 
 
 class Conv(NamedTuple):
@@ -31,7 +31,7 @@ class Conv(NamedTuple):
 
 
 class Fork(NamedTuple):
-    """Branches, each a list of parts, that read the same input; their outputs lie side by side in the channels."""
+    """Branches, each a list of parts, that read the same input; their outputs are concatenated along the channels."""
     name: str
     branches: list
 
@@ -39,7 +39,7 @@ class Fork(NamedTuple):
 # ---- pooling and resizing ----
 
 def windows(x, stride=1):
-    """The nine views of x that the positions of a 3x3 window meet. x (N, H, W, C) -> nine (N, H', W', C)"""
+    """The nine views of x, one for each position in a 3x3 window. x (N, H, W, C) -> nine (N, H', W', C)"""
     H, W = x.shape[1] - 2, x.shape[2] - 2
     return [x[:, p:p + H:stride, q:q + W:stride] for p in range(3) for q in range(3)]
 
@@ -59,13 +59,13 @@ def max_pool(x):
 
 
 def average_pool(x):
-    """The mean over the 3x3 pixels around each pixel, as far as there are any. x (N, H, W, C) -> the same shape"""
+    """The mean over the 3x3 pixels around each pixel that are inside the image. x (N, H, W, C) -> the same shape"""
     inside = array_module(x).ones((1, *x.shape[1:3], 1), x.dtype)
     return sum(windows(padded(x, 0))) / sum(windows(padded(inside, 0)))
 
 
 def resize(x, size):
-    """Bilinear between the centres of pixels, also where it shrinks. x (N, H, W, C) -> (N, size, size, C)"""
+    """Bilinear interpolation between pixel centres, also when shrinking. x (N, H, W, C) -> (N, size, size, C)"""
     xp = array_module(x)
     for axis in (1, 2):
         n = x.shape[axis]
@@ -78,7 +78,7 @@ def resize(x, size):
     return x
 
 
-# ---- the architecture; blocks have the letters of torchvision's classes ----
+# ---- the architecture; blocks are lettered like torchvision's classes ----
 
 def block_a(name, pooled):
     return Fork(name, [
@@ -133,7 +133,7 @@ NETWORK = [
 
 
 def convolutions(parts=NETWORK, C=3, prefix=""):
-    """The published shapes of the convolutions of parts that read C channels, and the channels that they put out.
+    """The published shapes of the convolutions in parts that read C channels, and the number of output channels.
 
     Returns (name -> (K, C, kh, kw), number of channels).
     """
@@ -150,7 +150,7 @@ def convolutions(parts=NETWORK, C=3, prefix=""):
 
 
 def published_shapes(classes=CLASSES):
-    """What a file of weights has to hold: key -> shape."""
+    """The arrays that a file of weights must hold: key -> shape."""
     shapes = {}
     for name, shape in convolutions()[0].items():
         shapes |= {f"{name}.conv.weight": shape} | {f"{name}.bn.{key}": shape[:1] for key in BATCH_NORM}
@@ -158,10 +158,10 @@ def published_shapes(classes=CLASSES):
 
 
 class Inception:
-    """Images -> features and class probabilities, in float32. It has no backward.
+    """Images -> features and class probabilities, in float32. There is no backward.
 
-    path: a .safetensors file with the array names of pytorch-fid: Conv2d_1a_3x3.conv.weight, ..., fc.bias. Counters
-        of batches and the auxiliary classifier are not used; the number of classes is that of fc.bias.
+    path: a .safetensors file with the array names of pytorch-fid: Conv2d_1a_3x3.conv.weight, ..., fc.bias. Batch
+        counters and the auxiliary classifier are ignored; the number of classes is the size of fc.bias.
     Raises ValueError for a file that is damaged or holds other arrays.
     """
 
@@ -187,7 +187,7 @@ class Inception:
     def measure(self, images):
         """uint8 (N, H, W, 3), or (N, H, W, 1) for grey -> features (N, 2048), probabilities (N, classes)
 
-        The bias of the last layer is kept, as the graph's softmax has it; some codes of the Inception score drop it.
+        The last layer's bias is included, as in the graph's softmax; some implementations of the score omit it.
         Raises ValueError for images of another shape or type.
         """
         features = self._run(NETWORK, prepare(images)).mean(axis=(1, 2))
@@ -211,7 +211,7 @@ def prepare(images):
     """uint8 (N, H, W, 1 or 3) -> float32 (N, 299, 299, 3) in [-1, 1], grey in all three channels."""
     if images.ndim != 4 or 0 in images.shape or images.shape[3] not in (1, 3) or images.dtype != np.uint8:
         raise ValueError(f"Inception: the images are {images.dtype} {images.shape}; expected uint8 (N, H, W, 1 or 3)")
-    # The sampling points are those of pytorch-fid. The TensorFlow graph has row i at i H / 299: other features.
+    # The sampling points are those of pytorch-fid. The TensorFlow graph samples row i at i H / 299: different features.
     x = resize(scaled(images), SIZE)
     return x if x.shape[3] == 3 else x.repeat(3, axis=3)
 

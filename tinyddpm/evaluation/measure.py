@@ -1,4 +1,4 @@
-"""What is measured of images: features and class probabilities, by Inception-v3 or by a small classifier."""
+"""Features and class probabilities of images, by Inception-v3 or by a small classifier."""
 
 import numpy as np
 
@@ -12,10 +12,10 @@ BATCH = 100         # images that are measured together
 
 
 def extractor(config, inception=None):
-    """What measures the images that a UNetConfig describes, and how to name what it measures: text with {} for "FID".
+    """The network that measures images of a UNetConfig, and a text that names the result, with {0} in place of "FID".
 
     inception: a file with the weights of Inception-v3; without it, the small classifier for MNIST or CIFAR10
-    Raises ValueError for images of another size, for which there is no classifier.
+    Raises ValueError if there is no classifier for images of that size.
     """
     if inception:
         return Inception(inception), "Inception {0}"
@@ -37,9 +37,9 @@ def measure(extractor, images, what="images"):
 
 
 def nearest(measure, images, queries, k):
-    """The indices (M, k) of those of uint8 images (N, ...) nearest to each query (M, ...), the nearest first.
+    """The indices (M, k) of the uint8 images (N, ...) nearest to each query (M, ...), the nearest first.
 
-    measure(images): what the distance is taken of, arrays (N, D), such as pixels
+    measure(images): the arrays (N, D) between which the distance is taken, such as pixels
     """
     points = np.asarray(to_numpy(measure(queries)), np.float32)
     distances = [[((x - point)**2).sum(axis=1) for point in points]
@@ -53,7 +53,7 @@ def pixels(images):
 
 
 def batches(measure, images, what):
-    """measure(images) batch by batch, with a progress line. images: an array, or data.folder.Images"""
+    """Yield measure(images) batch by batch, with a progress line. images: an array, or data.folder.Images"""
     progress = Progress()
     for start in range(0, len(images), BATCH):
         yield measure(images[start:start + BATCH])

@@ -1,4 +1,4 @@
-"""A readable operation in the place of a twin that cannot serve."""
+"""The fallback to a readable operation, where its twin does not apply."""
 
 from collections import namedtuple
 
@@ -6,6 +6,6 @@ Fallback = namedtuple("Fallback", "backward cache")
 
 
 def fallback(file, name, *args):
-    """What the operation of that name in a file of ops/ returns: y, and a Fallback with its backward and its cache."""
+    """Run the operation of that name in a file of ops/. Returns y, and a Fallback with its backward and its cache."""
     y, cache = getattr(file, name)(*args)
     return y, Fallback(getattr(file, name + "_backward"), cache)

@@ -6,7 +6,7 @@ from tinyddpm.nn.mlp import MLP
 from tinyddpm.nn.module import Module, Parameter
 from tinyddpm.nn.unet import UNet, UNetConfig
 
-NETWORKS = {"unet": (UNetConfig, UNet)}         # what a preset can mean: name -> its configuration and its network
+NETWORKS = {"unet": (UNetConfig, UNet)}         # name, as stored in a preset -> configuration and network
 
 
 def name_of(config):

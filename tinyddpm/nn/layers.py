@@ -1,7 +1,7 @@
-"""Layers: parameters around the operations of `ops`, and the blocks that the U-Net is made of.
+"""Layers, which hold the parameters of the operations in `ops`, and the blocks of the U-Net.
 
-The rng that a constructor takes draws the initial weights. Biases start at 0, a normalization at
-scale 1 and shift 0. A weight of scale NEAR_ZERO ends a branch that starts as (almost) nothing.
+The rng passed to a constructor draws the initial weights. Biases start at 0, a normalization at
+scale 1 and shift 0. A branch that ends in a weight of scale NEAR_ZERO is almost 0 at first.
 """
 
 import math
@@ -16,7 +16,7 @@ NORM_EPS = 1e-6          # of every group normalization
 
 
 def initial_weight(rng, shape, scale):
-    """Uniform with variance scale / n, n the mean of fan in and fan out (Glorot and Bengio 2010)."""
+    """Uniform weights of variance scale / n, where n is the mean of fan-in and fan-out (Glorot and Bengio 2010)."""
     n = math.prod(shape[:-2]) * (shape[-2] + shape[-1]) / 2
     limit = math.sqrt(3 * scale / n)
     return rng.uniform(-limit, limit, shape)
@@ -87,7 +87,7 @@ class GroupNormSiLU(GroupNorm):
 
 
 class Operation(Module):
-    """An operation of one array, without parameters, by its name and settings: Operation("patchify", 2)."""
+    """An operation on one array, without parameters, given by name and settings: Operation("patchify", 2)."""
 
     def __init__(self, name, *settings):
         self.name, self.settings = name, settings

@@ -1,4 +1,4 @@
-"""The smallest denoiser: a two-layer perceptron that knows the time."""
+"""The smallest denoiser: a two-layer perceptron with a time embedding."""
 
 import math
 
@@ -13,7 +13,7 @@ TIME_WIDTH = 64
 
 
 class MLP(Module):
-    """y = W2 silu(W1 x + Wt temb(t) + b) for data of any one shape, flattened.
+    """y = W2 silu(W1 x + Wt temb(t) + b) for data of any fixed shape, flattened.
 
     shape: the shape of one sample, such as (2,) for points in the plane or (28, 28, 1) for digits
     """
@@ -27,7 +27,7 @@ class MLP(Module):
         self.flatten(dtype)
 
     def forward(self, x, t, labels=None, rng=None):
-        """x (N, *shape), t (N,) integers 1..T -> y like x. It has neither classes nor dropout."""
+        """x (N, *shape), t (N,) integers 1..T -> y like x. The model has neither classes nor dropout."""
         t = to_numpy(t)
         if labels is not None:
             raise ValueError("MLP: labels were given to a model without classes")

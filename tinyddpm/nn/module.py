@@ -7,7 +7,7 @@ from tinyddpm.ops.accumulate import Accumulating
 
 
 class Parameter:
-    """An array that is learned, and its gradient of the same shape. Gradients accumulate (+=)."""
+    """A learned array and its gradient, of the same shape. Gradients accumulate (+=)."""
 
     def __init__(self, value):
         self.value = value
@@ -18,7 +18,7 @@ class Module:
     """A part of a network: y = forward(x), dx = backward(dy).
 
     Parameters and sub-modules are its attributes, in order of definition; lists may hold modules.
-    In training mode forward remembers what backward needs; in evaluation mode it remembers nothing.
+    In training mode, forward stores what backward needs; in evaluation mode, it stores nothing.
     """
 
     training = True
@@ -30,18 +30,18 @@ class Module:
             yield from _modules(name, value)
 
     def own_parameters(self):
-        """The parameters of the module itself, without its parts: name -> Parameter."""
+        """The parameters of the module itself, without those of its sub-modules: name -> Parameter."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Parameter)}
 
     def parameters(self):
-        """All parameters, of the module and of its parts: an ordered dict, name -> Parameter."""
+        """All parameters of the module and its sub-modules: an ordered dict, name -> Parameter."""
         found = self.own_parameters()
         for name, child in self.children():
             found |= {f"{name}.{inner}": parameter for inner, parameter in child.parameters().items()}
         return found
 
     def train(self, training=True):
-        """Switch to training mode (or out of it), with all parts. Returns the module."""
+        """Switch the module and its sub-modules to training mode, or to evaluation mode. Returns the module."""
         self.training = training
         self._memory = None
         for _, child in self.children():
@@ -49,25 +49,25 @@ class Module:
         return self
 
     def eval(self):
-        """Switch to evaluation mode: no dropout, and nothing remembered for a backward."""
+        """Switch to evaluation mode: no dropout, and nothing is stored for backward."""
         return self.train(False)
 
     def remember(self, result):
-        """Take an operation's (y, cache); keep the cache for backward, in training mode, and return y."""
+        """Return y of an operation's (y, cache); in training mode, store the cache for backward."""
         y, cache = result
         self._memory = (cache,) if self.training else None
         return y
 
     def recall(self):
-        """What forward remembered; it can be asked for once."""
+        """The cache that forward stored; it can be read once."""
         if self._memory is None:
-            raise RuntimeError(f"{type(self).__name__}.backward without a forward before it in training mode "
+            raise RuntimeError(f"{type(self).__name__}.backward was called without a forward in training mode "
                                "(each forward allows one backward)")
         (cache,), self._memory = self._memory, None
         return cache
 
     def accumulate(self, backward, dy):
-        """Run an operation's backward, add the own parameters' gradients to theirs, and return the others.
+        """Run an operation's backward, accumulate the gradients of the module's own parameters, and return the others.
 
         The operation takes (x, *own parameters) or (x, *own parameters, other): the others are dx, or dx and dother.
         """
@@ -83,7 +83,7 @@ class Module:
     def flatten(self, dtype):
         """Move all values into one flat buffer and all gradients into another; parameters become views of them.
 
-        Clipping by the norm is then one dot product, an update one pass, a checkpoint a walk over names.
+        The norm for clipping is then one dot product, an update is one pass, and a checkpoint is a loop over names.
         """
         parameters = self.parameters()
         flat = np.concatenate([p.value.ravel() for p in parameters.values()], dtype=dtype, casting="same_kind")
@@ -93,7 +93,7 @@ class Module:
             p.value, p.grad = values[name], grads[name]
 
     def views(self, flat):
-        """The views of a flat buffer that belong to the parameters, in their shapes: name -> view."""
+        """Views of a flat buffer, one for each parameter and in its shape: name -> view."""
         found, start = {}, 0
         for name, p in self.parameters().items():
             stop = start + p.value.size
@@ -103,7 +103,7 @@ class Module:
 
 
 def _modules(name, value):
-    """A module as (name, module); those in a list, or in lists in it, as (name.0, module), (name.1.0, module), ..."""
+    """Yield a module as (name, module), and those in (nested) lists as (name.0, module), (name.1.0, module), ..."""
     if isinstance(value, Module):
         yield name, value
     elif isinstance(value, list):

@@ -60,12 +60,12 @@ class UNetConfig:
             refuse(f"base_channels is {self.base_channels}; the time embedding needs an even number, at least 4")
 
 
-# The parts of the U, down one side and up the other, have one signature: forward(x, skips, temb, rng) -> h and
+# The parts on both sides of the U share one signature: forward(x, skips, temb, rng) -> h and
 # backward(dy, dskips, dtembs) -> dx. On the way down a part appends its output to skips; on the way up a block takes
-# the last one. backward hands over their gradients in dskips, and collects those of temb, one a block, in dtembs.
+# the last one. backward passes their gradients on in dskips, and collects those of temb, one per block, in dtembs.
 
 class Block(Module):
-    """A residual block, and attention after it where the resolution has it."""
+    """A residual block, followed by attention at the resolutions that have it."""
 
     def __init__(self, rng, C, K, attention, config):
         self.res = ResBlock(rng, C, K, 4 * config.base_channels, config.dropout, config.groups)
@@ -93,7 +93,7 @@ class DownBlock(Block):
 
 
 class Downsample(Conv2d):
-    """Half the resolution, on the way down: a 3x3 convolution of stride 2, padded at the bottom and the right only."""
+    """Halve the resolution, on the way down: a 3x3 convolution of stride 2, padded at the bottom and the right only."""
 
     def __init__(self, rng, C):
         super().__init__(rng, C, C, stride=2, padding=(0, 1))
@@ -107,7 +107,7 @@ class Downsample(Conv2d):
 
 
 class UpBlock(Block):
-    """A block on the way up: it reads a skip connection beside its input."""
+    """A block on the way up: it concatenates a skip connection to its input."""
 
     def forward(self, x, skips, temb, rng):
         return super().forward(self.remember(ops.concatenate(x, skips.pop())), skips, temb, rng)
@@ -119,7 +119,7 @@ class UpBlock(Block):
 
 
 class Upsample(Conv2d):
-    """Twice the resolution, on the way up: every pixel becomes a 2x2 square, then a 3x3 convolution."""
+    """Double the resolution, on the way up: every pixel becomes a 2x2 square, and a 3x3 convolution follows."""
 
     def __init__(self, rng, C):
         super().__init__(rng, C, C)
@@ -199,7 +199,7 @@ class UNet(Module):
         return self.unpatchify.forward(self.conv_out.forward(self.norm_out.forward(h)))
 
     def backward(self, dy):
-        """dy like y -> dx like x. The forward, read from bottom to top; dtemb is the sum of every block's share."""
+        """dy like y -> dx like x. It runs the forward in reverse; dtemb is the sum of all blocks' contributions."""
         dh = self.norm_out.backward(self.conv_out.backward(self.unpatchify.backward(dy)))
         dskips, dtembs = [], []
         for part in reversed(self.path()):
@@ -217,7 +217,7 @@ class UNet(Module):
         return [*itertools.chain(*self.down), *self.middle, *itertools.chain(*reversed(self.up))]
 
     def _check(self, x, t, labels):
-        """The labels to use, "no label" where none are given, once everything is found to fit."""
+        """Return the labels to use ("no label" if none are given). Raise ValueError for arguments that do not fit."""
         c, N = self.config, len(x)
         expected = (N, c.image_size, c.image_size, c.image_channels)
         if x.shape != expected:

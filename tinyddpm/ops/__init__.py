@@ -1,13 +1,13 @@
-"""The readable operations: each a forward and its backward, in array code that NumPy and CuPy both run.
+"""The readable operations: each is a forward and its backward, in array code that runs on both NumPy and CuPy.
 
 `y, cache = op(x, ...)` and `dx, ... = op_backward(dy, cache)`, with one gradient for each array
 argument. They are pure: they hold no parameters, draw no random numbers and change no argument
-(adam_ema, which is an update, is the exception and says so). Letters: N batch, H, W, C input
+(except adam_ema, which updates its arguments in place). Letters: N batch, H, W, C input
 channels, K output channels, G groups, L = H W positions.
 
-This package is also the table of operations: layers call `ops.conv2d(...)`, and `tinyddpm.use` puts a
-faster twin, or a function of your own, in the place of that name. In their own files, such as
-ops/conv.py, the readable operations stay what they are.
+This package is also the table of operations: layers call `ops.conv2d(...)`, and `tinyddpm.use` can replace
+the function of that name by a faster twin or by your own. The files, such as ops/conv.py, always
+hold the readable operations.
 """
 
 from tinyddpm.ops.activation import silu, silu_backward

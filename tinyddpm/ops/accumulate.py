@@ -1,13 +1,13 @@
-"""Gradients that are added up in place: those of the paper's model take 143 MB, and as much again for each copy."""
+"""Gradients that accumulate in place: those of the paper's model take 143 MB, and each copy as much again."""
 
 from tinyddpm.backend import array_module
 
 
 class Accumulating:
-    """Decorator for a twin's backward that adds the gradients of w and b to arrays, add(dy, cache, dw, db).
+    """Decorator for a twin's backward, add(dy, cache, dw, db), which adds the gradients of w and b to dw and db.
 
-    add returns dx, or dx and dother; the second entry of its cache is w. Without arrays to add to, it is called as
-    every backward: (dy, cache) -> dx, dw, db, or dx, dw, db, dother.
+    add returns dx, or dx and dother; the second entry of its cache is w. It can also be called like any other
+    backward: (dy, cache) -> dx, dw, db, or dx, dw, db, dother.
     """
 
     def __init__(self, add):

@@ -9,7 +9,7 @@ def sigmoid(x):
 
 
 def silu(x):
-    """y = x sigmoid(x), elementwise. x and y of any one shape."""
+    """y = x sigmoid(x), elementwise. x and y have the same shape."""
     return x * sigmoid(x), x
 
 

@@ -7,7 +7,7 @@ from tinyddpm.backend import array_module
 
 
 def softmax(x):
-    """p = exp(x) / sum(exp(x)) over the last axis. Subtracting the maximum first changes nothing but the range."""
+    """p = exp(x) / sum(exp(x)) over the last axis. Subtracting the maximum prevents overflow; p is the same."""
     e = array_module(x).exp(x - x.max(axis=-1, keepdims=True))
     p = e / e.sum(axis=-1, keepdims=True)
     return p, p

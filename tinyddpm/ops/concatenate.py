@@ -1,10 +1,10 @@
-"""Joining two feature maps: by their sum, or by concatenating the channels, as the skip connections of a U-Net do."""
+"""Join two feature maps by adding them, or by concatenating their channels, as the skip connections of a U-Net do."""
 
 from tinyddpm.backend import array_module
 
 
 def add(a, b):
-    """a + b, of one shape. It has no backward: the gradient of the sum is that of both terms."""
+    """a + b, two arrays of the same shape. There is no backward: the gradient of the sum is that of both terms."""
     check_add(a, b)
     return a + b
 
@@ -21,12 +21,12 @@ def concatenate_backward(dy, channels):
 
 
 def check_add(a, b):
-    """Raise ValueError for two shapes."""
+    """Raise ValueError if the shapes differ."""
     if a.shape != b.shape:
         raise ValueError(f"add: a is {a.shape}, b {b.shape}; expected one shape")
 
 
 def check_concatenate(a, b):
-    """Raise ValueError for shapes that differ before the last axis."""
+    """Raise ValueError if the shapes differ in any axis but the last."""
     if a.shape[:-1] != b.shape[:-1]:
         raise ValueError(f"concatenate: a is {a.shape}, b {b.shape}; expected them to differ in the last axis only")

@@ -40,7 +40,7 @@ def conv2d_backward(dy, cache):
 
 
 def conv2d_add(x, w, b, other):
-    """conv2d(x, w, b) + other: how a residual block adds its shortcut and its time embedding. Its fused twin is faster.
+    """conv2d(x, w, b) + other, with which a residual block adds its shortcut and its time embedding. The twins fuse it.
 
     x (N, H, W, C), w (kh, kw, C, K), b (K,), other (N, H, W, K) or (N, 1, 1, K) -> y (N, H, W, K)
     """
@@ -57,7 +57,7 @@ def conv2d_add_backward(dy, cache):
 
 
 def windows(padded, w, stride):
-    """For each kernel position (p, q): the view of the padded input that it meets, (N, H', W', C)."""
+    """Yield (p, q, view) for each kernel position (p, q), with its view of the padded input, (N, H', W', C)."""
     kh, kw = w.shape[:2]
     H, W = padded.shape[1] - kh + 1, padded.shape[2] - kw + 1
     for p in range(kh):
@@ -66,7 +66,7 @@ def windows(padded, w, stride):
 
 
 def check_conv2d(x, w, b, padding):
-    """The padding of the two axes, ((top, bottom), (left, right)), once the shapes are found to fit."""
+    """Return the padding, ((top, bottom), (left, right)). Raise ValueError for shapes that do not fit."""
     kh, kw, C, K = w.shape
     if x.ndim != 4 or x.shape[3] != C or b.shape != (K,):
         raise ValueError(f"conv2d: x is {x.shape}, w {w.shape}, b {b.shape}; "
@@ -87,7 +87,7 @@ def check_conv2d_add(x, w, other):
 
 
 def conv2d_loops(x, w, b, stride=1, padding=None):
-    """conv2d as seven plain loops: slow beyond use, and the oracle of the tests. Returns y alone."""
+    """conv2d as seven plain loops: far too slow to use, but the reference for the tests. Returns only y."""
     (top, bottom), (left, right) = check_conv2d(x, w, b, padding)
     (N, H, W, C), (kh, kw, _, K) = x.shape, w.shape
     y = np.zeros((N, (H + top + bottom - kh) // stride + 1, (W + left + right - kw) // stride + 1, K), x.dtype)

@@ -10,8 +10,8 @@ from tinyddpm.backend import array_module
 def time_embedding(t, width, dtype=np.float32):
     """[sin((t - 1) f_i), cos((t - 1) f_i)] with frequencies f_i = exp(-i ln(10000) / (width / 2 - 1)).
 
-    t (N,), the paper's 1..T -> (N, width). The authors' code counts time from 0: hence, here alone, the t - 1.
-    It has no backward: times are given, not learned.
+    t (N,), the paper's 1..T -> (N, width). The authors' code counts time from 0; hence the t - 1, used only here.
+    There is no backward: times are given, not learned.
     Raises ValueError unless width is even and at least 4.
     """
     if width % 2 or width < 4:

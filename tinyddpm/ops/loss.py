@@ -1,11 +1,11 @@
-"""Losses: the mean squared error, that of Eq. 14, and cross entropy, that of a classifier."""
+"""Losses: the mean squared error of Eq. 14, and the cross entropy of a classifier."""
 
 from tinyddpm import ops
 from tinyddpm.backend import array_module
 
 
 def mean_squared_error(prediction, target):
-    """mean((prediction - target)^2) over all elements. Two arrays of one shape -> a number, and the cache"""
+    """mean((prediction - target)^2) over all elements. Two arrays of the same shape -> a number, and the cache"""
     check_mean_squared_error(prediction, target)
     difference = prediction - target
     return (difference * difference).mean(), difference
@@ -17,7 +17,7 @@ def mean_squared_error_backward(dloss, difference):
 
 
 def check_mean_squared_error(prediction, target):
-    """Raise ValueError for two shapes."""
+    """Raise ValueError if the shapes differ."""
     if prediction.shape != target.shape:
         raise ValueError(f"mean_squared_error: the prediction is {prediction.shape}, the target {target.shape}")
 

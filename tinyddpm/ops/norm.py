@@ -8,8 +8,8 @@ def group_norm(x, gamma, beta, groups, eps):
     """Normalize each group of C / G channels of each sample to mean 0 and variance 1, then scale and shift.
 
     x (N, H, W, C) or (N, L, C), gamma (C,), beta (C,) -> y like x
-    eps: added to the variance, so that a constant group does not divide by 0
-    Raises ValueError where groups does not divide C.
+    eps: added to the variance, so that a constant group causes no division by 0
+    Raises ValueError if groups does not divide C.
     """
     check_group_norm(x, gamma, beta, groups)
     xp = array_module(x)
@@ -24,7 +24,7 @@ def group_norm_backward(dy, cache):
     """dy like x -> dx like x, dgamma (C,), dbeta (C,)
 
     With n the normalized input and dn = dy gamma: dx = rstd (dn - mean(dn) - n mean(dn n)),
-    the means over each group. The two subtractions undo what the mean and the variance took away.
+    with means over each group. The two subtracted terms come from the mean and the variance.
     """
     x, gamma, mean, rstd = cache
     shape = (len(x), -1, mean.shape[2], x.shape[-1] // mean.shape[2])    # (N, L, G, C / G)
@@ -44,7 +44,7 @@ def check_group_norm(x, gamma, beta, groups):
 
 
 def group_norm_silu(x, gamma, beta, groups, eps):
-    """silu(group_norm(x)): the opening of every residual block. Exists because its fused twin is faster."""
+    """silu(group_norm(x)), which opens every residual block. It is one operation so that the twins can fuse it."""
     normal, norm_cache = ops.group_norm(x, gamma, beta, groups, eps)
     y, silu_cache = ops.silu(normal)
     return y, (norm_cache, silu_cache)

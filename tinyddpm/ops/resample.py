@@ -1,4 +1,4 @@
-"""Changing the resolution without parameters: upsampling, folding patches into channels, the mean over all pixels."""
+"""Changes of resolution without parameters: upsampling, folding patches into channels, the mean over all pixels."""
 
 from tinyddpm.backend import array_module
 
@@ -31,7 +31,7 @@ def patchify_backward(dy, size):
 
 
 def unpatchify(x, size):
-    """The inverse of patchify, which is its transpose too. x (N, H, W, size size C) -> y (N, size H, size W, C)"""
+    """The inverse of patchify, which is also its transpose. x (N, H, W, size size C) -> y (N, size H, size W, C)"""
     return patchify_backward(x, size), size
 
 

@@ -6,11 +6,11 @@ from tinyddpm.backend import array_module
 
 
 def adam_ema(values, grads, m, v, ema, step, lr, beta1, beta2, eps, grad_scale, ema_decay):
-    """Update values, m, v and ema in place: the one operation that writes into its arguments.
+    """Update values, m, v and ema in place: the only operation that changes its arguments.
 
     values, grads, m, v, ema (P,): parameters, gradients, Adam's two moments, averaged parameters
-    step: 1 for the first update; it corrects the moments' start at zero
-    grad_scale: the factor of norm clipping, applied to every gradient; one that is not finite changes nothing
+    step: 1 for the first update; used to correct for the moments' start at zero
+    grad_scale: the factor of norm clipping, by which every gradient is multiplied; if it is not finite, nothing changes
     """
     if not math.isfinite(grad_scale):
         return

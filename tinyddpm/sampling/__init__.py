@@ -1,1 +1,1 @@
-"""Sampling: the walk back from noise to data, and what lies on the way."""
+"""Sampling: the way back from noise to data, and what the latents hold."""

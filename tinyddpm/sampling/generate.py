@@ -1,4 +1,4 @@
-"""New images of a trained network."""
+"""New images from a trained network."""
 
 import math
 
@@ -9,16 +9,16 @@ from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.sampling.steps import SAMPLERS, spread
 
 BATCH = 64                      # images that are sampled together
-PIXELS_ON_GPU = 2**18           # or, on a GPU, their pixels: 256 images of 32x32
+PIXELS_ON_GPU = 2**18           # on a GPU, their pixels instead: 256 images of 32x32
 
 
 def generate(model, diffusion, count, seed=0, sampler="ddpm", steps=None, labels=None, watch=None, **options):
-    """`count` new images of a network in evaluation mode, in batches: a NumPy array (count, H, W, C).
+    """`count` new images from a network in evaluation mode, in batches: a NumPy array (count, H, W, C).
 
     diffusion: the DiffusionConfig that the network was trained with; labels: None, or (count,) classes
     sampler: a name in SAMPLERS; steps: how many (default: the sampler's own number); options: of the sampler
-    watch(step, number, total) sees each Step of each batch
-    The same seed and count give the same images. Raises ValueError for an unknown sampler and wrong options.
+    watch(step, number, total) is called with each Step of each batch
+    The same seed and count give the same images. Raises ValueError for an unknown sampler or wrong options.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler is {sampler!r}; expected {', '.join(SAMPLERS)}")

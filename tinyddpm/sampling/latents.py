@@ -17,9 +17,9 @@ def progressive(p, s, xT, rng, columns=10):
 
 
 def shared(p, s, xT, rng, times, columns=8):
-    """Figure 7: for each time a row that starts with x_t and goes on with samples of x_0 that share it.
+    """Figure 7: for each time, a row that starts with x_t and continues with samples of x_0 that share it.
 
-    xT (1, H, W, C): one start; times: falling, such as (1000, 750, 500, 250)
+    xT (1, H, W, C): one starting point; times: descending, such as (1000, 750, 500, 250)
     """
     walk = ddpm(p, s, xT, rng, range(s.T, 0, -1))
     on_the_way = {s.T: xT} | {step.t - 1: step.x for step in walk if step.t - 1 in times}

@@ -1,11 +1,11 @@
 """From noise to data, step by step: the paper's Algorithm 2, and DDIM, which takes fewer steps.
 
-Every sampler has one signature, sampler(p, s, x, rng, times, **options), and yields a Step for each step, so that the
-caller can watch, draw or stop; `last` runs one to its end.
+All samplers share the signature sampler(p, s, x, rng, times, **options) and yield a Step for each step, so that the
+caller can watch, draw or stop; `last` runs a sampler to its end.
 
 p: the reverse process, p(xt, t) -> mean, variance, x0 for t (N,), see diffusion/prediction.py
-s: the Schedule; x (N, ...): x_t at the first of the times, for T standard normal noise
-rng: the generator of the noise of each step; times: where the network is evaluated, falling to 1
+s: the Schedule; x (N, ...): x_t at the first of the times, standard normal noise at T
+rng: the generator of the noise of each step; times: at which the network is evaluated, descending to 1
 """
 
 import inspect
@@ -20,11 +20,11 @@ from tinyddpm.diffusion.process import eps_from_x0
 from tinyddpm.diffusion.schedule import per_sample
 
 Step = namedtuple("Step", "t x x0")
-Step.__doc__ = """After a step from time t: x, the new, less noisy image, and x0, the estimate of the data behind it."""
+Step.__doc__ = """After a step from time t: x, the new, less noisy image, and x0, the estimate of the clean data."""
 
 
 def ddpm(p, s, x, rng, times):
-    """Algorithm 2. Raises ValueError unless the times fall one by one."""
+    """Algorithm 2. Raises ValueError unless the times descend one by one to 1."""
     times = list(times)
     if times != list(range(len(times), 0, -1)):
         raise ValueError(f"ddpm: the times are {times}; Algorithm 2 visits every t from the first one down to 1")
@@ -38,8 +38,8 @@ def ddpm(p, s, x, rng, times):
 def ddim(p, s, x, rng, times, eta=0.0):
     """DDIM (Song, Meng, Ermon 2020, their Eq. 12). The last step goes from the last time to the data.
 
-    eta: 0 to 1, scales the noise of each step: 0 makes the result a function of x, 1 makes the steps
-        Algorithm 2's with the small variance. Raises ValueError for another.
+    eta: 0 to 1, scales the noise of each step: with 0 the result is a function of x, with 1 the
+        steps are Algorithm 2's with the small variance. Raises ValueError for any other value.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"ddim: eta is {eta}; expected 0 to 1")
@@ -56,7 +56,7 @@ def ddim(p, s, x, rng, times, eta=0.0):
 
 
 def spread(T, steps):
-    """`steps` times spread evenly over 1..T, falling, T and 1 included. ValueError for more than T."""
+    """`steps` times spread evenly from T down to 1, both included. Raises ValueError for more than T."""
     if not 1 <= steps <= T:
         raise ValueError(f"steps is {steps}; expected 1 to T = {T}")
     return [int(t) for t in np.round(np.linspace(T, 1, steps))]
@@ -70,7 +70,7 @@ def last(steps):
 
 
 class Sampler(NamedTuple):
-    """Its name in print, the function, and how many steps it takes by default (None: always all T)."""
+    """A sampler: its printed name, the function, and its default number of steps (None: always all T)."""
     title: str
     run: Callable
     steps: int | None

@@ -20,7 +20,7 @@ CHECKPOINT = "checkpoint.safetensors"             # its name in the folder of a 
 
 
 def save_checkpoint(path, trainer):
-    """Write the trainer's state to path; an older file there stays whole until the new one is complete."""
+    """Write the trainer's state to path; an older file there stays intact until the new one is complete."""
     metadata = {"format": FORMAT, "preset": trainer.preset.to_json(), "steps_done": json.dumps(trainer.steps_done),
                 "seconds": json.dumps(trainer.seconds)}
     if trainer.loss_scale:
@@ -63,7 +63,7 @@ def load_model(path):
     """The model of a checkpoint with its averaged parameters, in evaluation mode, and the preset.
 
     path: a checkpoint, or a published model in the layout of diffusers, a .safetensors file or its folder
-    Raises as above.
+    Raises ValueError as load_checkpoint does.
     """
     if Path(path).is_dir():
         return _published(path)

@@ -1,4 +1,4 @@
-"""A whole run: steps, a live line, metrics, sample grids, checkpoints; it can be stopped anywhere and goes on later."""
+"""A whole run: steps, a progress line, metrics, sample grids, checkpoints. It can be stopped and resumed anywhere."""
 
 import csv
 import math
@@ -17,16 +17,16 @@ from tinyddpm.training.checkpoint import CHECKPOINT, save_checkpoint
 
 COLUMNS = ("step", "loss", "grad_norm", "lr", "seconds")
 METRICS = "metrics.csv"
-GRID = 36               # images in a sample grid of a run that goes on
-AHEAD = 20              # steps that a GPU is given before the host waits for their losses
+GRID = 36               # images in a sample grid drawn during a run
+AHEAD = 20              # steps that are started on a GPU before the host waits for their losses
 
 
 def fit(trainer, dataset, folder):
     """Train to the end of the configured run. Returns False if it was stopped by Ctrl-C or SIGTERM, after saving.
 
-    folder receives checkpoint.safetensors, metrics.csv (a row a step) and samples_STEP.png, all from rank 0 of a group.
-    Raises ValueError if the loss is no longer finite, or another rank is gone, OSError if a file cannot be written; the
-    last checkpoint stays in all cases.
+    folder receives checkpoint.safetensors, metrics.csv (one row per step) and samples_STEP.png, all written by rank 0.
+    Raises ValueError if the loss is no longer finite or another rank has failed, and OSError if a file cannot be
+    written; the last checkpoint remains in all cases.
     """
     c, leads, stop = trainer.preset.training, trainer.group.rank == 0, False
     ahead = AHEAD if on_gpu() else 1
@@ -35,7 +35,7 @@ def fit(trainer, dataset, folder):
         while trainer.progress < 1 and not stop:
             try:
                 images, labels = next(batches)
-            except ValueError:                      # an image that cannot be read costs no step
+            except ValueError:                      # an unreadable image must not lose the steps so far
                 if leads:
                     log.save()
                 raise
@@ -72,7 +72,7 @@ def own_batches(trainer, dataset):
 
 @contextmanager
 def last_checkpoint_named(folder):
-    """An error within says where the last checkpoint is."""
+    """A ValueError within the block also says where the last checkpoint is."""
     try:
         yield
     except ValueError as error:
@@ -80,7 +80,7 @@ def last_checkpoint_named(folder):
 
 
 class Log:
-    """What rank 0 shows and writes of a run in its folder: the live line, metrics.csv, sample grids and checkpoints."""
+    """What rank 0 shows and writes during a run: the progress line, metrics.csv, sample grids and checkpoints."""
 
     def __init__(self, trainer, folder):
         self.trainer, self.folder, self.progress = trainer, folder, Progress()
@@ -98,7 +98,7 @@ class Log:
         self.file.close()
 
     def add(self, results):
-        """A row for each Result, and the live line."""
+        """Write a row for each Result, and show the progress line."""
         seconds = np.linspace(self.seconds, self.trainer.seconds, len(results) + 1)[1:]
         self.seconds = self.trainer.seconds
         csv.writer(self.file).writerows((r.step, f"{r.loss:.7g}", f"{r.grad_norm:.5g}", f"{r.lr:.5g}", f"{after:.3f}")
@@ -108,13 +108,13 @@ class Log:
                 first = math.isnan(self.mean)
                 self.mean = r.loss if first else self.mean + (r.loss - self.mean) / min(100, r.step - self.started)
         self.clock.append((results[-1].step, time.perf_counter()))
-        if len(self.clock) == 2 and self.clock[0][0] == self.started:       # without the time of compilation
+        if len(self.clock) == 2 and self.clock[0][0] == self.started:       # leave out the compilation
             self.clock.popleft()
         else:
             self.progress.show(self.line(results[-1]))
 
     def line(self, result):
-        """Step, loss, speed and time left."""
+        """The progress line: step, loss, speed and time left."""
         c, ((first, since), *_, (step, now)) = self.trainer.preset.training, self.clock
         speed = (step - first) / (now - since)
         left = 60 * c.minutes - self.trainer.seconds if c.minutes else (c.steps - step) / speed
@@ -123,7 +123,7 @@ class Log:
                 f"{duration(max(0, left))} left{skipped}")
 
     def draw(self):
-        """A grid of samples by the averaged model."""
+        """Save a grid of samples from the averaged model."""
         preset, step = self.trainer.preset, self.trainer.steps_done
         with self.trainer.averaged() as model:
             images = generate(model, preset.diffusion, GRID, preset.training.seed, "ddim")
@@ -134,14 +134,14 @@ class Log:
         save_checkpoint(self.folder / CHECKPOINT, self.trainer)
 
     def close(self):
-        """The last line."""
+        """Show the last line."""
         self.progress.show(f"step {self.trainer.steps_done:,}  mean loss {self.mean:.4f}  "
                            f"after {duration(self.trainer.seconds)}", True)
         self.progress.close()
 
 
 def open_metrics(path, steps_done):
-    """metrics.csv, open to append to the row of step steps_done: later rows belong to steps that are done again."""
+    """Open metrics.csv to append after the row of step steps_done. Later rows are dropped: their steps are repeated."""
     kept = []
     if steps_done and path.exists():
         with open(path) as file:
@@ -162,7 +162,7 @@ def read_metrics(path):
 
 
 class Interrupt:
-    """Within the block, the first Ctrl-C or SIGTERM only sets `requested`; a second one acts at once."""
+    """Within the block, the first Ctrl-C or SIGTERM only sets `requested`; a second one takes effect at once."""
 
     requested = False
 

@@ -1,8 +1,8 @@
 """One run on several processes, GPUs or machines: each rank has its part of a batch, and the gradients are averaged.
 
 A group has a rank, a size, the text of rank 0, and three calls: average, broadcast and close. `Alone` is a group of
-one, `Group` one of processes that speak TCP with rank 0, `GpuGroup` one whose arrays travel by NCCL. Nothing that is
-received is ever run: what travels is numbers, and one text.
+one, `Group` one of processes that talk to rank 0 over TCP, `GpuGroup` one that exchanges arrays with NCCL. Nothing that
+is received is ever executed: only numbers, and one text, are sent.
 """
 
 import os
@@ -30,14 +30,14 @@ class Alone:
         """Replace a, on every rank, by that of rank 0."""
 
     def close(self):
-        """The end of the run: a rank that leaves later has failed."""
+        """End the run: a rank that leaves without this call has failed."""
 
 
 def join(ranks, version, text=""):
-    """The group of these processes, once all of them are there; rank 0 waits for the others.
+    """The group of these processes, once all are connected; rank 0 waits for the others.
 
-    text: what rank 0 tells all others, the group's `text`
-    Raises ValueError where it cannot come about, and says on which rank what is wrong.
+    text: what rank 0 sends to all others, the group's `text`
+    Raises ValueError if the group cannot be formed, with the rank and the reason.
     """
     if ranks.size == 1:
         return Alone()
@@ -46,7 +46,7 @@ def join(ranks, version, text=""):
 
 
 class Group(Alone):
-    """Processes that speak TCP: rank 0 has a connection to each of the others."""
+    """Processes that communicate over TCP: rank 0 has a connection to each of the others."""
 
     def __init__(self, ranks, hello, text):
         self.rank, self.size = ranks.rank, ranks.size
@@ -56,7 +56,7 @@ class Group(Alone):
         mine = np.ascontiguousarray(to_numpy(a))
         if self.rank == 0:
             total, other = mine.copy(), np.empty_like(mine)
-            for rank in self.links:                             # in their order: every rank gets the same bits
+            for rank in self.links:                             # in order of rank, so that the sum is reproducible
                 self._receive(rank, other)
                 total += other
             total /= self.size
@@ -89,19 +89,19 @@ class Group(Alone):
 
     @contextmanager
     def _link(self, rank):
-        """The connection to a rank, whose failure names it."""
+        """The connection to a rank; if it fails, the error names the rank."""
         try:
             yield self.links[rank]
         except OSError as error:
             raise ValueError(self._gone(rank, error)) from None
 
     def _gone(self, rank, error):
-        return (f"rank {rank} is gone ({error}), so rank {self.rank} stops too: see what rank {rank} said; "
+        return (f"rank {rank} is gone ({error}), so rank {self.rank} stops too: see the error of rank {rank}; "
                 "the last checkpoint stays")
 
 
 class GpuGroup(Group):
-    """GPUs whose arrays travel by NCCL. It would wait for ever for a dead rank: the TCP connections notice its end."""
+    """GPUs that exchange arrays with NCCL. It would wait forever for a dead rank, which the TCP connections detect."""
 
     def __init__(self, ranks, hello, text):
         super().__init__(ranks, hello, text)
@@ -119,7 +119,7 @@ class GpuGroup(Group):
         try:
             self.communicator = nccl.NcclCommunicator(self.size, kind(identity.tolist()), self.rank)
         except RuntimeError as error:
-            raise ValueError(f"NCCL refuses: {error}; each process needs a GPU of its own") from None
+            raise ValueError(f"NCCL failed: {error}; each process needs a GPU of its own") from None
 
     def average(self, a):
         there = state.xp.asarray(a)

@@ -1,4 +1,4 @@
-"""How the processes of one run find each other: by flags or by the environment of a launcher, and over TCP."""
+"""How the processes of one run connect over TCP, as given by flags or by the environment of a launcher."""
 
 import json
 import socket
@@ -8,7 +8,7 @@ import time
 from collections import namedtuple
 
 HOST, PORT = "127.0.0.1", 29471
-CONNECT_SECONDS = 120               # for which a rank looks for rank 0, and rank 0 waits for all others
+CONNECT_SECONDS = 120               # how long a rank tries to reach rank 0, and rank 0 waits for all others
 LONGEST_TEXT = 1_000_000
 
 # What launchers tell each process: the number of ranks, its rank, and its rank on its machine.
@@ -17,11 +17,11 @@ LAUNCHERS = (("WORLD_SIZE", "RANK", "LOCAL_RANK"),                              
              ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"))
 
 Ranks = namedtuple("Ranks", "size rank local host port", defaults=(1, 0, 0, HOST, PORT))
-Ranks.__doc__ = """How many processes share a run, which this is (local: on its machine), and where rank 0 waits."""
+Ranks.__doc__ = """The number of processes, the rank of this one (local: on its machine), and where rank 0 waits."""
 
 
 def ranks(environment, size=None, rank=None, host=None, port=None):
-    """The Ranks that flags describe (None: not given), or where they are absent the environment of a launcher.
+    """The Ranks given by flags (None: not given) or, in their absence, by the environment of a launcher.
 
     Raises ValueError for a rank that is not one of 0 to size - 1, and for an environment that holds no numbers.
     """
@@ -42,7 +42,7 @@ def ranks(environment, size=None, rank=None, host=None, port=None):
     if not 0 <= rank < size:
         raise ValueError(f"--rank {rank} --world-size {size}: expected a rank from 0 to world size - 1")
     if port is None:
-        # torchrun listens at MASTER_PORT itself, unless it is told not to.
+        # torchrun itself listens at MASTER_PORT, unless told not to.
         port = number("MASTER_PORT", PORT) + (environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
     return Ranks(size, rank, local, host or environment.get("MASTER_ADDR", HOST), port)
 
@@ -56,7 +56,7 @@ def meet(ranks, hello, text):
 
 
 def _gather(size, host, port, hello, text):
-    """On rank 0: the connections of ranks 1..size - 1. A process that does not fit is told why."""
+    """On rank 0: the connections to ranks 1..size - 1. A process that does not match is refused and told why."""
     try:
         server = socket.create_server((host, port), backlog=size)
     except OSError as error:
@@ -84,7 +84,7 @@ def _gather(size, host, port, hello, text):
                 late = ", ".join(map(str, missing))
                 raise ValueError(f"rank {late} did not come within {CONNECT_SECONDS} seconds") from None
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue                                        # not a rank of ours
+                continue                                        # not one of our ranks
             if problem:
                 print(f"refused a process: {problem}", file=sys.stderr, flush=True)
                 link.close()
@@ -111,7 +111,7 @@ def _connect(rank, host, port, hello):
         reply = json.loads(_receive_text(link))
         problem, text = reply["problem"], reply["text"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{host}:{port} does not answer as rank 0 does: {error}") from None
+        raise ValueError(f"{host}:{port} does not answer like rank 0: {error}") from None
     if problem:
         raise ValueError(f"rank 0 refused this process: {problem}")
     link.settimeout(None)
@@ -128,7 +128,7 @@ def _receive_text(link):
     receive_into(link, memoryview(header))
     length = struct.unpack("<Q", header)[0]
     if length > LONGEST_TEXT:
-        raise ConnectionError("what it sends is not a message of ours")
+        raise ConnectionError("it did not send a message of tinyddpm")
     raw = bytearray(length)
     receive_into(link, memoryview(raw))
     return raw.decode()

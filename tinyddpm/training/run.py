@@ -1,4 +1,4 @@
-"""A run and its folder: new or resumed, on one process or several, and its last words."""
+"""A run and its folder: new or resumed, on one process or several, and its final messages."""
 
 import sys
 from pathlib import Path
@@ -12,14 +12,14 @@ from tinyddpm.training.checkpoint import CHECKPOINT, load_checkpoint, same_state
 from tinyddpm.training.fit import METRICS, read_metrics
 from tinyddpm.training.trainer import Trainer
 
-MAY_CHANGE = ("steps", "minutes", "save_every", "sample_every")         # in a run that is resumed
+MAY_CHANGE = ("steps", "minutes", "save_every", "sample_every")         # when a run is resumed
 
 
 def prepare(preset, given, ranks, version, out=None, data_dir=None, resume=False):
-    """The run that a preset and the fields given describe, new or resumed: its Trainer, data set and folder.
+    """The run that a preset and the given fields describe, new or resumed: its Trainer, data set and folder.
 
     given: the fields that override those of the preset, name -> value
-    ranks: training.rendezvous.Ranks; on all ranks but 0, ranks and data_dir alone count, and the rest is rank 0's
+    ranks: training.rendezvous.Ranks; on ranks other than 0, only ranks and data_dir are used; rank 0 sends the rest
     Raises ValueError for a configuration, data or a folder that do not fit.
     """
     if ranks.rank:
@@ -39,17 +39,17 @@ def prepare(preset, given, ranks, version, out=None, data_dir=None, resume=False
         trainer = trainer or Trainer(preset)
         trainer.group = parallel.join(ranks, version, preset.to_json())
         if (left := trainer.schedule.alpha_bar[-1]) > 0.01:
-            print(f"note: x_T keeps {left:.0%} of the data's variance, but sampling starts from noise alone: for "
+            print(f"note: x_T retains {left:.0%} of the data's variance, but sampling starts from pure noise: for "
                   f"T = {preset.diffusion.T} choose a larger --beta-T, or --schedule cosine", file=sys.stderr)
     same_state(trainer)
     return trainer, dataset, folder
 
 
 def run_folder(out, dataset, resume):
-    """The folder of a run, which fit will make: `out`, or runs/DATASET, then runs/DATASET-2, ...
+    """The folder of a run, which fit will create: `out`, or runs/DATASET, then runs/DATASET-2, ...
 
-    A new run never writes into the folder of an old one; to go on with that, resume. Raises
-    ValueError where there is already, or not yet, something to go on with.
+    A new run never writes into the folder of an old one. Raises ValueError if the folder of a new run
+    already holds a run, or if there is no run to resume.
     """
     if out is None:
         base, n = Path("runs") / Path(dataset).resolve().name, 1
@@ -63,12 +63,12 @@ def run_folder(out, dataset, resume):
     if resume and not checkpoint.exists():
         raise ValueError(f"nothing to resume: {checkpoint} does not exist")
     if not resume and checkpoint.exists():
-        raise ValueError(f"{folder} already holds a run: go on with it by --resume, or choose another --out")
+        raise ValueError(f"{folder} already holds a run: continue it with --resume, or choose another --out")
     return folder
 
 
 def resumed(preset, given):
-    """The preset of a run that goes on, with the fields given. ValueError for one that would make it another run."""
+    """The preset of a resumed run, with the given fields. Raises ValueError for one that would make it another run."""
     changed = preset.override(**given)
     if changed != preset.override(**{name: value for name, value in given.items() if name in MAY_CHANGE}):
         fixed = ", ".join(name for name in given if name not in MAY_CHANGE)
@@ -77,7 +77,7 @@ def resumed(preset, given):
 
 
 def draw(trainer, folder, count):
-    """The pictures at the end of a run, by rank 0: `count` samples by Algorithm 2, the film of them, and the loss."""
+    """On rank 0, draw the pictures at the end of a run: `count` samples by Algorithm 2, their film, and the loss."""
     if trainer.group.rank:
         return
     metrics, preset = read_metrics(folder / METRICS), trainer.preset
@@ -97,16 +97,16 @@ def draw(trainer, folder, count):
 
 
 def stopped(trainer, folder):
-    """The last words of a run that Ctrl-C ended, by rank 0, and the status of the program."""
+    """On rank 0, print the final message of a run that Ctrl-C stopped. Returns the exit status of the program."""
     if trainer.group.rank == 0:
-        print(f"stopped after step {trainer.steps_done:,} and saved; to go on, add: --resume --out {folder}")
+        print(f"stopped after step {trainer.steps_done:,} and saved; to continue, add: --resume --out {folder}")
     return 130
 
 
 def finished(trainer, folder):
-    """The last words of a run that came to its end, by rank 0, and the status of the program."""
+    """On rank 0, print the final message of a run that is complete. Returns the exit status of the program."""
     if trainer.group.rank == 0:
-        print(f"samples: {folder / 'samples.png'}\nthe way from noise to them: {folder / 'denoising.gif'}\n"
+        print(f"samples: {folder / 'samples.png'}\nthe film of the reverse process: {folder / 'denoising.gif'}\n"
               f"the loss: {folder / 'loss.png'}, {folder / METRICS}\n"
               f"more samples: python examples/sample.py {folder / CHECKPOINT}")
     return 0

@@ -1,4 +1,4 @@
-"""One training step, as the paper's Algorithm 1 with Adam, clipping and averaging around it."""
+"""One training step: the paper's Algorithm 1 with Adam, gradient clipping and parameter averaging."""
 
 import math
 from collections import namedtuple
@@ -18,9 +18,9 @@ SMALLEST_LOSS_SCALE = 2.0**-10
 
 
 class Trainer:
-    """A model in training. Everything random in step k comes from (seed, k), so a run can stop and go on anywhere.
+    """A model in training. Everything random in step k depends on (seed, k) alone, so a run can be resumed at any step.
 
-    group: the processes that share the run (training/parallel.py); each has a part of every batch, all of one size.
+    group: the processes that share the run (training/parallel.py); each has a part of every batch, all of equal size.
     """
 
     def __init__(self, preset, group=None):
@@ -43,14 +43,14 @@ class Trainer:
         """One whole step on uint8 images (N, H, W, C): noise, forward, backward, clip, Adam, EMA. Returns the loss.
 
         labels (N,) integers for a model with classes.
-        Raises ValueError, and leaves the parameters alone, if the loss or the gradient is not finite. With the
-        precision fp16 such a step is only counted, in `skipped`.
+        Raises ValueError, and leaves the parameters unchanged, if the loss or the gradient is not finite. With
+        precision fp16, such a step is only counted, in `skipped`.
         """
         self.begin(images, labels)
         return self.results()[-1].loss
 
     def begin(self, images, labels=None):
-        """A step whose loss the host does not wait for: `results` has it later. On a GPU many may be begun."""
+        """Start a step without waiting for its loss, which `results` returns later. A GPU can be many steps behind."""
         number, d = self.steps_done + 1, self.preset.diffusion
         x0, t, eps, inputs = self.draw(number, images, labels)
         self.model.flat_grads.fill(0)
@@ -58,7 +58,7 @@ class Trainer:
         loss = objective.loss_and_gradient(self.model, self.schedule, x0, t, eps, d.loss, d.prediction, d.variance,
                                            loss_scale, **inputs)
         self.group.average(self.model.flat_grads)
-        # A rank of several knows its own loss alone: the averaged gradient decides for all, or they would diverge.
+        # Of several ranks, each knows only its own loss: the averaged gradient decides for all, or they would diverge.
         lr = self.optimizer.learning_rate(number, self.progress)
         norm = self.optimizer.update(number, lr, loss if self.group.size == 1 else 0.0, loss_scale)
         if self.loss_scale:
@@ -67,9 +67,9 @@ class Trainer:
         self._begun.append(Result(number, loss, norm, lr))
 
     def draw(self, number, images, labels):
-        """The random part of step `number`: x0, flipped or not, t, eps, and the model's inputs besides.
+        """The random part of step `number`: x0, flipped or not, t, eps, and the model's other inputs.
 
-        All is drawn for the whole batch, of which each rank takes its part: one batch, however many ranks share it.
+        Everything is drawn for the whole batch, of which each rank takes its part: the number of ranks changes nothing.
         """
         c, classes = self.preset.training, self.preset.model.num_classes
         if images.dtype != np.uint8:
@@ -92,11 +92,11 @@ class Trainer:
         return x0, t, eps, inputs
 
     def results(self):
-        """The Results of the steps begun since the last call, with losses averaged over the ranks.
+        """The Results of the steps started since the last call, with losses averaged over the ranks.
 
-        Here, and only here, the host waits for the device.
-        Raises ValueError, with its step, for a loss or a gradient that is not finite; in fp16 only when the loss scale
-        that should help is exhausted.
+        Only here does the host wait for the device.
+        Raises ValueError, naming the step, for a loss or a gradient that is not finite; in fp16 only when the loss
+        scale has become too small.
         """
         begun, self._begun = self._begun, []
         losses = np.array([float(r.loss) for r in begun])
@@ -106,7 +106,7 @@ class Trainer:
         if self.loss_scale:
             self.skipped += finite.count(False)
             if float(self.loss_scale.scale) < SMALLEST_LOSS_SCALE:
-                raise ValueError(f"the gradient overflows fp16 whatever its scale, up to step {self.steps_done}: "
+                raise ValueError(f"the gradient overflows fp16 at every loss scale, up to step {self.steps_done}: "
                                  "choose --precision bf16")
         elif not all(finite):
             r = results[finite.index(False)]
@@ -116,7 +116,7 @@ class Trainer:
         return results
 
     def agree(self, stop, elapsed):
-        """Add elapsed seconds to the clock, which is rank 0's on all ranks. Returns whether any rank wants to stop."""
+        """Add elapsed seconds to the clock; all ranks adopt that of rank 0. Returns whether any rank wants to stop."""
         votes, clock = np.array([float(stop)]), np.array([self.seconds + elapsed])
         self.group.average(votes)
         self.group.broadcast(clock)

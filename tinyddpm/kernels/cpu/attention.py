@@ -78,7 +78,7 @@ def _attention_backward(dy, q, k, v, p, scale, dq, dk, dv):
 
 @compiled
 def _attend_backward(dy, q, k, v, p, scale, dq, dk, dv):
-    """The formulas of ops/attention.py, p kept from the forward: dp and the gradient of the logits share one array."""
+    """The formulas of ops/attention.py, p cached by the forward; dp and the gradient of the logits share an array."""
     L = len(p)
     dlogits = np.zeros_like(p)
     gemm(p[:, :L], dy, dv, True, False, False)

@@ -1,4 +1,4 @@
-"""Matrix products inside numba's parallel loops, by the OpenBLAS that NumPy's wheel carries: each thread of a loop
+"""Matrix products inside numba's parallel loops, by the OpenBLAS in NumPy's wheel: each thread of a loop
 calls it for a block that fits its cache."""
 
 import ctypes
@@ -13,7 +13,7 @@ ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112        # cblas.h
 
 
 def _openblas():
-    """The library beside NumPy, or None (macOS Accelerate, conda's MKL, a distribution's own BLAS)."""
+    """The library in NumPy's wheel, or None (macOS Accelerate, conda's MKL, a distribution's own BLAS)."""
     package = Path(np.__file__).parent
     for folder in (package.parent / "numpy.libs", package / ".dylibs"):
         for path in folder.glob("*openblas64*"):
@@ -40,7 +40,7 @@ if library:
 
 
 def gemm(a, b, c, transpose_a, transpose_b, accumulate):
-    """c = a b, or c += a b. Arrays of two dimensions, a and b perhaps to be read transposed; numba only."""
+    """c = a b, or c += a b, for matrices; a and b can be read transposed. Only for compiled code."""
     raise NotImplementedError("gemm is for compiled code")
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from tinyddpm.kernels.cpu.runs import add_rows, copy_rows
 from tinyddpm.ops.concatenate import check_add, check_concatenate
 
-RUN = 4096          # the length of the rows of a sum, which could be cut anywhere
+RUN = 4096          # the length of the rows of a sum; any length would do
 
 
 def add(a, b):

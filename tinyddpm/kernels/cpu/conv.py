@@ -1,4 +1,4 @@
-"""The convolution: Winograd's where it pays, else the linear map of all pixels that an output pixel sees."""
+"""Convolution: Winograd's algorithm where it is faster, else the linear map of all pixels that an output pixel sees."""
 
 import numpy as np
 from numba import prange
@@ -24,7 +24,7 @@ def conv2d(x, w, b, stride=1, padding=None):
 
 
 def _rows(x, w, geometry, shape):
-    """For each pixel of the output, of that shape (N, H', W'), the kh kw C inputs that it is made of."""
+    """For each pixel of the output, of that shape (N, H', W'), the kh kw C inputs that it depends on."""
     rows = np.empty((*shape, w[..., 0].size), x.dtype)
     _im2col(x.reshape(*x.shape[:2], -1), *w.shape[:3], *geometry, rows)
     return rows.reshape(-1, rows.shape[3])
@@ -80,7 +80,7 @@ def _backward(dy, x, w, geometry, dw):
 
 
 def _whole(a, axes=1):
-    """The array with zeros behind its last axis, or the two of a filter's channels, so that they fill whole vectors."""
+    """The array with zeros appended to its last axis, or to a filter's two channel axes, to fill whole vectors."""
     shape = *a.shape[:-axes], *(-(-size // LANES) * LANES for size in a.shape[-axes:])
     if shape == a.shape:
         return a
@@ -91,7 +91,7 @@ def _whole(a, axes=1):
 
 @parallel
 def _im2col(x, kh, kw, C, stride, top, left, rows):
-    """x (N, H, W C), rows (N, H', W', kh kw C): in a line of the kernel, its kw pixels are one run of memory."""
+    """x (N, H, W C), rows (N, H', W', kh kw C): the kw pixels of a line of the kernel are contiguous."""
     H, width = x.shape[1:]
     for n in prange(len(x)):
         for i in range(rows.shape[1]):
@@ -106,7 +106,7 @@ def _im2col(x, kh, kw, C, stride, top, left, rows):
 
 @parallel
 def _col2im(rows, kh, kw, C, stride, top, left, x):
-    """The transpose of _im2col: every pixel of x collects what its copies hold."""
+    """The transpose of _im2col: every pixel of x receives the sum of its copies."""
     H, width = x.shape[1:]
     for n in prange(len(x)):
         for i in range(rows.shape[1]):

@@ -5,9 +5,9 @@ import sys
 from numba import njit
 from numba.core import event
 
-# Multiply and add may be fused, and nothing else: with more freedom the compiler's vector loops would divide and add in
-# another order than its scalar ones, and which of them runs depends on where the arrays lie: the last bits would differ
-# from run to run. It would not be faster either. Division by zero is NumPy's, without a check.
+# Only multiply and add may be fused. With more freedom, the compiler's vector loops would divide and add in another
+# order than its scalar ones, and which of them runs depends on the addresses of the arrays: the last bits would differ
+# from run to run, and nothing would be faster. Division by zero is as in NumPy, without a check.
 OPTIONS = {"fastmath": {"contract"}, "error_model": "numpy", "cache": True}
 
 compiled = njit(**OPTIONS)
@@ -15,7 +15,7 @@ parallel = njit(parallel=True, **OPTIONS)
 
 
 class Announcement(event.Listener):
-    """Prints one line when the first kernel has to be compiled; later starts find them in numba's cache."""
+    """Prints one line when the first kernel has to be compiled; later runs load them from numba's cache."""
 
     made = False
 

@@ -22,7 +22,7 @@ def linear_backward(dy, cache):
     dx = np.empty_like(rows)
     shares = max(1, min(numba.get_num_threads(), len(rows) // ROWS))
     dw, db = np.zeros((shares, *w.shape), w.dtype), np.zeros((shares, w.shape[1]), w.dtype)
-    _linear_backward(rows, np.ascontiguousarray(w.T), drows, dx, dw, db)      # small products like w^T contiguous
+    _linear_backward(rows, np.ascontiguousarray(w.T), drows, dx, dw, db)      # faster in small products
     return dx.reshape(x.shape), dw.sum(axis=0), db.sum(axis=0)
 
 

@@ -8,10 +8,10 @@ NEVER = 2**31 - 1
 
 
 def keep():
-    """Let the process keep the memory that it frees, where its allocator is glibc's.
+    """Let the process keep the memory that it frees, if its allocator is glibc's.
 
-    It would hand large arrays back to the system at once and fetch them anew, page by page: in a training step of the
-    paper's model 28,000 pages, 8% of its time. Elsewhere nothing is changed.
+    glibc returns large arrays to the system at once and fetches them again, page by page: 28,000 pages, or 8% of the
+    time, in a training step of the paper's model. With other allocators, nothing is changed.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)

@@ -1,6 +1,6 @@
 """Group normalization, alone or with SiLU: a sample stays in a thread's cache for its passes (mean, variance, result).
 
-Backward computes the normalized values and SiLU again: memory traffic costs more than arithmetic.
+Backward recomputes the normalized values and SiLU: memory traffic costs more than arithmetic.
 """
 
 import math
@@ -20,7 +20,7 @@ Cache = namedtuple("Cache", "x gamma beta mean rstd silu")
 
 def _normalize(name, x, gamma, beta, groups, eps):
     readable.check_group_norm(x, gamma, beta, groups)
-    if x.shape[-1] % LANES:                             # channels that leave a vector half full
+    if x.shape[-1] % LANES:                             # channels that do not fill whole vectors
         return fallback(readable, name, x, gamma, beta, groups, eps)
     samples, gamma, beta = map(np.ascontiguousarray, (x.reshape(len(x), -1, x.shape[-1]), gamma, beta))
     y, silu = np.empty_like(samples), name == "group_norm_silu"
@@ -86,7 +86,7 @@ def _group_norm_sample(x, gamma, beta, eps, silu, y, mean, rstd):
 
 @compiled
 def _group_norm_backward_sample(dy, x, gamma, beta, mean, rstd, silu, dx, dgamma, dbeta):
-    """The formula of ops/norm.py; dz, the gradient between the norm and SiLU, is kept in dx on the way."""
+    """The formula of ops/norm.py; dz, the gradient between the norm and SiLU, is stored in dx temporarily."""
     (L, C), width = x.shape, x.shape[1] // len(mean)
     m, r = np.empty(C, x.dtype), np.empty(C, x.dtype)
     for c in range(C):

@@ -6,7 +6,7 @@ from tinyddpm.kernels.cpu.runs import add_rows, copy_rows
 
 
 def upsample(x):
-    """Every pixel twice, then every line of pixels twice."""
+    """Copy every pixel twice, then every line of pixels twice."""
     N, H, W, C = x.shape
     wide, y = np.empty((N, H, 2 * W, C), x.dtype), np.empty((N, 2 * H, 2 * W, C), x.dtype)
     for once in range(2):

@@ -1,6 +1,6 @@
-"""Rows of memory that are added or copied, shared out among the threads.
+"""Add or copy rows of memory, divided among the threads.
 
-A row is a run of `width` numbers; the rows of an array lie `step` numbers apart.
+A row is a run of `width` numbers; the rows of an array are `step` numbers apart.
 """
 
 from numba import prange
@@ -22,7 +22,7 @@ def copy_rows(a, a_first, a_step, y, y_first, y_step, width, rows):
 
 @parallel
 def add_rows(a, a_first, a_step, b, b_first, b_step, y, width, rows):
-    """The rows of y lie one after another."""
+    """y = a + b; the rows of y are contiguous."""
     vectors = width - width % LANES
     for i in prange(rows):
         from_a, from_b, target = a_first + i * a_step, b_first + i * b_step, i * width

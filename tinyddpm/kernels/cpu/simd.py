@@ -1,10 +1,10 @@
-"""Vectors of sixteen numbers, for loops that the compiler would not turn into vector code by itself.
+"""Vectors of sixteen numbers, for loops that the compiler does not vectorize by itself.
 
 It does not where arrays might overlap, or where the terms of a sum would be added in another order. A Vector
-lives in registers: one of AVX-512's in float32, two or four on smaller machines; LLVM splits it up. For kernels
-whose last axis is contiguous.
+is held in registers: one of AVX-512's in float32, two or four on smaller machines, as LLVM splits it. It is for
+arrays whose last axis is contiguous.
 
-    v = load(x, (n, i, j, c))               x[n, i, j, c:c + 16]; nobody checks that this lies within x
+    v = load(x, (n, i, j, c))               x[n, i, j, c:c + 16]; without a check that this is within x
     store(y, (n, i, j, c), fill(b) * v + v)
 """
 
@@ -32,7 +32,7 @@ class _Model(models.PrimitiveModel):
 
 
 def _address(context, builder, signature, values):
-    """Of array[index], as the address of a vector."""
+    """The address of array[index], as that of a vector."""
     array, index = signature.args[:2]
     numbers = cgutils.unpack_tuple(builder, values[1])
     indices = [context.cast(builder, i, kind, types.intp) for i, kind in zip(numbers, index)]
@@ -51,7 +51,7 @@ def load(typing, array, index):
 
 @intrinsic
 def gather(typing, array, index, axis):
-    """The sixteen elements from array[index] on along that axis."""
+    """The sixteen elements along that axis that start at array[index]."""
     def build(context, builder, signature, values):
         data = context.make_array(array)(context, builder, values[0])
         stride = cgutils.unpack_tuple(builder, data.strides, array.ndim)[axis.literal_value]
@@ -80,7 +80,7 @@ def store(typing, array, index, vector):
 
 @intrinsic
 def fill(typing, number):
-    """The same number sixteen times."""
+    """The vector that holds the same number sixteen times."""
     def build(context, builder, signature, values):
         return _fill(context, builder, Vector(number), values[0])
 
@@ -94,7 +94,7 @@ def _fill(context, builder, vector, number):
 
 
 def _define(function, combine):
-    """function(a, b) for two vectors, or a vector and a number, which is converted."""
+    """Define function(a, b) for two vectors, or for a vector and a number, which is converted."""
     @type_callable(function)
     def kind(context):
         def typer(a, b):
@@ -122,7 +122,7 @@ _define(max, lambda builder, a, b: builder.select(builder.fcmp_unordered(">", a,
 
 @intrinsic
 def exp(typing, x):
-    """exp(x) within 2e-7 of it in float32, 1e-15 in float64; below exp(-87), that."""
+    """exp(x) with a relative error of 2e-7 in float32 and 1e-15 in float64; for x below -87, exp(-87)."""
     def build(context, builder, signature, values):
         vector, single = values[0].type, x.real == types.float32
         integers, bits, bias, terms = (ir.IntType(32), 23, 127, 8) if single else (ir.IntType(64), 52, 1023, 14)
@@ -132,7 +132,7 @@ def exp(typing, x):
         # exp(x) = 2^n exp(r) with |r| <= ln(2) / 2; ln(2) in two parts, the first so short that n times it is exact
         clipped = builder.select(builder.fcmp_ordered("<", values[0], number(-87.0)), number(-87.0), values[0])
         clipped = builder.select(builder.fcmp_ordered(">", clipped, number(88.0)), number(88.0), clipped)
-        shift = number(1.5 * 2**bits)                                   # adding it leaves no bits behind the point
+        shift = number(1.5 * 2**bits)                                   # adding it rounds to an integer
         n = builder.fsub(multiply_add(clipped, number(1 / math.log(2)), shift), shift)
         r = multiply_add(n, number(2.121944400546905827679e-4), multiply_add(n, number(-0.693359375), clipped))
         series = number(1 / math.factorial(terms - 1))

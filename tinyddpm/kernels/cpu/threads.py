@@ -1,9 +1,9 @@
-"""Who has the cores: numba's threads and BLAS's are two pools, and two pools on the same cores fight.
+"""Threads: numba and BLAS each have a pool, and two pools would compete for the same cores.
 
-One matrix product after one parallel loop then takes 8 ms instead of 1.1. So numba's threads are the only ones, and
-each calls BLAS with one thread. They wait for each other in a short loop, and then asleep: with the long loop of GNU's
-OpenMP, a step takes twice as long as soon as another program wants one of the cores. Where NumPy brings another BLAS
-than OpenBLAS (macOS Accelerate, MKL), both pools stay, and numba's threads sleep at once.
+A matrix product after a parallel loop would then take 8 ms instead of 1.1. So only numba's threads are used, and each
+calls BLAS with one thread. To wait for each other they spin briefly, and then sleep: with the long spin of GNU's
+OpenMP, a step takes twice as long as soon as another program needs one of the cores. If NumPy has a BLAS other than
+OpenBLAS (macOS Accelerate, MKL), both pools remain, and numba's threads sleep at once.
 """
 
 import ctypes
@@ -17,8 +17,8 @@ default = blas.library.scipy_openblas_get_num_threads64_() if blas.library else 
 
 
 def share():
-    """Give the cores to numba, before it starts its threads. How many there are is NUMBA_NUM_THREADS's to say; what the
-    environment says of BLAS's threads, and of how OpenMP's wait, no longer counts."""
+    """Give the cores to numba, before it starts its threads. NUMBA_NUM_THREADS sets their number; environment
+    variables for the number of BLAS's threads, and for how OpenMP's wait, have no effect."""
     os.environ["OMP_DYNAMIC"] = "false"
     if blas.library:
         blas.library.scipy_openblas_set_num_threads64_(1)
@@ -29,7 +29,7 @@ def share():
 
 
 def restore():
-    """Give BLAS its threads back, for the backend that has nothing else."""
+    """Give BLAS its threads back, for the numpy backend, which has no others."""
     if blas.library:
         blas.library.scipy_openblas_set_num_threads64_(default)
 
@@ -38,13 +38,13 @@ def describe():
     """One line for --verbose."""
     threads = f"numba {numba.__version__} with {numba.get_num_threads()} threads"
     if blas.library:
-        return f"{threads}, each calling OpenBLAS (its kernels for {core_name()}) by itself"
+        return f"{threads}, each calling OpenBLAS (kernels for {core_name()}) on its own"
     return (f"{threads}; NumPy brings another BLAS than OpenBLAS, which compiled code cannot call: "
-            "convolution, linear map and attention stay NumPy's, and slower")
+            "convolution, linear map and attention use NumPy and are slower")
 
 
 def core_name():
-    """The processor whose kernels OpenBLAS chose."""
+    """The type of processor for which OpenBLAS chose its kernels."""
     if not blas.library:
         return "unknown (NumPy has another BLAS)"
     function = blas.library.scipy_openblas_get_corename64_

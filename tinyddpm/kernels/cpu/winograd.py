@@ -7,7 +7,7 @@ convolution is such a product. Four outputs of a filter of three taps need six p
     y = A^T [(G w G^T) * (B^T d B)] A     for a 6x6 tile d of the input and a 4x4 tile y of the output
 
 Over channels, the product * of the 36 values is 36 matrix products. A thread takes TILES tiles at a
-time through the three stages, so that all of it stays in its cache. The float32 error is about 5e-6
+time through the three stages, so that everything stays in its cache. The float32 error is about 5e-6
 of the largest output, five times that of the direct sum.
 
     B^T = [4  0 -5  0  1  0]     A^T = [1  1  1  1  1  0]    G = [ 1/4     0     0 ]
@@ -30,16 +30,16 @@ from tinyddpm.kernels.cpu.blas import gemm
 from tinyddpm.kernels.cpu.jit import compiled, parallel
 from tinyddpm.kernels.cpu.simd import LANES, fill, gather, load, store
 
-TILES = 32                      # at a time, in a thread
-MANY = 512                      # at a time, of all threads together
+TILES = 32                      # tiles at a time, for each thread
+MANY = 512                      # tiles at a time, for all threads together
 BLOCKS = (64, 48, 32, 16)       # columns of the matrix products: OpenBLAS is fastest on small and contiguous ones
-SMALL = 2**21                   # elements of transformed filters, one for each thread, that the caches can hold
+SMALL = 2**21                   # elements of transformed filters, one filter for each thread, that fit the caches
 
 
 def pays(w, stride, padding):
     """Whether the convolution can be done this way.
 
-    More than 512 channels would take the float32 error past 2e-5 of the largest output.
+    More than 512 channels would raise the float32 error above 2e-5 of the largest output.
     """
     return w.shape[:2] == (3, 3) and stride == 1 and padding in (None, (1, 1)) and max(w.shape[2:]) <= 512
 
@@ -47,9 +47,9 @@ def pays(w, stride, padding):
 def convolve(x, w, b, other=None, rotated=False):
     """conv2d of stride 1 and "same" padding. x (N, H, W, C), w (3, 3, C, K), b (K,) -> y (N, H, W, K)
 
-    All contiguous, their channels in whole vectors.
-    other: what is added to it on the way, shaped like y or (N, 1, 1, K)
-    rotated: by w turned by 180 degrees, its two channel axes swapped; that takes dy to dx.
+    All arrays are contiguous, and their channels fill whole vectors.
+    other: added in the same pass, shaped like y or (N, 1, 1, K)
+    rotated: use w rotated by 180 degrees, with its two channel axes swapped; this takes dy to dx.
     """
     C, K = w.shape[2:] if not rotated else w.shape[:1:-1]
     block = next(size for size in BLOCKS if K % size == 0)
@@ -67,12 +67,12 @@ def convolve(x, w, b, other=None, rotated=False):
 
 
 def weight_gradient(x, dy, dw):
-    """Adds to dw (3, 3, C, K); x (N, H, W, C), dy (N, H, W, K). In the transformed domain dU = V^T dM.
+    """Add the gradient to dw (3, 3, C, K). x (N, H, W, C), dy (N, H, W, K). In the transformed domain, dU = V^T dM.
 
     Returns the sums (N, K) of dy over each image, which the bias and a time embedding need.
     """
     (N, H, W, C), K = x.shape, dy.shape[3]
-    workers = min(numba.get_num_threads(), N * ((H + 3) // 4) * ((W + 3) // 4))            # each has a tile
+    workers = min(numba.get_num_threads(), N * ((H + 3) // 4) * ((W + 3) // 4))            # each has at least one tile
     sums = np.zeros((workers, N, K), x.dtype)
     if workers * 36 * C * K <= SMALL:
         dU = np.empty((workers, 36, C, K), x.dtype)
@@ -86,7 +86,7 @@ def weight_gradient(x, dy, dw):
 
 @parallel
 def _convolve(x, U, biases, residual, y, workers):
-    """The three stages and what is added to the result, fused: V and M exist for 32 tiles only."""
+    """The three stages and the sum with biases and residual, fused: V and M hold only 32 tiles."""
     (N, H, W, C), K = x.shape, y.shape[3]
     blocks, block = U.shape[1], U.shape[3]
     tiles = N * ((H + 3) // 4) * ((W + 3) // 4)
@@ -105,7 +105,7 @@ def _convolve(x, U, biases, residual, y, workers):
 
 @parallel
 def _weight_gradient(x, dy, dU, sums):
-    """dU = V^T dM, each thread's own; the tiles of dy are read once, for dM and for their sums."""
+    """dU = V^T dM, one for each thread; the tiles of dy are read once, for dM and for their sums."""
     (N, H, W, C), K, workers = x.shape, dy.shape[3], len(dU)
     tiles = N * ((H + 3) // 4) * ((W + 3) // 4)
     for worker in prange(workers):
@@ -122,7 +122,7 @@ def _weight_gradient(x, dy, dU, sums):
 
 @parallel
 def _weight_gradient_by_points(x, dy, dU, sums):
-    """The same for filters too large for the caches: the threads share out many tiles, and then the 36 products."""
+    """The same for filters too large for the caches: the threads divide up many tiles, and then the 36 products."""
     (N, H, W, C), K, workers = x.shape, dy.shape[3], len(sums)
     tiles = N * ((H + 3) // 4) * ((W + 3) // 4)
     V, dM = np.empty((36, min(tiles, MANY) + 1, C), x.dtype), np.empty((36, min(tiles, MANY) + 1, K), x.dtype)
@@ -139,7 +139,7 @@ def _weight_gradient_by_points(x, dy, dU, sums):
 
 @parallel
 def _transform_filter(w, rotated, U):
-    """U = G w G^T in blocks of output channels; rotated: of w turned by 180 degrees with its channel axes swapped."""
+    """U = G w G^T in blocks of output channels; rotated: of w rotated by 180 degrees with its channel axes swapped."""
     for group in prange(U.shape[2] // LANES):
         _transform_sixteen_channels(w, rotated, group * LANES, U)
 
@@ -149,7 +149,7 @@ def _transform_sixteen_channels(w, rotated, first, U):
     taps, square = np.empty((3, 3, LANES, LANES), U.dtype), np.empty((18, 1, LANES), U.dtype)
     blocks, block = U.shape[1], U.shape[3]
     for k in range(0, blocks * block, LANES):
-        for p in range(3):                          # a small copy: far apart in w, its lines would evict each other
+        for p in range(3):                          # a small copy: in w they are far apart and would evict each other
             for q in range(3):
                 for i in range(LANES):
                     if rotated:
@@ -196,7 +196,7 @@ def _transform_channel_gradient(dU, c, dw):
 
 @compiled
 def _place(tile, H, W):
-    """The image and the top left pixel of the tile of that number."""
+    """The image and the top left pixel of the tile with that number."""
     across = (W + 3) // 4
     n, place = divmod(tile, (H + 3) // 4 * across)
     return n, place // across * 4, place % across * 4
@@ -204,7 +204,7 @@ def _place(tile, H, W):
 
 @compiled
 def _pixel(x, n, i, j, c):
-    """Sixteen channels of a pixel, zeros outside of the image."""
+    """Sixteen channels of a pixel; zeros outside the image."""
     if 0 <= i < x.shape[1] and 0 <= j < x.shape[2]:
         return load(x, (n, i, j, c))
     return fill(x.dtype.type(0))
@@ -212,7 +212,7 @@ def _pixel(x, n, i, j, c):
 
 @compiled
 def _transform_input(x, first, count, square, V, at):
-    """V[:, at + t] = B^T d B for the tiles d from the first on, each with a margin of one pixel."""
+    """V[:, at + t] = B^T d B for `count` tiles d from the first on, each with a margin of one pixel."""
     for t in range(count):
         n, top, left = _place(first + t, x.shape[1], x.shape[2])
         for c in range(0, x.shape[3], LANES):
@@ -227,7 +227,7 @@ def _transform_input(x, first, count, square, V, at):
 
 @compiled
 def _transform_output(M, first, count, square, biases, residual, y):
-    """y = A^T m A + bias + residual (if there is one) for each tile; what hangs over the image's edge is left out."""
+    """y = A^T m A + bias + residual (if there is one) for each tile; pixels outside the image are left out."""
     (H, W, K), adds = y.shape[1:], len(residual) > 0
     for t in range(count):
         n, top, left = _place(first + t, H, W)
@@ -244,7 +244,7 @@ def _transform_output(M, first, count, square, biases, residual, y):
 
 @compiled
 def _transform_gradient(dy, first, count, square, dM, at, sums):
-    """dM[:, at + t] = A dy A^T for each tile, the transpose of _transform_output; sums[n] collects an image's dy."""
+    """dM[:, at + t] = A dy A^T for each tile, the transpose of _transform_output; sums[n] sums an image's dy."""
     for t in range(count):
         n, top, left = _place(first + t, dy.shape[1], dy.shape[2])
         for k in range(0, dy.shape[3], LANES):

@@ -1,7 +1,7 @@
 """The twins for a GPU: cuBLAS's matrix products, and the kernels of the .cu files around them.
 
-Arrays keep the type that the readable operations give them. What becomes narrower, by the precision of `use`, is the
-operands of matrix products: bfloat16 or float16, with sums in float32. Group norm, softmax, loss and update never do.
+Arrays keep the type that the readable operations give them. The precision of `use` narrows only the operands
+of matrix products, to bfloat16 or float16, with sums in float32; never group norm, softmax, loss or update.
 bfloat16 numbers are stored in arrays of uint16, because CuPy has no such type.
 """
 
@@ -12,7 +12,7 @@ from tinyddpm.kernels.gpu import attention, conv, linear, loss, norm, resample, 
 
 
 def activate():
-    """The files with the twins, and the array library. RuntimeError where there is no GPU."""
+    """The files with the twins, and the array library. Raises RuntimeError if there is no GPU."""
     cupy.cuda.runtime.getDeviceCount()
     return [attention, conv, linear, loss, norm, resample, update], cupy
 

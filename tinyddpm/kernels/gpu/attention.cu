@@ -1,4 +1,4 @@
-// Softmax: a warp has one row.
+// Softmax: one warp for each row.
 
 template <typename F> __device__ real row_reduce(real value, real* shared, F combine)
 {

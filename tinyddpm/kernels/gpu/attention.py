@@ -1,4 +1,4 @@
-"""Attention: a product for each image and head."""
+"""Attention, with matrix products for each image and head."""
 
 import cupy
 

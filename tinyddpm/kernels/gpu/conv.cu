@@ -1,8 +1,8 @@
-// The pixels that an output pixel of a convolution sees, gathered in a row.
+// Gathers the pixels that an output pixel of a convolution sees into a row.
 
 // rows (N, H2, W2, kh, kw, C): for each pixel (i, j) of the result and each position (p, q) of the kernel, the source
-// pixel ((mul i + sign p + top) / div, (mul j + sign q + left) / div), or zeros where there is none. A thread for each
-// pixel and pack of V channels.
+// pixel ((mul i + sign p + top) / div, (mul j + sign q + left) / div), or zeros where there is none. One thread for
+// each pixel and pack of V channels.
 template <int V>
 __device__ void gather(const operand* source, operand* rows, int H, int W, int C, int H2, int W2, int kh, int kw,
                        int mul, int sign, int div, int top, int left, int size)

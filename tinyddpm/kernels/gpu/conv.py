@@ -1,4 +1,4 @@
-"""Convolution as the linear map of the pixels that an output pixel sees, which are gathered in rows."""
+"""Convolution as a linear map of the pixels that each output pixel sees, gathered into rows."""
 
 from collections import namedtuple
 
@@ -10,7 +10,7 @@ from tinyddpm.kernels.gpu.product import column_sums, multiply, operands, start
 from tinyddpm.ops.accumulate import Accumulating
 from tinyddpm.ops.conv import check_conv2d, check_conv2d_add
 
-ROWS_BYTES = 2**28          # of the gathered rows of a convolution: images are taken in parts that need no more
+ROWS_BYTES = 2**28          # limit for the gathered rows of a convolution: images are taken in parts that fit
 
 Geometry = namedtuple("Geometry", "shape stride top left")          # shape: of the result, (H', W')
 
@@ -62,8 +62,8 @@ def _backward(dy, x, w, g, dw):
 
 
 def _parts(source, shape, kh, kw, mul, sign, div, top, left):
-    """Some images at a time: their slice, and for each pixel (i, j) of that shape a row of the kh kw C numbers that it
-    sees in the source, at ((mul i + sign p + top) / div, (mul j + sign q + left) / div) for the kernel's (p, q)."""
+    """Yield some images at a time: their slice, and for each pixel (i, j) of that shape a row of the kh kw C numbers
+    seen in the source, at ((mul i + sign p + top) / div, (mul j + sign q + left) / div) for the kernel's (p, q)."""
     N, H, W, C = source.shape
     each = max(1, ROWS_BYTES // (shape[0] * shape[1] * kh * kw * C * source.itemsize))
     pack = 16 // source.itemsize

@@ -1,4 +1,4 @@
-"""The kernels of the .cu files: compiled at their first use, started with arguments of the types that they declare."""
+"""The kernels of the .cu files: compiled on first use, and launched with arguments of the declared types."""
 
 import functools
 import re
@@ -19,13 +19,13 @@ KERNELS = {name: (path.name, [parameter.strip().rsplit(maxsplit=1)[0] for parame
 
 
 def source(file):
-    """The text of a .cu file, the types before it."""
+    """The text of a .cu file, preceded by the types."""
     return (FOLDER / "types.cu").read_text() + (FOLDER / file).read_text()
 
 
 @functools.cache
 def module(file, real, narrow):
-    """A file, compiled for these types; CuPy keeps what it compiled on disk."""
+    """A file, compiled for these types; CuPy caches compiled files on disk."""
     return cupy.RawModule(code=source(file), options=("--std=c++17", f"-DREAL={real}", f"-DNARROW={narrow}"))
 
 
@@ -35,7 +35,7 @@ def kernel(name, real, narrow):
 
 
 def launch(name, dtype, grid, block, *arguments):
-    """Start a kernel; numbers among its arguments become what it declares, int or real."""
+    """Launch a kernel; numbers among its arguments are converted to the declared type, int or real."""
     types, (_, kinds) = {"int": np.int32, "real": dtype.type}, KERNELS[name]
     arguments = [a if kind.endswith("*") else types[kind](a) for a, kind in zip(arguments, kinds, strict=True)]
     real = "double" if dtype == np.float64 else "float"
@@ -43,7 +43,7 @@ def launch(name, dtype, grid, block, *arguments):
 
 
 def launch_each(name, dtype, size, *arguments):
-    """Start a kernel with a thread for each of `size` numbers, its last argument."""
+    """Launch a kernel with one thread for each of `size` numbers; `size` is its last argument."""
     launch(name, dtype, (-(-size // 256),), (256,), *arguments, size)
 
 

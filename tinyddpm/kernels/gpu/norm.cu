@@ -1,6 +1,6 @@
-// Group normalization, alone or with SiLU: a block has whole groups of one sample; threads (channel, lane).
+// Group normalization, alone or with SiLU: a block handles whole groups of one sample; threads (channel, lane).
 
-// The sum over the block's lanes, of a number for each channel and lane
+// The sum over the block's lanes of one number for each channel and lane
 __device__ real lane_sum(real value, real* shared)
 {
     shared[threadIdx.y * blockDim.x + threadIdx.x] = value;
@@ -15,7 +15,7 @@ __device__ real lane_sum(real value, real* shared)
     return value;
 }
 
-// The sum over the `width` channels of the thread's group, of a number for each channel
+// The sum over the `width` channels of the thread's group of one number for each channel
 __device__ real group_sum(real value, int width, real* shared)
 {
     if (threadIdx.y == 0) shared[threadIdx.x] = value;
@@ -64,7 +64,7 @@ __device__ real through_silu(real dy, real normal, real gamma, real beta, int si
     return dy * s * (1 + z * (1 - s));
 }
 
-// dgamma, dbeta (N, C): the sums over each sample alone
+// dgamma, dbeta (N, C): separate sums for each sample
 extern "C" __global__ void group_norm_backward(const real* dy, const real* x, const real* gamma, const real* beta,
                                                const real* mean, const real* rstd, real* dx, real* dgamma, real* dbeta,
                                                int L, int C, int width, int silu)

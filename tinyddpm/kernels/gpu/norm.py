@@ -42,7 +42,7 @@ group_norm_silu_backward = group_norm_backward
 
 
 def _blocks(x, groups):
-    """The channels of a group, and the grid and the block of threads: whole groups, of some 32 channels, by 8 lanes."""
+    """The channels of a group, and the grid and the block of threads: whole groups, about 32 channels, by 8 lanes."""
     C = x.shape[-1]
     width = C // groups
     channels = width * max(1, 32 // width)

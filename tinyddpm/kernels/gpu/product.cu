@@ -1,4 +1,4 @@
-// What matrix products need: their operands, what they are added to, and sums over rows.
+// For matrix products: their operands, the arrays to which they are added, and sums over rows.
 
 extern "C" __global__ void operands(const real* x, operand* y, int size)
 {
@@ -6,7 +6,7 @@ extern "C" __global__ void operands(const real* x, operand* y, int size)
     if (i < size) y[i] = narrow(x[i]);
 }
 
-// y (rows, K) = b + other, other (rows / pixels, K) or absent: what a product is then added to
+// y (rows, K) = b + other, other (rows / pixels, K) or absent; a product is then added to y
 extern "C" __global__ void start(real* y, const real* b, const real* other, int pixels, int K, int size)
 {
     int i = thread();
@@ -15,7 +15,7 @@ extern "C" __global__ void start(real* y, const real* b, const real* other, int 
     y[i] = b[k] + (other ? other[i / (pixels * K) * K + k] : 0);
 }
 
-// sums (S, K): over x (S, rows, K); blocks (32, 8), one for 32 columns of one s
+// sums (S, K) of x (S, rows, K) over its rows; one block of (32, 8) threads for 32 columns of one s
 extern "C" __global__ void column_sums(const real* x, real* sums, int rows, int K)
 {
     __shared__ real shared[8][32];

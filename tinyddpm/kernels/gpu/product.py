@@ -1,4 +1,4 @@
-"""Matrix products by cuBLAS, and what they need: their operands, what they are added to, and sums over rows."""
+"""Matrix products by cuBLAS, with their operands, the arrays to which they are added, and sums over rows."""
 
 import functools
 
@@ -14,7 +14,7 @@ COMPUTE_64F, COMPUTE_32F, COMPUTE_TF32 = 70, 68, 77                 # and its ar
 
 
 def operands(x):
-    """x, contiguous, in the type that goes into matrix products."""
+    """x, contiguous, in the type of the operands of matrix products."""
     x = cupy.ascontiguousarray(x)
     narrow = narrow_to(x.dtype)
     if not narrow:
@@ -33,7 +33,7 @@ def number(value, dtype):
 def multiply(a, b, out, transpose_a=False, transpose_b=False, add=False):
     """out = a b, or out += a b, each (rows, columns), or (batch, rows, columns) with any strides before the columns.
 
-    cuBLAS counts columns first: it is asked for out^T = b^T a^T.
+    cuBLAS stores matrices by columns, so it computes out^T = b^T a^T.
     """
     (M, N), K = out.shape[-2:], a.shape[-2 if transpose_a else -1]
     types = {np.float64: R_64F, np.float32: R_32F, np.float16: R_16F, np.uint16: R_16BF}
@@ -52,7 +52,7 @@ def multiply(a, b, out, transpose_a=False, transpose_b=False, add=False):
 
 
 def start(shape, b, other=None):
-    """An array of that shape (..., K) that holds b + other: a product is added to it."""
+    """An array of that shape (..., K) that holds b + other, to which a product is added."""
     y = cupy.empty(shape, b.dtype)
     pixels = 1 if other is None or other.size == y.size else y.size // other.size
     other = np.uintp(0) if other is None else other
@@ -61,7 +61,7 @@ def start(shape, b, other=None):
 
 
 def column_sums(x):
-    """x (S, rows, K) -> (S, K), in two stages where there are many rows: parts of about a thousand, then all parts."""
+    """x (S, rows, K) -> (S, K), for many rows in two stages: over parts of about a thousand, then over the parts."""
     S, rows, K = x.shape
     parts = next(parts for parts in range(max(1, rows // 1024), 0, -1) if rows % parts == 0)
     if parts > 1:

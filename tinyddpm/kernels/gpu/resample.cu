@@ -1,6 +1,6 @@
 // Upsampling.
 
-// x (N, H, W, C) -> y (N, 2H, 2W, C); H: of all images together
+// x (N, H, W, C) -> y (N, 2H, 2W, C); rows are counted over all images
 extern "C" __global__ void upsample(const real* x, real* y, int W, int C, int size)
 {
     int i = thread();
@@ -9,7 +9,7 @@ extern "C" __global__ void upsample(const real* x, real* y, int W, int C, int si
     y[i] = x[(row / 2 * W + column / 2) * C + c];
 }
 
-// dy (N, 2H, 2W, C) -> dx (N, H, W, C), W and size of dx
+// dy (N, 2H, 2W, C) -> dx (N, H, W, C); W and size are those of dx
 extern "C" __global__ void upsample_backward(const real* dy, real* dx, int W, int C, int size)
 {
     int i = thread();

@@ -2,7 +2,7 @@
 //
 // -DREAL=float or double is the type of all arrays; -DNARROW=0, 1 or 2 says whether the operands of matrix products
 // have that type too, or are bfloat16 or float16. No header is needed; the conversions are written out. All sums are
-// added in a fixed order, so that a run can be repeated to the bit.
+// added in a fixed order, so that a run is reproducible bit for bit.
 
 typedef REAL real;
 #if NARROW
@@ -40,6 +40,6 @@ __device__ real widen(operand x)
 #endif
 }
 
-template <typename T, int V> struct alignas(V * sizeof(T)) Pack { T at[V]; };      // V numbers in one access of memory
+template <typename T, int V> struct alignas(V * sizeof(T)) Pack { T at[V]; };      // V numbers in one memory access
 
 __device__ int thread() { return blockIdx.x * blockDim.x + threadIdx.x; }

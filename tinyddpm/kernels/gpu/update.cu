@@ -1,4 +1,4 @@
-// Adam and the moving average; grad_scale is read on the device, and one that is not finite leaves all as it is
+// Adam and the moving average; grad_scale is read on the device; if it is not finite, nothing changes
 extern "C" __global__ void adam_ema(real* values, const real* grads, real* m, real* v, real* ema,
                                     const real* grad_scale, real rate, real correction, real one_minus_beta1,
                                     real one_minus_beta2, real eps, real one_minus_decay, int size)
