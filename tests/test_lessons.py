@@ -1,7 +1,5 @@
 """The lessons: every script runs, and the text beside it shows what it does."""
 
-import concurrent.futures
-import os
 import re
 import subprocess
 import sys
@@ -14,23 +12,19 @@ LESSONS = sorted((ROOT / "lessons").glob("[0-9][0-9]_*"))
 MAP = (ROOT / "lessons" / "README.md").read_text()
 
 
-@pytest.fixture(scope="module")
-def runs():
-    """What each script prints with --quick; two run at a time, on one core each."""
-    def run(folder):
-        done = subprocess.run([sys.executable, folder / "lesson.py", "--quick"], capture_output=True, text=True,
-                              env=os.environ | {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
-                                                "OPENBLAS_NUM_THREADS": "1"})
-        return folder.name, done
-    before = figures()
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        found = dict(pool.map(run, LESSONS))
-    assert figures() == before                                  # --quick leaves the committed figures alone
-    return found
-
-
 def figures():
     return {path: path.stat().st_mtime_ns for folder in LESSONS for path in folder.glob("*.[pg][ni][gf]")}
+
+
+FIGURES = figures()                                             # as they are before any script runs
+
+
+@pytest.fixture(scope="module")
+def runs(pytestconfig):
+    """The CompletedProcess of each script with --quick; conftest.py starts them."""
+    found = {folder.name: pytestconfig.beside.result(folder.name) for folder in LESSONS}
+    assert figures() == FIGURES                                 # --quick leaves the committed figures alone
+    return found
 
 
 def text(folder):
