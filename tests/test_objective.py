@@ -177,7 +177,7 @@ def test_guidance_moves_every_prediction_away_from_the_one_without_labels(predic
     model.y = 0.3 * model.y
     to_x0 = lambda y: PREDICTIONS[prediction].to_x0(S, XT, TIMES, y)
     with_labels, without = to_x0(model.forward(XT, TIMES, labels)), to_x0(model.forward(XT, TIMES))
-    for w in (0.0, 1.0, 2.5):
+    for w in (0.0, 1.0, 2.0, 2.5):
         _, _, x0 = reverse_process(model, config, labels, guidance=w)(XT, TIMES)
         np.testing.assert_allclose(x0, np.clip(without + w * (with_labels - without), -1, 1), atol=1e-8)
     with pytest.raises(ValueError, match="needs labels"):

@@ -25,7 +25,7 @@ def ranks(environment, size=None, rank=None, host=None, port=None):
 
     Raises ValueError for a rank that is not one of 0 to size - 1, and for an environment that holds no numbers.
     """
-    def number(name, default):
+    def number(name, default=None):
         try:
             return int(environment.get(name, default))
         except ValueError:
@@ -35,7 +35,7 @@ def ranks(environment, size=None, rank=None, host=None, port=None):
     if size is None and rank is None:
         for names in LAUNCHERS:
             if names[0] in environment and names[1] in environment:
-                size, rank = number(names[0], 1), number(names[1], 0)
+                size, rank = number(names[0]), number(names[1])
                 local = number(names[2], rank)
                 break
     size, rank = 1 if size is None else size, rank or 0
