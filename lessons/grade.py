@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,14 +65,15 @@ def grade(lesson, path, hidden_seed=HIDDEN_SEED, progress=lambda *_: None):
     """The results for a homework, in the fields of Gradescope's results.json."""
     source, refused = read_source(path)
     refused, entries = refused or screen.problem(source, path.name, tasks.IMPORTS[lesson]), []
-    for task in tasks.LESSONS[lesson]:
-        seeds = VISIBLE_SEED, hidden_seed
-        found = [refused] * 2 if refused else run(task, source, seeds)
-        for problem, visibility in zip(found, ("visible", "hidden")):
-            entries.append({"name": f"{task.title} ({visibility} seed)", "number": f"{task.number}.{len(entries) % 2 + 1}",
-                            "score": 0 if problem else task.points / 2, "max_score": task.points / 2,
-                            "status": "failed" if problem else "passed", "visibility": visibility, "output": problem or "right"})
-        progress(task, entries[-2:])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:        # a process for each core, the results in the tasks' order
+        found = pool.map(lambda task: [refused] * 2 if refused else run(task, source, (VISIBLE_SEED, hidden_seed)),
+                         tasks.LESSONS[lesson])
+        for task, problems in zip(tasks.LESSONS[lesson], found):
+            for problem, visibility in zip(problems, ("visible", "hidden")):
+                entries.append({"name": f"{task.title} ({visibility} seed)", "number": f"{task.number}.{len(entries) % 2 + 1}",
+                                "score": 0 if problem else task.points / 2, "max_score": task.points / 2,
+                                "status": "failed" if problem else "passed", "visibility": visibility, "output": problem or "right"})
+            progress(task, entries[-2:])
     return {"score": sum(e["score"] for e in entries), "max_score": sum(e["max_score"] for e in entries), "tests": entries}
 
 

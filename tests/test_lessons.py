@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -97,12 +98,14 @@ def test_the_points_are_those_of_the_homeworks():
 PLAYS = ["forward", "score", "walk", "steps", "rate-distortion"]
 
 
-@pytest.mark.parametrize("name", PLAYS)
-def test_a_play_is_a_picture_where_there_is_no_display(name, tmp_path):
-    done = subprocess.run([sys.executable, ROOT / "lessons" / "play.py", name, "--out", "picture.png"],
-                          capture_output=True, text=True, cwd=tmp_path,
-                          env=os.environ | {"MPLBACKEND": "agg"})
-    assert done.returncode == 0 and (tmp_path / "picture.png").stat().st_size > 5000, done.stderr
+def test_a_play_is_a_picture_where_there_is_no_display(tmp_path):
+    """Each of them; two at a time."""
+    def play(name):
+        done = subprocess.run([sys.executable, ROOT / "lessons" / "play.py", name, "--out", f"{name}.png"],
+                              capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"MPLBACKEND": "agg"})
+        assert done.returncode == 0 and (tmp_path / f"{name}.png").stat().st_size > 5000, done.stderr
+    with ThreadPoolExecutor(2) as pool:
+        assert len(list(pool.map(play, PLAYS))) == len(PLAYS)
 
 
 @pytest.mark.parametrize("arguments, message",
@@ -145,13 +148,13 @@ def conv2d_backward(dy, cache):
     stubs = homework[homework.index("# ---- 6.1"):homework.index("# ---- 6.2")]
     flags = ["--steps", "3", "--batch-size", "8", "--T", "3", "--backend", "numpy", "--base-channels", "8",
              "--groups", "4"]
-    results = {}
-    for name, content in (("stubs", homework), ("mine", homework.replace(stubs, mine)),
-                          ("only", "import numpy as np\n" + mine)):
+    def train(name, content):
         (tmp_path / f"{name}.py").write_text(content)
-        results[name] = subprocess.run([sys.executable, ROOT / "examples" / "train_mnist.py", "--ops", f"{name}.py",
-                                        "--out", name, *flags], cwd=tmp_path,
-                                       capture_output=True, text=True)
+        return name, subprocess.run([sys.executable, ROOT / "examples" / "train_mnist.py", "--ops", f"{name}.py",
+                                     "--out", name, *flags], cwd=tmp_path, capture_output=True, text=True)
+    with ThreadPoolExecutor(2) as pool:
+        results = dict(pool.map(train, ("stubs", "mine", "only"),
+                                (homework, homework.replace(stubs, mine), "import numpy as np\n" + mine)))
     assert results["mine"].returncode == results["only"].returncode == 0, results["mine"].stderr
     assert "conv2d, conv2d_backward of mine.py" in results["mine"].stdout and "upsample" not in results["mine"].stdout
     assert results["stubs"].returncode == 2 and "none that is written yet" in results["stubs"].stderr.splitlines()[-1]

@@ -247,14 +247,14 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(tmp_path):
 @pytest.mark.parametrize("backend, signals", [("numpy", ["SIGINT", "SIGKILL"]), ("numba", ["SIGKILL"])])
 def test_stopped_runs_end_with_the_bits_of_an_unbroken_one(tmp_path, backend, signals):
     flags = [*SMALL[:-1], backend, "--steps", 15, "--save-every", 1, "--sample-every", 0, "--batch-size", 4, "--T", 4]
-    whole = run("train_mnist.py", *flags, "--out", "whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    expected, _ = safetensors.read(tmp_path / "whole" / "checkpoint.safetensors")
+    def start(folder):
+        command = [sys.executable, ROOT / "examples" / "train_mnist.py", *map(str, flags), "--out", folder]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    whole = start(tmp_path / "whole")
     for sent in signals:
         folder = tmp_path / sent
-        command = [sys.executable, ROOT / "examples" / "train_mnist.py", *map(str, flags), "--out", folder]
-        process = subprocess.Popen(command,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = start(folder)
         metrics, deadline = folder / "metrics.csv", time.time() + 120
         while time.time() < deadline and not (metrics.exists() and len(metrics.read_text().splitlines()) > 4):
             time.sleep(0.01)
@@ -263,9 +263,13 @@ def test_stopped_runs_end_with_the_bits_of_an_unbroken_one(tmp_path, backend, si
         assert process.returncode == {"SIGINT": 130, "SIGKILL": -9}[sent], output
         resumed = run("train_mnist.py", "--resume", "--out", folder, "--backend", backend, cwd=tmp_path)
         assert resumed.returncode == 0, resumed.stderr
-        found, _ = safetensors.read(folder / "checkpoint.safetensors")
+    output, _ = whole.communicate(timeout=60)
+    assert whole.returncode == 0, output
+    expected, _ = safetensors.read(tmp_path / "whole" / "checkpoint.safetensors")
+    for sent in signals:
+        found, _ = safetensors.read(tmp_path / sent / "checkpoint.safetensors")
         assert found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in found)
-        assert (folder / "samples.png").read_bytes() == (tmp_path / "whole" / "samples.png").read_bytes()
+        assert (tmp_path / sent / "samples.png").read_bytes() == (tmp_path / "whole" / "samples.png").read_bytes()
 
 
 def test_a_learners_operations_run_the_real_training(tmp_path):
