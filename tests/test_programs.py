@@ -247,6 +247,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(tmp_path):
 @pytest.mark.parametrize("backend, signals", [("numpy", ["SIGINT", "SIGKILL"]), ("numba", ["SIGKILL"])])
 def test_stopped_runs_end_with_the_bits_of_an_unbroken_one(tmp_path, backend, signals):
     flags = [*SMALL[:-1], backend, "--steps", 15, "--save-every", 1, "--sample-every", 0, "--batch-size", 4, "--T", 4]
+
     def start(folder):
         command = [sys.executable, ROOT / "examples" / "train_mnist.py", *map(str, flags), "--out", folder]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
