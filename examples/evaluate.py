@@ -109,7 +109,7 @@ def drawn(args, model, preset, least):
         raise ValueError(f"{count} samples are too few to measure: expected at least {least}")
     if args.samples:
         return images, f"{len(images):,} images of {args.samples}"
-    (sampler, method), progress = cli.sampler(args), Progress()
+    (sampler, method), progress = cli.sampler(args, preset.diffusion.T), Progress()
     images = generate(model, preset.diffusion, count, args.seed, **sampler,
                       watch=lambda step, number, total: progress.count("sampling, step", number, total))
     progress.close()

@@ -28,9 +28,9 @@ def main(argv):
     if args.count < 1 or args.seed < 0:
         parser.error(f"--count {args.count} --seed {args.seed}: expected at least 1 and at least 0")
 
-    sampler, _ = cli.sampler(args)
     cli.use_backend(args)
     model, preset = load_model(args.checkpoint)
+    sampler, _ = cli.sampler(args, preset.diffusion.T)
     labels = None if args.label is None else np.full(args.count, args.label)
     film, progress = plots.Film(), Progress()
 

@@ -79,6 +79,17 @@ def stub(*args):
     raise NotImplementedError("4.2 silu")
 
 
+def test_unpatchify_is_made_of_a_learners_patchify():
+    """With any cache of its own: here a tuple, and twice the values in both directions."""
+    tinyddpm.use("numpy", overrides=module_of(
+        patchify=lambda x, size: (2 * READABLE["patchify"](x, size)[0], ("size", size)),
+        patchify_backward=lambda dy, cache: 2 * READABLE["patchify_backward"](dy, cache[1])))
+    x = np.random.default_rng(0).standard_normal((2, 3, 2, 8))
+    y, cache = ops.unpatchify(x, 2)
+    np.testing.assert_array_equal(y, 2 * READABLE["patchify_backward"](x, 2))
+    np.testing.assert_array_equal(ops.unpatchify_backward(y, cache), 4 * x)
+
+
 def test_an_override_that_is_not_written_yet_is_the_librarys():
     twice = lambda x: (2 * x, x)
     tinyddpm.use("numpy", overrides=module_of(silu=twice, silu_backward=lambda dy, x: 2 * dy, linear=stub,

@@ -1,6 +1,7 @@
 """Imports run downwards only, no two files import each other, and only dispatch.py knows the kernels."""
 
 import ast
+import re
 from pathlib import Path
 
 import tinyddpm
@@ -75,3 +76,13 @@ def test_what_is_wrong_would_be_found():
     assert wrong(circle) == ["tinyddpm.data.folder -> tinyddpm.data.mnist -> tinyddpm.data.folder"]
     secret = house | {"tinyddpm.nn.mlp": "from tinyddpm.kernels.cpu import conv"}
     assert wrong(secret) == ["tinyddpm.nn.mlp knows the kernels"]
+
+
+def test_every_file_of_the_package_is_installed():
+    """Those that are not Python match a pattern of pyproject.toml, and each pattern matches some."""
+    text = (ROOT.parent / "pyproject.toml").read_text()
+    patterns = re.findall(r'"([^"]+)"', re.search(r"^tinyddpm = \[(.*)\]$", text, re.MULTILINE)[1])
+    found = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    files = {path for path in ROOT.rglob("*")
+             if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts}
+    assert files == found and all(list(ROOT.glob(pattern)) for pattern in patterns)

@@ -249,7 +249,7 @@ TORCHRUN = {"WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "n
     ({}, {}, Ranks()), ({}, {"size": 3, "rank": 2}, Ranks(3, 2, 2)), (TORCHRUN, {}, Ranks(4, 2, 1, "node0", 2000)),
     (TORCHRUN | {"TORCHELASTIC_USE_AGENT_STORE": "True"}, {}, Ranks(4, 2, 1, "node0", 2001)),
     (TORCHRUN, {"size": 1, "rank": 0, "host": "here", "port": 7}, Ranks(1, 0, 0, "here", 7)),
-    (TORCHRUN, {"size": 3}, Ranks(3, 0, 0, "node0", 2000)),
+    (TORCHRUN, {"size": 3}, Ranks(3, 2, 1, "node0", 2000)), (TORCHRUN, {"rank": 3}, Ranks(4, 3, 3, "node0", 2000)),
     ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}, {}, Ranks(2, 1, 0)),
     ({"SLURM_NTASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}, {"host": "n7"}, Ranks(8, 5, 1, "n7")),
     ({"RANK": "3"}, {}, Ranks())])

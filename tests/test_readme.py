@@ -66,7 +66,7 @@ def test_every_indexed_command_has_its_flags(program, flags):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     with pytest.raises(SystemExit) as stopped, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tinyddpm.cli.use_backend", lambda args: sys.exit("the flags are right"))
+        patch.setattr("tinyddpm.cli.use_backend", lambda *args: sys.exit("the flags are right"))
         module.main(flags.split())
     assert stopped.value.code == "the flags are right"
 

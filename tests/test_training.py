@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tinyddpm
-from tinyddpm import data, nn, presets, safetensors
+from tinyddpm import cli, data, nn, plots, presets, safetensors
 from tinyddpm.diffusion import process
 from tinyddpm.nn import Module, Parameter, UNetConfig
 from tinyddpm.presets import Preset
@@ -433,3 +433,20 @@ def test_a_preset_says_which_network(monkeypatch, tmp_path):
     model, loaded = load_model(tmp_path / "c")
     assert type(model) is Grey and loaded == preset
     np.testing.assert_allclose(generate(model, preset.diffusion, 2), model.level.value[0], rtol=1e-5)
+    monkeypatch.setattr(cli, "CONFIGS", (*cli.CONFIGS, GreyConfig))
+    parser = cli.Parser()
+    cli.add_run_flags(parser, "")
+    args = parser.parse_args(["--start", "0.5", "--image-size", "16"])          # a field of its own, and one of both
+    assert cli.overrides(args) == {"start": 0.5, "image_size": 16}
+
+
+@pytest.mark.parametrize("value", ["null", "16", '"16"'])
+def test_a_configuration_with_a_wrong_list_is_refused(value):
+    text = presets.get("mnist").to_json().replace('"attention_resolutions": []', f'"attention_resolutions": {value}')
+    with pytest.raises(ValueError, match="attention_resolutions is .*; expected a tuple"):
+        Preset.from_json(text)
+
+
+def test_the_curve_of_a_new_loss_is_drawn(tmp_path):
+    plots.loss_curve(tmp_path / "loss.png", np.arange(1, 10), np.arange(1.0, 10.0), "a new loss")
+    assert (tmp_path / "loss.png").stat().st_size > 1000

@@ -85,8 +85,8 @@ def add_sampler_flags(parser):
         parser.add_argument(f"--{name}", type=type(default), metavar="X", help=f"of {whose} (default {default})")
 
 
-def sampler(args):
-    """The sampler that the flags choose: arguments for generate, and a description to print."""
+def sampler(args, T):
+    """The sampler that the flags choose, for T times: arguments for generate, and a description to print."""
     chosen, steps = SAMPLERS[args.sampler], args.steps
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     wrong = [name for name in options if name not in chosen.options]
@@ -94,8 +94,10 @@ def sampler(args):
         wrong.append("steps")
     if wrong:
         raise ValueError(f"--{wrong[0]} does not belong to --sampler {args.sampler}, {chosen.title}: choose another")
-    title = chosen.title if chosen.steps is None else f"{chosen.title} with {steps or chosen.steps} steps"
-    title += "".join(f" and {name} {value}" for name, value in options.items() if value)
+    title = chosen.title
+    if chosen.steps is not None:
+        steps = min(chosen.steps, T) if steps is None else steps
+        title += f" with {steps} steps" + "".join(f" and {name} {value}" for name, value in options.items() if value)
     return {"sampler": args.sampler, "steps": steps, **options}, title
 
 
@@ -112,13 +114,12 @@ def add_run_flags(parser, dataset):
                                       "--rank; torchrun, mpirun and srun set both in the environment")
     group.add_argument("--world-size", type=int, metavar="N", help="how many processes share the run (default 1)")
     group.add_argument("--rank", type=int, metavar="R", help="number of this process, 0 to N - 1; 0 writes all files")
-    group.add_argument("--host", metavar="NAME", help="address of rank 0 (default: this machine)")
+    group.add_argument("--host", metavar="NAME", help="address of rank 0 (default: $MASTER_ADDR, or this machine)")
     group.add_argument("--port", type=int, metavar="P", help=f"port at which rank 0 waits (default {rendezvous.PORT})")
     group = parser.add_argument_group("configuration", "each overrides a field of the preset")
-    for config in CONFIGS:
-        for field in fields(config):
-            if field.name == "learned_variance":             # follows from --variance
-                continue
+    known = {field.name: field for config in CONFIGS for field in fields(config)}     # networks share some
+    for field in known.values():
+        if field.name != "learned_variance":                 # which follows from --variance
             options = {"default": argparse.SUPPRESS, "help": HELP.get(field.name)}
             if field.type is bool:
                 options["action"] = argparse.BooleanOptionalAction
@@ -155,9 +156,7 @@ def prepare(args, preset, quick):
     if args.quick:
         given = quick | given
     ranks = rendezvous.ranks(os.environ, args.world_size, args.rank, args.host, args.port)
-    active = use_backend(args)
-    if on_gpu() and ranks.size > 1:
-        state.xp.cuda.Device(ranks.local % state.xp.cuda.runtime.getDeviceCount()).use()
+    active = use_backend(args, ranks)
     trainer, dataset, folder = run.prepare(preset, given, ranks, tinyddpm.__version__, args.out, args.data_dir,
                                            args.resume)
     images = f"{len(dataset):,} images of {trainer.preset.dataset}"
@@ -166,7 +165,7 @@ def prepare(args, preset, quick):
     return trainer, dataset, folder
 
 
-def use_backend(args):
+def use_backend(args, ranks=rendezvous.Ranks()):
     """Activate the backend and the operations that the flags choose. Returns a line that describes them."""
     module = None
     if args.ops:
@@ -180,6 +179,8 @@ def use_backend(args):
         except Exception as error:              # any error in the file is for its author to fix
             raise ValueError(f"--ops {path} cannot be loaded: {type(error).__name__}: {error}") from None
     tinyddpm.use(args.backend, module, args.precision)
+    if on_gpu() and ranks.size > 1:
+        state.xp.cuda.Device(ranks.local % state.xp.cuda.runtime.getDeviceCount()).use()
     if args.verbose:
         print(dispatch.describe(), file=sys.stderr)
     return (f"backend {state.backend}" + f" in {state.precision}" * (state.precision != "fp32")

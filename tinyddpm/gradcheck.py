@@ -20,9 +20,10 @@ def check(forward, backward, *arrays, tolerance=1e-7, seed=0):
         needs no tuple). Integer arrays, such as labels, have no gradient.
     Other arguments (a stride, a number of heads) are passed by a lambda.
     Returns the largest error: the largest difference in an argument relative to its largest
-    gradient. Raises AssertionError, with the argument, the worst index, expected and got, if the
-    error exceeds the tolerance, if a shape is wrong or a gradient is missing, or if an argument was
-    changed in place; ValueError for arrays that are not float64.
+    gradient, or, if that is so small, to the gradients that differences can resolve (rounding_of).
+    Raises AssertionError, with the argument, the worst index, expected and got, if the error exceeds
+    the tolerance, if a shape is wrong or a gradient is missing, or if an argument was changed in
+    place; ValueError for arrays that are not float64.
     """
     for i, a in enumerate(arrays):
         if not isinstance(a, np.ndarray) or a.dtype.kind == "f" and a.dtype != np.float64:

@@ -76,7 +76,7 @@ def loss_curve(path, steps, losses, kind):
     mean = np.convolve(losses, np.full(window, 1 / window), "valid")
     axes.loglog(steps, losses, ".", markersize=1, color="0.75", label="each step")
     axes.loglog(steps[window - 1:], mean, label=f"mean of {window}")
-    axes.set(xlabel="step", ylabel=LOSSES[kind])
+    axes.set(xlabel="step", ylabel=LOSSES.get(kind, kind))
     axes.legend()
     figure.savefig(path, dpi=110)
 

@@ -56,7 +56,7 @@ def main():
         print(f"t = {t:3}: a prediction that is off by 0.01 puts x_0 off by "
               + ", ".join(f"{error_of_x0(s, name, t, 0.01):.2g} ({name})" for name in ("eps", "x0", "v", "mu")))
     for v in (-1.0, 0.0, 1.0):
-        assert np.isclose(learned_variance(s, v, 500), np.exp(process.learned_log_variance(s, np.array([v]), 500))[0])
+        assert np.isclose(learned_variance(s, v, 500), np.exp(process.learned_log_variance(s, 500, np.array([v])))[0])
     print(f"at t = 500 sigma^2 lies between {learned_variance(s, -1, 500):.5f} and {learned_variance(s, 1, 500):.5f}, "
           f"at t = 2 between {learned_variance(s, -1, 2):.6f} and {learned_variance(s, 1, 2):.6f}")
     probabilities = objective.time_probabilities(s)

@@ -45,13 +45,13 @@ def p_mean_variance(s, x0, xt, t, clip=True, variance="large", v=None):
     if clip:
         x0 = array_module(x0).clip(x0, -1, 1)
     if variance == "learned":
-        sigma2 = array_module(xt).exp(learned_log_variance(s, v, t))
+        sigma2 = array_module(xt).exp(learned_log_variance(s, t, v))
     else:
         sigma2 = per_sample(s.variance(variance)[t], xt)
     return mu_from_x0(s, x0, xt, t), sigma2, x0
 
 
-def learned_log_variance(s, v, t):
+def learned_log_variance(s, t, v):
     """log sigma_t^2, from log beta_tilde_t at v = -1 to log beta_t at v = 1 (Eq. 15 of Nichol and Dhariwal 2021)."""
     slope = log_variance_slope(s, t)
     return per_sample(np.log(s.beta[t]) - slope, v) + per_sample(slope, v) * v

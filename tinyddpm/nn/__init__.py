@@ -11,7 +11,10 @@ NETWORKS = {"unet": (UNetConfig, UNet)}         # name, as stored in a preset ->
 
 def name_of(config):
     """The name in NETWORKS of the network that a configuration describes."""
-    return next(name for name, (kind, _) in NETWORKS.items() if type(config) is kind)
+    for name, (kind, _) in NETWORKS.items():
+        if type(config) is kind:
+            return name
+    raise ValueError(f"no network has the configuration {type(config).__name__}; there are {', '.join(NETWORKS)}")
 
 
 def build(config, seed=0, dtype=np.float32):

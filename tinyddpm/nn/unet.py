@@ -43,6 +43,9 @@ class UNetConfig:
                      "patch_size"):
             if getattr(self, name) < 1:
                 refuse(f"{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("channel_multipliers", "attention_resolutions"):
+            if not isinstance(getattr(self, name), tuple):
+                refuse(f"{name} is {getattr(self, name)!r}; expected a tuple of integers")
         if not self.channel_multipliers or min(self.channel_multipliers) < 1:
             refuse(f"channel_multipliers is {self.channel_multipliers}; expected at least one, each 1 or more")
         if not 0 <= self.dropout < 1:

@@ -1,5 +1,6 @@
 """Changes of resolution without parameters: upsampling, folding patches into channels, the mean over all pixels."""
 
+from tinyddpm import ops
 from tinyddpm.backend import array_module
 
 
@@ -32,12 +33,14 @@ def patchify_backward(dy, size):
 
 def unpatchify(x, size):
     """The inverse of patchify, which is also its transpose. x (N, H, W, size size C) -> y (N, size H, size W, C)"""
-    return patchify_backward(x, size), size
+    N, H, W, C = x.shape
+    _, cache = ops.patchify(array_module(x).empty((N, size * H, size * W, C // size**2), x.dtype), size)
+    return ops.patchify_backward(x, cache), size
 
 
 def unpatchify_backward(dy, size):
     """dy (N, size H, size W, C) -> dx (N, H, W, size size C)"""
-    return patchify(dy, size)[0]
+    return ops.patchify(dy, size)[0]
 
 
 def mean_pool(x):

@@ -27,7 +27,7 @@ def ddpm(p, s, x, rng, times):
     """Algorithm 2. Raises ValueError unless the times descend one by one to 1."""
     times = list(times)
     if times != list(range(len(times), 0, -1)):
-        raise ValueError(f"ddpm: the times are {times}; Algorithm 2 visits every t from the first one down to 1")
+        raise ValueError(f"ddpm: {len(times)} times from {times[0]} on; Algorithm 2 visits every t down to 1")
     for t in times:
         x, sigma2, x0 = p(x, np.full(len(x), t))                        # the mean; z = 0 at t = 1
         if t > 1:

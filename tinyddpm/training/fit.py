@@ -43,11 +43,11 @@ def fit(trainer, dataset, folder):
                 trainer.begin(images, labels)
                 step = trainer.steps_done
                 draws, saves = c.sample_every and step % c.sample_every == 0, step % c.save_every == 0
-                if not (draws or saves or step % ahead == 0 or step == c.steps):
-                    continue
-                results, now = trainer.results(), time.perf_counter()
-                stop, before = trainer.agree(interrupt.requested, now - before), now
-            if leads:
+                due = draws or saves or step % ahead == 0 or step == c.steps
+                if due:
+                    results, now = trainer.results(), time.perf_counter()
+                    stop, before = trainer.agree(interrupt.requested, now - before), now
+            if due and leads:
                 log.add(results)
                 if draws:
                     log.draw()

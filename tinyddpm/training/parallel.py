@@ -21,7 +21,7 @@ UNIQUE_ID = 128                     # numbers in NCCL's name for a group
 class Alone:
     """The group of a run in one process."""
 
-    rank, size = 0, 1
+    rank, size, text = 0, 1, ""
 
     def average(self, a):
         """Replace a, on every rank, by the mean of all ranks' a."""
@@ -96,8 +96,7 @@ class Group(Alone):
             raise ValueError(self._gone(rank, error)) from None
 
     def _gone(self, rank, error):
-        return (f"rank {rank} is gone ({error}), so rank {self.rank} stops too: see the error of rank {rank}; "
-                "the last checkpoint stays")
+        return f"rank {rank} is gone ({error}), so rank {self.rank} stops too: see the error of rank {rank}"
 
 
 class GpuGroup(Group):

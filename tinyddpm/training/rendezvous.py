@@ -31,14 +31,14 @@ def ranks(environment, size=None, rank=None, host=None, port=None):
         except ValueError:
             raise ValueError(f"the environment has {name}={environment[name]!r}; expected a number") from None
 
-    local = rank or 0
-    if size is None and rank is None:
-        for names in LAUNCHERS:
-            if names[0] in environment and names[1] in environment:
-                size, rank = number(names[0]), number(names[1])
-                local = number(names[2], rank)
-                break
-    size, rank = 1 if size is None else size, rank or 0
+    names = next((names for names in LAUNCHERS if {*names[:2]} <= environment.keys()), None)
+    if names:
+        size = number(names[0]) if size is None else size
+        local = number(names[2], number(names[1])) if rank is None else rank
+        rank = number(names[1]) if rank is None else rank
+    else:
+        size, rank = 1 if size is None else size, rank or 0
+        local = rank
     if not 0 <= rank < size:
         raise ValueError(f"--rank {rank} --world-size {size}: expected a rank from 0 to world size - 1")
     if port is None:

@@ -19,7 +19,8 @@ def prepare(preset, given, ranks, version, out=None, data_dir=None, resume=False
     """The run that a preset and the given fields describe, new or resumed: its Trainer, data set and folder.
 
     given: the fields that override those of the preset, name -> value
-    ranks: training.rendezvous.Ranks; on ranks other than 0, only ranks and data_dir are used; rank 0 sends the rest
+    ranks: training.rendezvous.Ranks; on ranks other than 0, which write no files, the folder is None, and of the
+        configuration only data_dir is used: rank 0 sends the rest
     Raises ValueError for a configuration, data or a folder that do not fit.
     """
     if ranks.rank:
