@@ -46,7 +46,7 @@ TASKS = [
     library("7.1", "Group normalization", 5, group_norm, [ops.group_norm, ops.group_norm_backward],
             group_norm=["reshape so that the channels of a group have an axis of their own: (N, L, G, C / G)", "mean and variance over pixels and channels of a group",
                         "normalize, then scale and shift each channel"],
-            group_norm_backward=["dgamma and dbeta are sums over samples and pixels", "dn = dy gamma is the gradient by the normalized numbers",
+            group_norm_backward=["dgamma and dbeta are sums over samples and pixels", "dn = dy gamma is the gradient with respect to the normalized numbers",
                                  "dx = rstd (dn - mean(dn) - n mean(dn n)), the means over each group"]),
     question("7.2", "Without centring", 4, rms_group_norm, '''
 def rms_group_norm(x, gamma, beta, groups, eps):

@@ -34,7 +34,7 @@ def group_norm_backward(dy, cache):
     with means over each group. The two subtracted terms come from the mean and the variance.
     """
     # 1. dgamma and dbeta are sums over samples and pixels
-    # 2. dn = dy gamma is the gradient by the normalized numbers
+    # 2. dn = dy gamma is the gradient with respect to the normalized numbers
     # 3. dx = rstd (dn - mean(dn) - n mean(dn n)), the means over each group
     raise NotImplementedError("7.1 group_norm_backward")
 

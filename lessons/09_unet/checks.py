@@ -52,5 +52,5 @@ def mean_downsample(x):
 def mean_downsample_backward(dy, cache):
     """dy (N, H, W, C) -> dx (N, 2H, 2W, C)"""
 ''', {"mean_downsample": _mean[0], "mean_downsample_backward": _mean[1]},
-             mean_downsample=["reshape so that a square has two axes of its own"], mean_downsample_backward=["each pixel had a quarter of the say"]),
+             mean_downsample=["reshape so that a square has two axes of its own"], mean_downsample_backward=["each pixel counted for a quarter"]),
 ]

@@ -71,5 +71,5 @@ def mean_downsample(x):
 
 def mean_downsample_backward(dy, cache):
     """dy (N, H, W, C) -> dx (N, 2H, 2W, C)"""
-    # 1. each pixel had a quarter of the say
+    # 1. each pixel counted for a quarter
     raise NotImplementedError("9.4 mean_downsample_backward")

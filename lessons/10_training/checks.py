@@ -26,7 +26,7 @@ def l_simple(f, rng):
     x0, eps, y = rng.standard_normal((3, 4, 2, 2, 3))
     xt = np.sqrt(s.alpha_bar[t])[:, None, None, None] * x0 + np.sqrt(1 - s.alpha_bar[t])[:, None, None, None] * eps
     for prediction in ("eps", "x0", "v"):
-        loss, dy = expect(f.l_simple(s, x0, xt, t, eps, y, prediction), 2, "l_simple", "the loss and its gradient by y")
+        loss, dy = expect(f.l_simple(s, x0, xt, t, eps, y, prediction), 2, "l_simple", "the loss and its gradient with respect to y")
         yield f"the loss, {prediction} predicted", loss
         yield f"its gradient, {prediction} predicted", dy
     loss, dy = f.l_simple(s, x0, xt, t, eps, np.concatenate([y, xt], axis=-1), "eps", "learned")
@@ -57,7 +57,7 @@ TASKS = [
     library("10.2", "L_simple (Eq. 14)", 3, l_simple, [objective.l_simple],
             l_simple=["split(y, variance) gives the prediction, and v where the variance is learned (else None)",
                       "the loss against the prediction's target, and its gradient for dloss = 1",
-                      "join(gradient, dv) is the gradient by y; L_simple says nothing to v: zeros, or None"]),
+                      "join(gradient, dv) is the gradient with respect to y; L_simple says nothing to v: zeros, or None"]),
     question("10.3", "A loss that forgives outliers", 3, huber, '''
 def huber(prediction, target, delta):
     """The mean of d^2 / 2 where |d| <= delta, and of delta (|d| - delta / 2) beyond, d = prediction - target. -> (number, cache)"""

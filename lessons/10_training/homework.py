@@ -34,7 +34,7 @@ def l_simple(s, x0, xt, t, eps, y, prediction="eps", variance="large"):
     """L_simple (Eq. 14), the mean over all elements of (target - prediction)^2, and its gradient with respect to y."""
     # 1. split(y, variance) gives the prediction, and v where the variance is learned (else None)
     # 2. the loss against the prediction's target, and its gradient for dloss = 1
-    # 3. join(gradient, dv) is the gradient by y; L_simple says nothing to v: zeros, or None
+    # 3. join(gradient, dv) is the gradient with respect to y; L_simple says nothing to v: zeros, or None
     raise NotImplementedError("10.2 l_simple")
 
 
