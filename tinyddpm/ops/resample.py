@@ -34,7 +34,7 @@ def patchify_backward(dy, size):
 def unpatchify(x, size):
     """The inverse of patchify, which is also its transpose. x (N, H, W, size size C) -> y (N, size H, size W, C)"""
     N, H, W, C = x.shape
-    _, cache = ops.patchify(array_module(x).empty((N, size * H, size * W, C // size**2), x.dtype), size)
+    _, cache = ops.patchify(array_module(x).zeros((N, size * H, size * W, C // size**2), x.dtype), size)
     return ops.patchify_backward(x, cache), size
 
 
