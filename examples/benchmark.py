@@ -54,21 +54,20 @@ def main(argv):
                         help=f"any of {', '.join(SIDES)} (default: numba, torch)")
     parser.add_argument("--gpu", action="store_true",
                         help="defaults for a GPU: cifar10, batches of 128, and the sides that need one")
-    parser.add_argument("--batch-sizes", nargs="+", type=int, metavar="N", help="instead of the model's own")
+    parser.add_argument("--batch-sizes", nargs="+", type=cli.at_least(1), metavar="N", help="instead of the model's own")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["train", "sample"], metavar="TASK",
                         help=f"any of {', '.join(TASKS)} (default: train, sample)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N",
+    parser.add_argument("--rounds", type=cli.at_least(1), default=3, metavar="N",
                         help="turns of each side (default 3)")
-    parser.add_argument("--seconds", type=float, default=6.0, metavar="S", help="length of each turn (default 6)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N", help="(default: all cores)")
+    parser.add_argument("--seconds", type=cli.at_least(0.01, float), default=6.0, metavar="S",
+                        help="length of each turn (default 6)")
+    parser.add_argument("--threads", type=cli.at_least(1), default=os.cpu_count(), metavar="N", help="(default: all cores)")
     parser.add_argument("--compile", action="store_true", help="torch.compile instead of eager PyTorch")
     parser.add_argument("--turn", help=argparse.SUPPRESS)              # what a child process runs
     args = parser.parse_args(argv)
     if args.turn:
         print(json.dumps(turn(**json.loads(args.turn))))
         return 0
-    if args.rounds < 1 or args.seconds <= 0 or args.threads < 1:
-        parser.error("expected --rounds and --threads of at least 1, and positive --seconds")
     installed = importlib.util.find_spec("torch") is not None
     if args.sides and "torch" in args.sides and not installed:
         parser.error("PyTorch is not installed here: pip install torch, or choose other --sides")

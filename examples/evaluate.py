@@ -11,7 +11,7 @@ import json
 
 import numpy as np
 
-from tinyddpm import cli, data, evaluation, plots
+from tinyddpm import cli, data, evaluation, files, plots
 from tinyddpm.backend import state
 from tinyddpm.diffusion import likelihood
 from tinyddpm.diffusion.prediction import reverse_process
@@ -29,28 +29,28 @@ def main(argv):
     cli.add_checkpoint(parser)
     parser.add_argument("what", choices=("nll", "rate-distortion", "fid", "is"))
     parser.add_argument("--split", choices=("test", "train"), help="(default: test; a folder has no splits)")
-    parser.add_argument("--count", type=int, metavar="N", help="images to measure or draw (256; fid, is: 1000)")
-    parser.add_argument("--times", type=int, metavar="K",
+    parser.add_argument("--count", type=cli.at_least(1), metavar="N", help="images to measure or draw (256; fid, is: 1000)")
+    parser.add_argument("--times", type=cli.at_least(0), metavar="K",
                         help="times t > 1 drawn for each image (default: 20, for rate-distortion 100; 0: all)")
     parser.add_argument("--cdf", choices=("exact", "tanh"), default="exact", help="the decoder's; tanh: the authors'")
-    parser.add_argument("--samples", metavar="FILE.npy", help="measure these uint8 images, not new samples")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="for noise, times and samples (default 0)")
-    parser.add_argument("--out", metavar="FILE", help="the JSON file (default: nll.json and so on)")
+    parser.add_argument("--samples", type=cli.name, metavar="FILE.npy", help="measure these uint8 images, not new samples")
+    parser.add_argument("--seed", type=cli.at_least(0), default=0, metavar="S",
+                        help="for noise, times and samples (default 0)")
+    parser.add_argument("--out", type=cli.name, metavar="FILE", help="the JSON file (default: nll.json and so on)")
     cli.add_sampler_flags(parser)
     cli.add_data_flags(parser)
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)
-    if args.seed < 0:
-        parser.error(f"--seed {args.seed}: expected at least 0")
     if args.samples and args.count:
         parser.error("--count and --samples exclude each other")
     cli.refuse(parser, args, OF_SAMPLES if args.what in ("nll", "rate-distortion") else OF_THE_BOUND, args.what)
-    out = cli.require_writable(parser, args.out or f"{args.what}.json")
+    out = cli.require_writable(parser, args, args.out or f"{args.what}.json", ".json")
     cli.use_backend(args)
     model, preset = load_model(args.checkpoint)
     results = {"measured": args.what, "checkpoint": args.checkpoint, "backend": state.backend, "seed": args.seed}
     results |= {"nll": bound, "rate-distortion": bound, "fid": distance, "is": score}[args.what](args, model, preset)
-    out.write_text(json.dumps(results, indent=1) + "\n")
+    with files.replacing(out, "w") as file:
+        file.write(json.dumps(results, indent=1) + "\n")
     print(f"written to {out}")
     return 0
 

@@ -14,21 +14,20 @@ def main(argv):
                         epilog="figures:\n" + "\n".join(f"  {name:16} {f.__doc__}" for name, f in FIGURES.items()))
     cli.add_checkpoint(parser)
     parser.add_argument("figure", metavar="FIGURE", choices=FIGURES, help="one of those listed below")
-    parser.add_argument("--rows", type=int, default=6, metavar="N",
+    parser.add_argument("--rows", type=cli.at_least(1), default=6, metavar="N",
                         help="rows of the figure, if it can vary (default 6)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S",
+    parser.add_argument("--seed", type=cli.at_least(0), default=0, metavar="S",
                         help="for samples, noise and chosen images (default 0)")
-    parser.add_argument("--out", metavar="FILE", help="the picture (default: FIGURE.png, or FIGURE.gif for the film)")
+    parser.add_argument("--out", type=cli.name, metavar="FILE", help="the picture (default: FIGURE.png, or FIGURE.gif for the film)")
     cli.add_data_flags(parser)
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)
-    suffix = ".gif" if args.figure == "film" else ".png"
-    out = cli.require_writable(parser, args.out or args.figure + suffix, (suffix,))
-    if args.rows < 1 or args.seed < 0:
-        parser.error(f"--rows {args.rows} --seed {args.seed}: expected at least 1 and at least 0")
 
     cli.use_backend(args)
     model, preset = load_model(args.checkpoint)
+    args.dataset = args.dataset or preset.dataset
+    suffix = ".gif" if args.figure == "film" else ".png"
+    out = cli.require_writable(parser, args, args.out or args.figure + suffix, suffix)
     FIGURES[args.figure](Figure(model, preset, out, args.rows, args.seed, args.dataset, args.data_dir, args.inception))
     print(out)
     return 0

@@ -15,19 +15,16 @@ from tinyddpm.training import load_model
 def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0])
     cli.add_checkpoint(parser)
-    parser.add_argument("--count", type=int, default=36, metavar="N", help="how many images (default 36)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="for other images (default 0)")
-    parser.add_argument("--label", type=int, metavar="L", help="draw only this class, from a model with classes")
+    parser.add_argument("--count", type=cli.at_least(1), default=36, metavar="N", help="how many images (default 36)")
+    parser.add_argument("--seed", type=cli.at_least(0), default=0, metavar="S", help="for other images (default 0)")
+    parser.add_argument("--label", type=cli.at_least(0), metavar="L", help="draw only this class, from a model with classes")
     parser.add_argument("--out", default="samples.png", metavar="FILE",
                         help=".png: a grid, .gif: a film of the sampling, .npy: uint8 (N, H, W[, C])")
     cli.add_sampler_flags(parser)
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)
 
-    out = cli.require_writable(parser, args.out, (".png", ".gif", ".npy"))
-    if args.count < 1 or args.seed < 0:
-        parser.error(f"--count {args.count} --seed {args.seed}: expected at least 1 and at least 0")
-
+    out = cli.require_writable(parser, args, args.out, ".png", ".gif", ".npy")
     cli.use_backend(args)
     model, preset = load_model(args.checkpoint)
     sampler, _ = cli.sampler(args, preset.diffusion.T)

@@ -23,15 +23,13 @@ BATCH, SHIFT = 100, 3           # images per step; pixels by which a batch may b
 def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0])
     parser.add_argument("--dataset", choices=CONFIGS, default="mnist")
-    parser.add_argument("--data-dir", metavar="DIR", help="where the files of the data set are (default: downloaded)")
-    parser.add_argument("--epochs", type=int, default=6, metavar="N",
+    cli.add_data_dir(parser)
+    parser.add_argument("--epochs", type=cli.at_least(1), default=6, metavar="N",
                         help="passes over the training images (default 6)")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the .safetensors file to write")
+    parser.add_argument("--out", type=cli.name, required=True, metavar="FILE", help="the .safetensors file to write")
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)
-    if args.epochs < 1:
-        parser.error(f"--epochs {args.epochs}: expected at least 1")
-    cli.require_writable(parser, args.out)
+    cli.require_writable(parser, args, args.out, ".safetensors")
 
     cli.use_backend(args)
     train, test = (data.Dataset(*data.DATASETS[args.dataset](split, args.data_dir)) for split in ("train", "test"))

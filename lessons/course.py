@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure  # draws without a window
 
 from tinyddpm import data, presets
-from tinyddpm.progress import Progress
+from tinyddpm.progress import Progress, console
 from tinyddpm.training import Trainer
 
 SIZE = 300_000          # bytes that a committed figure may have
@@ -21,6 +21,7 @@ class Lesson:
     """One run of a lesson's script. quick: less of everything, and figures in a temporary folder."""
 
     def __init__(self, file, doc):
+        console()
         parser = argparse.ArgumentParser(description=doc.split("\n")[0])
         parser.add_argument("--quick", action="store_true", help="less of everything; figures go to a temporary folder")
         self.quick = parser.parse_args().quick

@@ -27,6 +27,8 @@ sys.path.insert(0, str(HERE))
 import screen  # noqa: E402, they lie beside this file
 import tasks  # noqa: E402
 
+from tinyddpm import files  # noqa: E402
+
 VISIBLE_SEED, HIDDEN_SEED = 1, 9241
 SECONDS = 10                    # for a task
 TOLERANCE = 1e-7                # of the largest value
@@ -35,9 +37,6 @@ MEMORY, FILE_SIZE = 8 * 2**30, 10**8        # bytes that a task may take
 
 
 def main(argv):
-    if argv[:1] == ["--child"]:
-        return child(*argv[1:])
-    sys.stdout.reconfigure(errors="backslashreplace")       # whatever a homework's error says
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("lesson", help="its number, such as 06")
     parser.add_argument("--file", metavar="PATH", help="the homework (default: homework.py of the lesson)")
@@ -52,8 +51,10 @@ def main(argv):
         parser.error(f"{path} does not exist")
     if args.hidden_seed < 0 or args.hidden_seed == VISIBLE_SEED:
         parser.error(f"--hidden-seed {args.hidden_seed}: expected 0 or more, and not {VISIBLE_SEED}, the visible one")
-    if args.json and (Path(args.json).is_dir() or not Path(args.json).resolve().parent.is_dir()):
+    if args.json is not None and (Path(args.json).is_dir() or not Path(args.json).resolve().parent.is_dir()):
         parser.error(f"--json {args.json}: its folder does not exist, or it is one")
+    if args.json and path.exists() and Path(args.json).resolve() == path.resolve():
+        parser.error(f"--json {args.json}: this is the homework")
     results = grade(lesson, path, args.hidden_seed, progress=show)
     print(f"{results['score']:g} of {results['max_score']:g} points")
     if args.json:
@@ -90,9 +91,12 @@ def show(task, entries):
 def read_source(path):
     """The bytes of the homework, or None and what is wrong."""
     try:
-        return path.read_bytes(), None
-    except OSError as error:
-        return None, f"{path.name} was not handed in" if isinstance(error, FileNotFoundError) else f"{path.name} cannot be read: {error.strerror}"
+        with files.opened(path, "a file of Python", FILE_SIZE) as file:
+            return file.read(), None
+    except FileNotFoundError:
+        return None, f"{path.name} was not handed in"
+    except (OSError, ValueError) as error:
+        return None, f"{path.name} cannot be read: {error}"
 
 
 def run(task, source, seeds):
@@ -204,4 +208,8 @@ def compare(task, seed, problem, got):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    if sys.argv[1:2] == ["--child"]:
+        sys.exit(child(*sys.argv[2:]))
+    from tinyddpm import cli
+
+    cli.program(main)

@@ -11,7 +11,6 @@ Every curve is computed by the library. steps and rate-distortion take the check
 one, the data are a mixture of Gaussians whose perfect network is known.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import course
 
-from tinyddpm import plots
+from tinyddpm import cli, plots
 from tinyddpm.diffusion import likelihood, process, schedule
 from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.sampling.generate import generate
@@ -120,7 +119,7 @@ def steps(args):
                 ax.plot(*found.T, ".", markersize=3)
                 ax.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
             ax.set(title=name)
-    return draw, ("steps", 1, min(100, T), 10)
+    return draw, ("steps", 1, min(100, T), min(10, T))
 
 
 def rate_distortion(args):
@@ -136,7 +135,7 @@ def rate_distortion(args):
         def p(xt, t):
             flat = [perfect(s, means, 0.02)(x.reshape(-1, 1), np.full(x.size, time)) for x, time in zip(xt.astype(np.float64), t)]
             return tuple(np.stack([np.broadcast_to(part[i], part[0].shape).reshape(xt.shape[1:]) for part in flat]).astype(np.float32) for i in range(3))
-    time, rate, rmse = likelihood.evaluate(p, s, images, 40).rate_distortion()
+    time, rate, rmse = likelihood.evaluate(p, s, images, min(40, s.T - 1)).rate_distortion()
 
     def draw(figure, now):
         for ax, y, title in zip(figure.subplots(1, 2), (rate, rmse), ("bits that have come, a dimension", "RMSE of 255")):
@@ -150,19 +149,16 @@ PLAYS = {f.__name__.replace("_", "-"): f for f in (forward, score, walk, steps, 
 
 
 def main(argv):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = cli.Parser(description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=PLAYS, metavar="NAME", help=", ".join(PLAYS))
     parser.add_argument("--checkpoint", metavar="FILE", help="of a run, for steps and rate-distortion")
-    parser.add_argument("--out", metavar="FILE", help=".png or .gif instead of a window (default where there is no display: NAME.gif)")
+    parser.add_argument("--out", type=cli.name, metavar="FILE", help=".png or .gif instead of a window (default where there is no display: NAME.gif)")
     args = parser.parse_args(argv)
     if args.checkpoint and args.name not in ("steps", "rate-distortion"):
         parser.error(f"--checkpoint does not belong to {args.name}")
-    if args.out and (Path(args.out).suffix not in (".png", ".gif") or not Path(args.out).resolve().parent.is_dir()):
-        parser.error(f"--out {args.out}: expected a name that ends in .png or .gif, in a folder that exists")
-    try:
-        draw, (name, first, last, start) = PLAYS[args.name](args)
-    except (OSError, ValueError) as error:
-        parser.error(" ".join(str(error).split()))
+    if args.out:
+        cli.require_writable(parser, args, args.out, ".png", ".gif")
+    draw, (name, first, last, start) = PLAYS[args.name](args)
     no_display = sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     headless = no_display or matplotlib.get_backend().lower() == "agg"
     if args.out or headless:
@@ -199,4 +195,4 @@ if __name__ == "__main__":
     import matplotlib.backends.backend_agg
     import matplotlib.figure
 
-    sys.exit(main(sys.argv[1:]))
+    cli.program(main)

@@ -148,7 +148,7 @@ def test_a_missing_backend_says_how_to_install_it(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("tinyddpm.kernels.cpu")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "numba", None)
-    with pytest.raises(ValueError, match="pip install numba"):
+    with pytest.raises(ValueError, match="needs numba: pip install --upgrade numba"):
         tinyddpm.use("numba")
 
 

@@ -274,7 +274,7 @@ def test_the_published_settings_are_the_papers(tmp_path):
 def test_without_settings_the_paper_is_assumed(saved, monkeypatch):
     folder, model, _ = saved
     (folder / interop.CONFIG).unlink()
-    with pytest.raises(ValueError, match=r"linear_1.weight is float32 \(32, 8\); expected float32 \(512, 128\)"):
+    with pytest.raises(ValueError, match=": 44,969 numbers; expected more than 9,850,240"):
         load_diffusers(folder / interop.WEIGHTS)
     monkeypatch.setattr(interop, "UNetConfig", small)
     assert load_diffusers(folder / interop.WEIGHTS).flat_values.tobytes() == model.flat_values.tobytes()
@@ -339,7 +339,7 @@ def test_silence_about_heads_means_a_width_of_8(saved):
     assert load_diffusers(folder).config == small(heads=2, dropout=0.0)
 
 
-@pytest.mark.parametrize("content, match", [(b"{", "expected JSON"), (b"\xff\xfe\xfd", "expected JSON"),
+@pytest.mark.parametrize("content, match", [(b"{", "damaged or not JSON"), (b"\xff\xfe\xfd", "damaged or not JSON"),
                                             (b"[1]", "expected a table of settings")])
 def test_unreadable_settings_are_refused(saved, content, match):
     folder, _, _ = saved

@@ -19,7 +19,7 @@ from tinyddpm.sampling.generate import generate
 from tinyddpm.training import Trainer, load_checkpoint, load_model, save_checkpoint
 from tinyddpm.training import fit as fit_module
 from tinyddpm.training.fit import fit, open_metrics, read_metrics
-from tinyddpm.training.run import run_folder
+from tinyddpm.training.run import claim, run_folder
 
 TINY = replace(presets.get("mnist"), model=UNetConfig(
     image_size=8, image_channels=1, base_channels=16, channel_multipliers=(1, 2), blocks_per_level=1,
@@ -205,7 +205,8 @@ def change(path, tensors=None, metadata=None):
     ({}, {"format": "something else"}, "not a checkpoint"),
     ({}, {"preset": "{}"}, "not a configuration"),
     ({}, {"preset": "["}, "Expecting value|not a configuration"),
-    ({}, {"preset": TINY.override(base_channels=32).to_json()}, "its configuration says"),
+    ({}, {"preset": TINY.override(base_channels=20).to_json()}, "its configuration says"),
+    ({}, {"preset": TINY.override(base_channels=640).to_json()}, "expected more than"),
 ])
 def test_inconsistent_checkpoints_are_refused(tmp_path, tensors, metadata, message):
     path = tmp_path / "c"
@@ -368,7 +369,7 @@ def test_run_folders(tmp_path, monkeypatch):
     assert str(run_folder("runs/digits", "digits", resume=True)) == "runs/digits"
     assert str(run_folder(None, "/some/pictures", resume=False)) == "runs/pictures"
     with pytest.raises(ValueError, match="already holds a run"):
-        run_folder("runs/digits-2", "digits", resume=False)
+        claim(Path("runs/digits-2"), new=True)
 
 
 def test_metrics_that_cannot_be_read_start_anew(tmp_path):
@@ -407,6 +408,7 @@ class GreyConfig:
     start: float = 0.5
     num_classes: int | None = None
     learned_variance: bool = False
+    least_parameters = 1
 
 
 class Grey(Module):
@@ -443,7 +445,7 @@ def test_a_preset_says_which_network(monkeypatch, tmp_path):
 @pytest.mark.parametrize("value", ["null", "16", '"16"'])
 def test_a_configuration_with_a_wrong_list_is_refused(value):
     text = presets.get("mnist").to_json().replace('"attention_resolutions": []', f'"attention_resolutions": {value}')
-    with pytest.raises(ValueError, match="attention_resolutions is .*; expected a tuple"):
+    with pytest.raises(ValueError, match="attention_resolutions is .*; expected tuple"):
         Preset.from_json(text)
 
 

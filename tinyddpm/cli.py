@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import math
 import os
 import sys
 import types
@@ -12,7 +13,9 @@ import tinyddpm
 from tinyddpm import dispatch, nn
 from tinyddpm.backend import on_gpu, state
 from tinyddpm.diffusion.config import CHOICES, DiffusionConfig
+from tinyddpm.data.folder import SUFFIXES
 from tinyddpm.presets import TrainingConfig
+from tinyddpm.progress import console
 from tinyddpm.sampling.steps import OPTIONS, SAMPLERS
 from tinyddpm.training import rendezvous, run
 
@@ -37,13 +40,37 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
 
-def require_writable(parser, out, suffixes=None):
-    """Return --out as a Path. Exit early with an error if it cannot be written or has none of the suffixes."""
+def at_least(least, kind=int):
+    """The type of a flag whose value is a number of this kind, `least` or more, and finite."""
+    def number(text):
+        value = kind(text)
+        if not least <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text}: expected at least {least}" + " and finite" * (kind is float))
+        return value
+
+    return number
+
+
+def name(text):
+    """The type of a flag whose value is the name of something."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name; it is empty")
+    return text
+
+
+def require_writable(parser, args, out, *suffixes):
+    """Return the file `out` as a Path. Exit early with an error if it cannot be written, or is one that is read."""
     path = Path(out)
     if path.is_dir() or not path.resolve().parent.is_dir():
         parser.error(f"--out {out}: expected a file in an existing folder")
-    if suffixes and path.suffix not in suffixes:
+    if path.suffix not in suffixes:
         parser.error(f"--out {out}: expected a name ending in {' or '.join(suffixes)}")
+    given = {flag: Path(value) for flag, value in vars(args).items()
+             if flag in ("checkpoint", "samples", "inception", "ops", "dataset") and value is not None}
+    for flag, read in given.items():
+        image = read.is_dir() and path.suffix in SUFFIXES and path.resolve().is_relative_to(read.resolve())
+        if path.exists() and (image if flag == "dataset" else read.exists() and path.samefile(read)):
+            parser.error(f"--out {out}: this file is an input ({flag}): choose another name")
     return path
 
 
@@ -59,7 +86,7 @@ def add_backend_flags(parser):
                         help="auto: numba if it is installed")
     parser.add_argument("--precision", default="fp32", choices=dispatch.PRECISIONS,
                         help="type of the operands of matrix products on a GPU (default fp32)")
-    parser.add_argument("--ops", metavar="FILE", help="a Python file whose operations replace those of the same name")
+    parser.add_argument("--ops", type=name, metavar="FILE", help="a Python file whose operations replace those of the same name")
     parser.add_argument("--verbose", action="store_true", help="print the libraries and the threads or GPU in use")
 
 
@@ -68,18 +95,24 @@ def add_checkpoint(parser):
                         help="the checkpoint.safetensors of a run, or a published model")
 
 
+def add_data_dir(parser):
+    parser.add_argument("--data-dir", type=name, metavar="DIR",
+                        help="where the files of the data set are (default: downloaded)")
+
+
 def add_data_flags(parser):
     """Add the flags for what a trained model is compared with."""
-    parser.add_argument("--dataset", metavar="NAME", help="images to compare with (default: the model's training data)")
-    parser.add_argument("--data-dir", metavar="DIR", help="where the files of the data set are (default: downloaded)")
-    parser.add_argument("--inception", metavar="FILE",
+    parser.add_argument("--dataset", type=name, metavar="NAME",
+                        help="images to compare with (default: the model's training data)")
+    add_data_dir(parser)
+    parser.add_argument("--inception", type=name, metavar="FILE",
                         help="Inception-v3 weights for the features, as safetensors (default: a small classifier)")
 
 
 def add_sampler_flags(parser):
     titles = "; ".join(f"{name}: {s.title}, {s.steps or 'all T'} steps" for name, s in SAMPLERS.items())
     parser.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help=f"{titles} (default ddpm)")
-    parser.add_argument("--steps", type=int, metavar="K", help="number of steps, for samplers that can skip some")
+    parser.add_argument("--steps", type=at_least(1), metavar="K", help="number of steps, for samplers that can skip some")
     for name, default in OPTIONS.items():
         whose = ", ".join(s.title for s in SAMPLERS.values() if name in s.options)
         parser.add_argument(f"--{name}", type=type(default), metavar="X", help=f"of {whose} (default {default})")
@@ -104,9 +137,9 @@ def sampler(args, T):
 def add_run_flags(parser, dataset):
     """Add the flags of a training program; `dataset` is the help text of --dataset."""
     add_backend_flags(parser)
-    parser.add_argument("--dataset", default=argparse.SUPPRESS, help=dataset)
-    parser.add_argument("--data-dir", metavar="DIR", help="where the files of the data set are (default: downloaded)")
-    parser.add_argument("--out", metavar="DIR", help="folder for all files (default: a new one in runs/)")
+    parser.add_argument("--dataset", type=name, default=argparse.SUPPRESS, help=dataset)
+    add_data_dir(parser)
+    parser.add_argument("--out", type=name, metavar="DIR", help="folder for all files (default: a new one in runs/)")
     parser.add_argument("--resume", action="store_true",
                         help="continue the run in --out (default: the newest on that data set in runs/)")
     parser.add_argument("--quick", action="store_true", help="take only a few steps, to check that everything works")
@@ -114,8 +147,10 @@ def add_run_flags(parser, dataset):
                                       "--rank; torchrun, mpirun and srun set both in the environment")
     group.add_argument("--world-size", type=int, metavar="N", help="how many processes share the run (default 1)")
     group.add_argument("--rank", type=int, metavar="R", help="number of this process, 0 to N - 1; 0 writes all files")
-    group.add_argument("--host", metavar="NAME", help="address of rank 0 (default: $MASTER_ADDR, or this machine)")
+    group.add_argument("--host", type=name, metavar="NAME", help="address of rank 0 (default: $MASTER_ADDR, or this machine)")
     group.add_argument("--port", type=int, metavar="P", help=f"port at which rank 0 waits (default {rendezvous.PORT})")
+    group.add_argument("--timeout", type=at_least(1, float), metavar="S", default=rendezvous.TIMEOUT,
+                       help="seconds that a rank may be silent, samples and checkpoints included (default %(default)s)")
     group = parser.add_argument_group("configuration", "each overrides a field of the preset")
     known = {field.name: field for config in CONFIGS for field in fields(config)}     # networks share some
     for field in known.values():
@@ -155,7 +190,7 @@ def prepare(args, preset, quick):
     given = overrides(args)
     if args.quick:
         given = quick | given
-    ranks = rendezvous.ranks(os.environ, args.world_size, args.rank, args.host, args.port)
+    ranks = rendezvous.ranks(os.environ, args.world_size, args.rank, args.host, args.port, args.timeout)
     active = use_backend(args, ranks)
     trainer, dataset, folder = run.prepare(preset, given, ranks, tinyddpm.__version__, args.out, args.data_dir,
                                            args.resume)
@@ -176,7 +211,7 @@ def use_backend(args, ranks=rendezvous.Ranks()):
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except Exception as error:              # any error in the file is for its author to fix
+        except (Exception, SystemExit) as error:            # any error in the file is for its author to fix
             raise ValueError(f"--ops {path} cannot be loaded: {type(error).__name__}: {error}") from None
     tinyddpm.use(args.backend, module, args.precision)
     if on_gpu() and ranks.size > 1:
@@ -189,9 +224,10 @@ def use_backend(args, ranks=rendezvous.Ranks()):
 
 def program(main):
     """Run main(argv) and exit. An error prints one line on stderr and exits with status 2, Ctrl-C with status 130."""
+    console()
     try:
         status = main(sys.argv[1:])
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError, OverflowError) as error:
         print(f"\n{Path(sys.argv[0]).name}: error: {describe(error)}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:

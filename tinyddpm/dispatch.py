@@ -16,10 +16,9 @@ from tinyddpm.backend import state
 
 READABLE = {name: f for name, f in vars(ops).items() if inspect.isfunction(f)}      # the operations of ops/, by name
 
-# Backend -> the package with its twins, and how to install what it needs.
-BACKENDS = {"numpy": (None, None),
-            "numba": ("tinyddpm.kernels.cpu", "pip install numba"),
-            "cupy": ("tinyddpm.kernels.gpu", "pip install cupy-cuda12x[ctk]  (or cupy-cuda13x[ctk])")}
+# Backend -> the package with its twins; and how to install what they need.
+BACKENDS = {"numpy": None, "numba": "tinyddpm.kernels.cpu", "cupy": "tinyddpm.kernels.gpu"}
+INSTALL = {"numba": "pip install --upgrade numba", "cupy": "pip install cupy-cuda12x[ctk]  (or cupy-cuda13x[ctk])"}
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 
@@ -66,7 +65,7 @@ def _parts(name):
 
 def _load(backend):
     """The files with a backend's twins, which are named like the operations, and its array library."""
-    kernels, install = BACKENDS[backend]
+    kernels = BACKENDS[backend]
     if kernels is None:
         if "tinyddpm.kernels.cpu.threads" in sys.modules:
             sys.modules["tinyddpm.kernels.cpu.threads"].restore()
@@ -74,12 +73,13 @@ def _load(backend):
     try:
         return importlib.import_module(kernels).activate()
     except ImportError as error:
-        raise ValueError(f"the {backend} backend needs {error.name or backend}: {install}  ({error})") from None
+        missing = next((name for name in INSTALL if name in str(error).lower()), backend)
+        raise ValueError(f"the {backend} backend needs {missing}: {INSTALL[missing]}  ({error})") from None
     except RuntimeError as error:      # CuPy without a device
         raise ValueError(f"the {backend} backend found no device: {error}") from None
 
 
 def describe():
     """The active backend, its version and its threads or device, in one line."""
-    kernels, _ = BACKENDS[state.backend]
+    kernels = BACKENDS[state.backend]
     return importlib.import_module(kernels).describe() if kernels else f"numpy {np.__version__}"

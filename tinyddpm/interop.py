@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyddpm import safetensors
+from tinyddpm import files, nn, safetensors
 from tinyddpm.backend import from_numpy, to_numpy
 from tinyddpm.nn import UNet, UNetConfig
 from tinyddpm.nn.layers import NORM_EPS, Conv2d
@@ -55,6 +55,8 @@ def load_diffusers(path):
     described = weights.with_name(CONFIG)
     config = _read_config(described) if described.exists() else UNetConfig()
     tensors, _ = safetensors.read(weights, checked=False)
+    with files.parsing(weights, "the model that its configuration describes"):
+        nn.require_size(config, tensors)
     model = UNet(config).eval()
     for key, view in published_views(model).items():
         older = key
@@ -86,7 +88,8 @@ def save_diffusers(model, path):
     weights.parent.mkdir(parents=True, exist_ok=True)
     tensors = {key: to_numpy(view) for key, view in published_views(model).items()}
     safetensors.write(weights, tensors, {"format": "pt"})
-    weights.with_name(CONFIG).write_text(settings)
+    with files.replacing(weights.with_name(CONFIG), "w") as file:
+        file.write(settings)
 
 
 def published_views(model):
@@ -127,10 +130,8 @@ def _read_config(path):
         if not right:
             raise ValueError(f"{path}: {name} is {c[name]!r}; expected {what}")
 
-    try:
-        given = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: expected JSON ({error})") from None
+    with files.opened(path, "JSON", safetensors.MAX_HEADER) as file:
+        given = files.parse_json(file.read())
     if not isinstance(given, dict):
         raise ValueError(f"{path}: expected a table of settings; found {given!r}")
     c = ASSUMED | given

@@ -1,9 +1,11 @@
 """Complete configurations of a run, by name. A command-line flag overrides one field (see cli.py)."""
 
 import json
+import math
+import types
 from dataclasses import asdict, dataclass, field, fields, replace
 
-from tinyddpm import nn
+from tinyddpm import files, nn
 from tinyddpm.diffusion.config import DiffusionConfig
 from tinyddpm.nn import UNetConfig
 
@@ -34,16 +36,15 @@ class TrainingConfig:
         for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
-        for name in ("lr", "clip_norm", "adam_eps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a positive number")
+        for name in ("lr", "adam_eps", "clip_norm", "minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf and (name, value) != ("clip_norm", math.inf):
+                raise ValueError(f"{name} is {value}; expected a positive and finite number")
         for name in ("adam_beta1", "adam_beta2", "ema_decay", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 <= {name} < 1")
         if not 0 <= self.lr_final <= self.lr:
             raise ValueError(f"lr_final is {self.lr_final}; expected 0 <= lr_final <= lr = {self.lr}")
-        if self.minutes is not None and not self.minutes > 0:
-            raise ValueError(f"minutes is {self.minutes}; expected a positive number")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Preset:
     """Everything that defines a run. It is stored in every checkpoint, so that sampling needs no flags for it.
 
     model: the configuration of one of nn.NETWORKS. All of them have the fields image_size, image_channels,
-        num_classes and learned_variance.
+        num_classes and learned_variance, and the property least_parameters.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Preset:
 
     def override(self, **values):
         """A copy with fields replaced, in whichever part they belong: preset.override(lr=1e-3, base_channels=64)."""
+        given = dict(values)
         parts = {part: getattr(self, part) for part in ("model", "diffusion", "training")}
         own = {f.name for f in fields(self)} - parts.keys()
         changes = {name: values.pop(name) for name in list(values) if name in own}
@@ -75,6 +77,9 @@ class Preset:
             changes[part] = replace(config, **{name: values.pop(name) for name in mine})
         if values:
             raise ValueError(f"no configuration has a field {', '.join(values)}")
+        possible = getattr(changes["model"], "resolutions", ())
+        if not set(attention := given.get("attention_resolutions", ())) <= set(possible):
+            raise ValueError(f"attention_resolutions is {attention}; the levels of the U-Net have {possible}")
         changes["model"] = replace(changes["model"], learned_variance=changes["diffusion"].variance == "learned")
         return replace(self, **changes)
 
@@ -85,13 +90,25 @@ class Preset:
     def from_json(cls, text):
         """The preset in a checkpoint. Raises ValueError for any other text."""
         try:
-            d = json.loads(text)
+            d = files.parse_json(text)
             config, _ = nn.NETWORKS[d.get("network", "unet")]           # older checkpoints do not name it
-            model = {name: tuple(value) if isinstance(value, list) else value for name, value in d["model"].items()}
-            return cls(d["name"], d["dataset"], config(**model), DiffusionConfig(**d["diffusion"]),
-                       TrainingConfig(**d["training"]))
-        except (KeyError, TypeError, AttributeError) as error:
+            parts = ("model", config), ("diffusion", DiffusionConfig), ("training", TrainingConfig)
+            return cls(_typed("name", d["name"], str), _typed("dataset", d["dataset"], str),
+                       *(kind(**{f.name: _typed(f.name, d[part].pop(f.name), f.type)
+                                 for f in fields(kind) if f.name in d[part]}, **d[part]) for part, kind in parts))
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a configuration of this version of tinyddpm: {error}") from None
+
+
+def _typed(name, value, kind):
+    """A value out of JSON for a field of this type. Raises ValueError for one of another type."""
+    if isinstance(kind, types.UnionType):                               # int | None, float | None
+        return None if value is None else _typed(name, value, kind.__args__[0])
+    if isinstance(value, list) and kind == tuple[int, ...]:
+        return tuple(_typed(name, n, int) for n in value)
+    if type(value) is not kind and (type(value), kind) != (int, float) or kind is int and abs(value) >= 2**63:
+        raise ValueError(f"{name} is {value!r}; expected {getattr(kind, '__name__', kind)}")
+    return kind(value)
 
 
 LARGE = UNetConfig(image_size=256, channel_multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0)

@@ -1,13 +1,46 @@
-"""A progress line, rewritten in place on a terminal; in a log file, a new line now and then."""
+"""What a program prints: its streams, and a progress line that is rewritten in place on a terminal."""
 
+import os
 import sys
 import time
 
 QUIET_SECONDS = 20      # between lines where the output is not a terminal
 
 
+class Output:
+    """A text stream that drops what it cannot write: its reader is gone, or its disk is full. The program goes on."""
+
+    def __init__(self, stream):
+        self.stream = stream or open(os.devnull, "w")           # None: it was closed from the start
+        self.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:
+            self.stream = open(os.devnull, "w")
+        return len(text)
+
+    def flush(self):
+        self.write("")
+
+
+def console():
+    """Make stdout and stderr an Output, unless somebody has redirected them within Python."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is getattr(sys, f"__{name}__"):
+            setattr(sys, name, Output(getattr(sys, name)))
+
+
 class Progress:
-    """show() may be called as often as you like: it writes ten times a second at most."""
+    """A line that is rewritten in place on a terminal; elsewhere a new one now and then.
+
+    show() may be called as often as you like: it writes ten times a second at most.
+    """
 
     def __init__(self):
         self.live = sys.stderr.isatty()

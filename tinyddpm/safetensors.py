@@ -8,19 +8,19 @@ import hashlib
 import json
 import math
 import os
-from pathlib import Path
 
 import numpy as np
 
+from tinyddpm import files
+
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U8": "|u1"}
 NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
-MAX_HEADER = 100_000_000
+MAX_HEADER, MAX_DIMENSIONS = 10_000_000, 16             # bytes of the header; dimensions of an array
 CHECKSUM = "sha256"
 
 
 def write(path, tensors, metadata):
     """Write arrays and texts to path, with a checksum. The old file stays intact until the new one is complete."""
-    path = Path(path)
     header, start = {"__metadata__": dict(metadata)}, 0
     arrays = [np.asarray(a, order="C") for a in tensors.values()]
     for name, a in zip(tensors, arrays):
@@ -30,64 +30,52 @@ def write(path, tensors, metadata):
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
 
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            file.write(len(encoded).to_bytes(8, "little") + encoded)
-            for a in arrays:
-                file.write(a.data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        part.unlink(missing_ok=True)
+    with files.replacing(path) as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for a in arrays:
+            file.write(a.data)
 
 
 def read(path, checked=True):
     """The arrays and texts of a file, (name -> array, text -> text).
 
     checked: refuse a file without this library's checksum; a published model has none.
-    Raises ValueError for a file that is truncated, damaged or not in this format.
+    Raises ValueError for a file that is truncated, damaged or not in this format, and for NaN or infinity in an array.
     """
-    raw = Path(path).read_bytes()
-
-    def refuse(what):
-        raise ValueError(f"{path} is damaged or not a safetensors file: {what}")
-
-    length = int.from_bytes(raw[:8], "little")
-    if len(raw) < 8 or length > min(MAX_HEADER, len(raw) - 8):
-        refuse(f"{len(raw)} bytes, a header of {length}")
-    try:
-        header = json.loads(raw[8:8 + length])
-        metadata = header.get("__metadata__", {})
-        entries = {name: (DTYPES[e["dtype"]], tuple(e["shape"]), *e["data_offsets"])
-                   for name, e in header.items() if name != "__metadata__"}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        refuse(f"its header cannot be read ({error!r})")
-    if not isinstance(metadata, dict):
-        refuse("its metadata is not a table")
-
     tensors, position = {}, 0
-    for name, (dtype, shape, start, stop) in sorted(entries.items(), key=lambda item: item[1][2:]):
-        if not all(isinstance(n, int) and n >= 0 for n in (*shape, start, stop)):
-            refuse(f"{name} has shape {shape} at {start}..{stop}")
-        if start != position or stop - start != math.prod(shape) * np.dtype(dtype).itemsize:
-            refuse(f"{name}, {dtype} {shape}, is at {start}..{stop}; expected it to start at {position}")
-        if 8 + length + stop > len(raw):
-            refuse(f"it ends within {name}")
-        tensors[name] = np.frombuffer(raw, dtype, math.prod(shape), 8 + length + start).reshape(shape)
-        position = stop
-    if 8 + length + position != len(raw):
-        refuse(f"{len(raw) - 8 - length - position} bytes follow the last array")
+    with files.opened(path, "a safetensors file") as file:
+        size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(MAX_HEADER, size - 8):
+            raise ValueError(f"{size} bytes, a header of {length}")
+        header = files.parse_json(file.read(length))
+        metadata = header.get("__metadata__", {})
+        places = sorted(_place(name, **e) for name, e in header.items() if name != "__metadata__")
+        for start, stop, name, dtype, shape in places:
+            if start != position or stop - start != math.prod(shape) * np.dtype(dtype).itemsize:
+                raise ValueError(f"{name}, {dtype} {shape}, is at {start}..{stop}; expected it to start at {position}")
+            position = stop
+        if 8 + length + position != size or not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError(f"the arrays end at byte {8 + length + position} of {size}; the texts are {metadata}")
+        raw = file.read(position)                               # only now, when its size is known to be honest
+        for start, stop, name, dtype, shape in places:
+            tensors[name] = np.frombuffer(raw, dtype, math.prod(shape), start).reshape(shape)
+            if dtype[1] == "f" and not np.isfinite(tensors[name]).all():
+                raise ValueError(f"{name} holds NaN or infinity")
+        checksum = metadata.pop(CHECKSUM, None)
+        if checksum is None and checked:
+            raise ValueError("it has no checksum, so this library did not write it")
+        if checksum is not None and checksum != _checksum(header, tensors.values()):
+            raise ValueError("its checksum does not match its content")
+    return {name: tensors[name] for name in header if name in tensors}, metadata
 
-    checksum = metadata.pop(CHECKSUM, None)
-    if checksum is None and checked:
-        refuse("it has no checksum, so this library did not write it")
-    if checksum is not None and checksum != _checksum(header, tensors.values()):
-        refuse("its checksum does not match its content")
-    return {name: tensors[name] for name in entries}, metadata
+
+def _place(name, dtype, shape, data_offsets):
+    """Where an array is in a file: start, stop, name, dtype and shape. Raises an error for other values."""
+    start, stop = data_offsets
+    whole = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in (start, stop, *shape))
+    if not whole or len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"{name} has shape {shape} at {start}..{stop}")
+    return start, stop, name, DTYPES[dtype], tuple(shape)
 
 
 def _checksum(header, arrays):

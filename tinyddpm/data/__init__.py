@@ -1,6 +1,7 @@
 """Data sets: uint8 images (N, H, W, C), with labels if there are any, and batches of them."""
 
 import functools
+import hashlib
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tinyddpm import files
 from tinyddpm.backend import from_numpy, on_gpu
 from tinyddpm.data import cifar10, folder, mnist
 
@@ -41,6 +43,18 @@ class Dataset:
         if len(self) < count:
             raise ValueError(f"{count} images are needed; the data set has {len(self)}")
         return self.images[np.random.default_rng(seed).permutation(len(self))[:count]]
+
+    def fingerprint(self):
+        """A text by which to know the data set again: number, shape and checksum of its images.
+
+        Images that are read from a folder batch by batch enter the checksum a hundred at most.
+        """
+        images, digest = self.images, hashlib.sha256()
+        if not isinstance(images, np.ndarray):
+            images = images[np.unique(np.linspace(0, len(self) - 1, 100).astype(int))]
+        for a in (images, self.labels):
+            digest.update(b"" if a is None else np.ascontiguousarray(a).data)
+        return f"{len(self):,} images {self.images.shape[1:]}, checksum {digest.hexdigest()[:16]}"
 
     def to_device(self):
         """Move the images to the GPU, as bytes, if they are an array and not read from a folder batch by batch."""
@@ -94,10 +108,11 @@ def load(name, config, split="train", data_dir=None):
     """
     if name in DATASETS:
         dataset = Dataset(*DATASETS[name](split, data_dir))
-    elif Path(name).is_dir():
+    elif name and Path(name).is_dir():
         dataset = Dataset(folder.load(name, config.image_size, config.image_channels))
     else:
-        raise ValueError(f"no data set {name!r}; expected {', '.join(DATASETS)} or a folder of images")
+        raise ValueError(f"no data set {name!r}; expected {', '.join(DATASETS)} or a folder of images, which --dataset "
+                         "also names when it has moved")
     shape = (config.image_size, config.image_size, config.image_channels)
     if dataset.images.shape[1:] != shape:
         raise ValueError(f"the images of {name} are {dataset.images.shape[1:]}; the model is made for {shape}")
@@ -112,14 +127,14 @@ def load(name, config, split="train", data_dir=None):
 
 def load_npy(path, config):
     """The uint8 images (N, H, W[, C]) of a .npy file, as sample.py writes. Raises ValueError for any other file."""
-    try:
-        images = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError):
-        raise ValueError(f"{path} is not a .npy file of numbers") from None
-    if not isinstance(images, np.ndarray):              # an archive of several arrays, .npz
-        raise ValueError(f"{path} is not a .npy file of one array")
+    with files.opened(path, "a .npy file of numbers"):
+        images = np.load(path, mmap_mode="r", allow_pickle=False)               # not yet in memory
+        if not isinstance(images, np.memmap):
+            raise ValueError("it does not hold one array")
+        if images.offset + images.nbytes != Path(path).stat().st_size:
+            raise ValueError("its size is not that of its array")
     images = images[..., None] if images.ndim == 3 else images
     shape = (config.image_size, config.image_size, config.image_channels)
     if images.dtype != np.uint8 or images.shape[1:] != shape:
         raise ValueError(f"{path} holds {images.dtype} {images.shape}; the model is made for uint8 (N, *{shape})")
-    return images
+    return np.array(images)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -12,9 +13,15 @@ BLOCK = 1 << 16
 
 
 def cache_folder():
-    """The folder for downloads: $TINYDDPM_CACHE, else tinyddpm in the user's cache folder."""
+    """The folder for downloads: $TINYDDPM_CACHE, else tinyddpm in the user's cache folder, or in a temporary one."""
     own, common = os.environ.get("TINYDDPM_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    return Path(own) if own else Path(common or Path.home() / ".cache") / "tinyddpm"
+    try:
+        folder = Path(own) if own else Path(common or Path.home() / ".cache") / "tinyddpm"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:
+        folder = Path(tempfile.gettempdir()) / "tinyddpm"
+        print(f"downloads go to {folder} ({error}): set TINYDDPM_CACHE to a folder that lasts", file=sys.stderr)
+    return folder
 
 
 def fetch(name, mirrors, accept, folder):

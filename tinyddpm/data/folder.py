@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from tinyddpm import files
+
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 IN_MEMORY = 1 << 30         # bytes of pixels up to which a folder is read at once
+LARGEST = 1 << 26           # pixels of an image
 
 
 def load(folder, size, channels):
@@ -15,7 +18,8 @@ def load(folder, size, channels):
     Each is cut to its central square and resized. A large folder is read batch by batch, as Images.
     Raises ValueError for a folder without images and for a file that cannot be read as an image.
     """
-    images = Images(sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES), size, channels)
+    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
+    images = Images(paths, size, channels)
     if not len(images):
         raise ValueError(f"{folder} holds no PNG or JPEG files")
     return images[np.arange(len(images))] if math.prod(images.shape) <= IN_MEMORY else images
@@ -42,16 +46,25 @@ class Images:
 
 
 def read(path, size, channels):
-    """One image, cut to its central square and resized: (size, size, channels) uint8."""
+    """One image, cut to its central square and resized: (size, size, channels) uint8.
+
+    Transparent pixels become white, and 16 bits 8. Raises ValueError for a file that is not a PNG or JPEG image.
+    """
     from PIL import Image                       # installed with matplotlib
 
-    try:
-        with Image.open(path) as image:
-            image = image.convert({1: "L", 3: "RGB"}[channels])
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from None
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.resize((size, size), Image.Resampling.BOX if side > size else Image.Resampling.BICUBIC,
-                         box=(left, top, left + side, top + side))
-    return np.asarray(image).reshape(size, size, channels)
+    with files.opened(path, "a PNG or JPEG image"), Image.open(path, formats=("PNG", "JPEG")) as image:
+        if math.prod(image.size) > LARGEST:
+            raise ValueError(f"it has {image.width} x {image.height} pixels; expected at most {LARGEST:,}")
+        if image.mode.startswith("I"):          # grey, 16 bits
+            image = Image.fromarray(((np.asarray(image, np.uint32) + 128) // 257).astype(np.uint8))
+        elif image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+        elif image.mode not in ("L", "RGB"):
+            image = image.convert("RGB")
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.resize((size, size), Image.Resampling.BOX if side > size else Image.Resampling.BICUBIC,
+                             box=(left, top, left + side, top + side))
+        if image.mode == "RGBA":
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.asarray(image.convert({1: "L", 3: "RGB"}[channels])).reshape(size, size, channels)

@@ -1,11 +1,11 @@
 """MNIST, Fashion-MNIST and the embedded digits: images and labels from IDX files."""
 
-import gzip
-import zlib
+import io
 from pathlib import Path
 
 import numpy as np
 
+from tinyddpm import files
 from tinyddpm.data.download import cache_folder, fetch, md5
 
 # The MD5 of each file: for MNIST that of its content, since copies differ in how they are compressed;
@@ -30,6 +30,7 @@ MIRRORS = {
                       "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"],
 }
 CLASSES = 10
+LARGEST = 10**8             # bytes of a file
 
 
 def load_digits(split="train", data_dir=None):
@@ -66,11 +67,9 @@ def _content(dataset, name, data_dir):
             path = path.with_suffix("")
         if not path.exists():
             raise ValueError(f"{data_dir} holds neither {name} nor {path.name}; expected the four files of {dataset}")
-    raw = path.read_bytes()
-    try:
+    with files.opened(path, f"the file of {dataset}", LARGEST) as file:
+        raw = file.read()
         accept(raw)
-    except ValueError as error:
-        raise ValueError(f"{error}: {path}") from None
     return raw
 
 
@@ -78,10 +77,8 @@ def _unpack(raw, name):
     """The content of a gzip file; other bytes are returned unchanged."""
     if raw[:2] != b"\x1f\x8b":
         return raw
-    try:
-        return gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{name} is damaged: {error}") from None
+    with files.parsing(name, "a gzip file"):
+        return files.unzipped(io.BytesIO(raw), LARGEST)
 
 
 def parse_idx(raw, dimensions, name):
@@ -100,7 +97,7 @@ def _pair(images, labels, where):
     """Parse images and labels, and check that they belong together."""
     images, labels = (parse_idx(_unpack(raw, where), d, f"{what} of {where}")
                       for raw, d, what in ((images, 3, "images"), (labels, 1, "labels")))
-    if len(images) != len(labels) or images.shape[1:] != (28, 28) or labels.max(initial=0) >= CLASSES:
+    if not 0 < len(images) == len(labels) or images.shape[1:] != (28, 28) or labels.max() >= CLASSES:
         raise ValueError(f"{where}: images {images.shape}, labels {labels.shape} up to {labels.max(initial=0)}; "
-                         "expected (N, 28, 28) and N labels 0..9")
+                         "expected (N, 28, 28), N > 0, and N labels 0..9")
     return images[..., None], labels.astype(np.int64)

@@ -22,8 +22,8 @@ class DiffusionConfig:
     loss: str = "simple"                # simple (L_simple), L (the variational bound), hybrid (for a learned variance)
 
     def __post_init__(self):
-        if self.T < 2:
-            raise ValueError(f"T is {self.T}; expected at least 2")
+        if not 2 <= self.T <= 10**6:
+            raise ValueError(f"T is {self.T}; expected 2 to 1,000,000")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {', '.join(choices)}")

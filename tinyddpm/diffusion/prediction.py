@@ -32,7 +32,7 @@ def reverse_process(model, config, labels=None, guidance=1.0):
     labels: (N,) for a network with classes
     guidance: w of classifier-free guidance (Ho and Salimans 2022): the prediction is e + w (e_labels - e), where e is
         the one without labels and e_labels the one with them; w = 1 gives the latter
-    Raises ValueError for a model in training mode, and for guidance without labels.
+    Raises ValueError for a model in training mode, and for guidance without labels; p, where the output is not finite.
     """
     if model.training:
         raise ValueError("the reverse process needs a model in evaluation mode (dropout off): call model.eval() first")
@@ -40,10 +40,16 @@ def reverse_process(model, config, labels=None, guidance=1.0):
         raise ValueError(f"guidance is {guidance}, which needs labels")
     s, inputs = config.make_schedule(), {} if labels is None else {"labels": labels}
 
+    def network(xt, t, **inputs):
+        y = model.forward(xt, t, **inputs)
+        if not array_module(y).isfinite(y).all():
+            raise ValueError(f"the network's output is not finite at t = {t[0]}")
+        return split(y, config.variance)
+
     def p(xt, t):
-        predicted, v = split(model.forward(xt, t, **inputs), config.variance)
+        predicted, v = network(xt, t, **inputs)
         if guidance != 1:
-            unlabelled, _ = split(model.forward(xt, t), config.variance)
+            unlabelled, _ = network(xt, t)
             predicted = unlabelled + guidance * (predicted - unlabelled)
         x0 = PREDICTIONS[config.prediction].to_x0(s, xt, t, predicted)
         return process.p_mean_variance(s, x0, xt, t, variance=config.variance, v=v)

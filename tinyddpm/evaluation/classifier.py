@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyddpm import ops, safetensors
+from tinyddpm import files, ops, safetensors
 from tinyddpm.backend import from_numpy, to_numpy
 from tinyddpm.data import scaled
 from tinyddpm.nn.layers import Conv2d, GroupNormSiLU, Linear
@@ -75,11 +75,12 @@ def save_classifier(model, path, **texts):
 def load_classifier(path):
     """The classifier in a file written by save_classifier, in evaluation mode. Raises ValueError for any other file."""
     tensors, metadata = safetensors.read(path)
-    try:
-        config = json.loads(metadata["config"])
-        model = Classifier(ClassifierConfig(**config | {"widths": tuple(config["widths"])})).eval()
+    with files.parsing(path, "a classifier of this version of tinyddpm"):
+        config = files.parse_json(metadata["config"])
+        config = ClassifierConfig(**config | {"widths": tuple(config["widths"])})
+        if sum(9 * width**2 for width in config.widths) > sum(a.size for a in tensors.values()):
+            raise ValueError(f"it holds fewer numbers than {config} needs")
+        model = Classifier(config).eval()
         for name, p in model.parameters().items():
             p.value[...] = from_numpy(tensors[name].astype(np.float32))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a classifier of this version of tinyddpm: {error!r}") from None
     return model

@@ -17,6 +17,13 @@ def name_of(config):
     raise ValueError(f"no network has the configuration {type(config).__name__}; there are {', '.join(NETWORKS)}")
 
 
+def require_size(config, arrays):
+    """Raise ValueError for arrays, name -> array, too few for a network that would take very long to build in vain."""
+    held = sum(a.size for a in arrays.values())
+    if config.least_parameters > held:
+        raise ValueError(f"{held:,} numbers; expected more than {config.least_parameters:,} for {config}")
+
+
 def build(config, seed=0, dtype=np.float32):
     """The network that a configuration describes, with its initial weights."""
     return NETWORKS[name_of(config)][1](config, seed, dtype)

@@ -10,6 +10,8 @@ from tinyddpm.backend import from_numpy, generator, to_numpy
 from tinyddpm.nn.layers import NEAR_ZERO, Attention, Conv2d, Embedding, GroupNormSiLU, Linear, Operation, ResBlock
 from tinyddpm.nn.module import Module
 
+LARGEST, MOST_BLOCKS = 2**16, 64        # of the numbers in a configuration, and of its blocks_per_level
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -41,17 +43,19 @@ class UNetConfig:
 
         for name in ("image_size", "image_channels", "base_channels", "blocks_per_level", "heads", "groups",
                      "patch_size"):
-            if getattr(self, name) < 1:
-                refuse(f"{name} is {getattr(self, name)}; expected at least 1")
+            if not 1 <= getattr(self, name) <= LARGEST:
+                refuse(f"{name} is {getattr(self, name)}; expected 1 to {LARGEST:,}")
+        if self.blocks_per_level > MOST_BLOCKS:
+            refuse(f"blocks_per_level is {self.blocks_per_level}; expected 1 to {MOST_BLOCKS}")
         for name in ("channel_multipliers", "attention_resolutions"):
             if not isinstance(getattr(self, name), tuple):
                 refuse(f"{name} is {getattr(self, name)!r}; expected a tuple of integers")
-        if not self.channel_multipliers or min(self.channel_multipliers) < 1:
+        if not self.channel_multipliers or not 1 <= min(self.channel_multipliers) <= max(self.channel_multipliers) <= LARGEST:
             refuse(f"channel_multipliers is {self.channel_multipliers}; expected at least one, each 1 or more")
         if not 0 <= self.dropout < 1:
             refuse(f"dropout is {self.dropout}; expected 0 <= dropout < 1")
-        if self.num_classes is not None and self.num_classes < 1:
-            refuse(f"num_classes is {self.num_classes}; expected at least 1, or None for no labels")
+        if self.num_classes is not None and not 1 <= self.num_classes <= LARGEST:
+            refuse(f"num_classes is {self.num_classes}; expected 1 to {LARGEST:,}, or None for no labels")
         factor = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
         if self.image_size % factor:
             refuse(f"image_size is {self.image_size}; {len(self.channel_multipliers)} levels and patch_size "
@@ -61,6 +65,18 @@ class UNetConfig:
                    f"and of heads ({self.heads})")
         if self.base_channels < 4 or self.base_channels % 2:
             refuse(f"base_channels is {self.base_channels}; the time embedding needs an even number, at least 4")
+
+    @property
+    def resolutions(self):
+        """Of the levels, from the top of the U down."""
+        return [self.image_size // self.patch_size >> level for level in range(len(self.channel_multipliers))]
+
+    @property
+    def least_parameters(self):
+        """A number that the parameters exceed, known without building the network: those of the largest layers."""
+        base, folded = self.base_channels, self.patch_size**2 * self.image_channels
+        blocks = (2 * self.blocks_per_level + 1) * sum(9 * (base * m)**2 for m in self.channel_multipliers)
+        return blocks + 4 * base * (4 * base + (self.num_classes or 0)) + 9 * folded * base
 
 
 # The parts on both sides of the U share one signature: forward(x, skips, temb, rng) -> h and
@@ -144,8 +160,7 @@ class UNet(Module):
         self.rng = generator(seed, "dropout")
         base, levels = config.base_channels, range(len(config.channel_multipliers))
         widths = [base * m for m in config.channel_multipliers]
-        resolution = config.image_size // config.patch_size
-        attention = [resolution >> level in config.attention_resolutions for level in levels]
+        attention = [resolution in config.attention_resolutions for resolution in config.resolutions]
         folded = config.patch_size**2
 
         self.time0, self.time_silu = Linear(rng, base, 4 * base), Operation("silu")

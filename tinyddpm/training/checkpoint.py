@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyddpm import interop, nn, safetensors
+from tinyddpm import files, interop, nn, safetensors
 from tinyddpm.backend import from_numpy, state, to_numpy
 from tinyddpm.diffusion.config import DiffusionConfig
 from tinyddpm.presets import Preset
@@ -22,7 +22,7 @@ CHECKPOINT = "checkpoint.safetensors"             # its name in the folder of a 
 def save_checkpoint(path, trainer):
     """Write the trainer's state to path; an older file there stays intact until the new one is complete."""
     metadata = {"format": FORMAT, "preset": trainer.preset.to_json(), "steps_done": json.dumps(trainer.steps_done),
-                "seconds": json.dumps(trainer.seconds)}
+                "seconds": json.dumps(trainer.seconds), "data": json.dumps(trainer.fingerprint)}
     if trainer.loss_scale:
         scale = trainer.loss_scale
         metadata["loss_scale"] = json.dumps([float(scale.scale), float(scale.good), trainer.skipped])
@@ -37,14 +37,17 @@ def load_checkpoint(path):
     Raises ValueError for a file that is damaged, of another kind, or does not fit its own configuration.
     """
     tensors, metadata = safetensors.read(path)
-    _require_format(path, metadata)
-    trainer = Trainer(Preset.from_json(metadata["preset"]))
-    for part, flat in buffers(trainer).items():
-        _fill(path, trainer.model, flat, tensors, part)
-    trainer.steps_done, trainer.seconds = json.loads(metadata["steps_done"]), json.loads(metadata["seconds"])
-    if trainer.loss_scale and "loss_scale" in metadata:
-        scale, good, trainer.skipped = json.loads(metadata["loss_scale"])
-        trainer.loss_scale = LossScale(state.xp, scale, good)
+    with _parsing(path):
+        trainer = Trainer(_preset(tensors, metadata))
+        for part, flat in buffers(trainer).items():
+            _fill(trainer.model, flat, tensors, part)
+        trainer.steps_done, trainer.seconds, trainer.fingerprint, loss_scale = (
+            files.parse_json(metadata.get(name, "null")) for name in ("steps_done", "seconds", "data", "loss_scale"))
+        if type(trainer.steps_done) is not int or not (0 <= trainer.steps_done < 2**63 and 0 <= trainer.seconds < 1e12):
+            raise ValueError(f"steps_done is {trainer.steps_done!r}, seconds {trainer.seconds!r}; expected 0 or more")
+        if trainer.loss_scale and loss_scale is not None:
+            scale, good, trainer.skipped = map(abs, loss_scale)
+            trainer.loss_scale = LossScale(state.xp, scale, good)
     return trainer
 
 
@@ -70,10 +73,10 @@ def load_model(path):
     tensors, metadata = safetensors.read(path, checked=False)
     if metadata.get("format") in (None, "pt"):              # as PyTorch's libraries write them
         return _published(path)
-    _require_format(path, metadata)
-    preset = Preset.from_json(metadata["preset"])
-    model = nn.build(preset.model).eval()
-    _fill(path, model, model.flat_values, tensors, "ema")
+    with _parsing(path):
+        preset = _preset(tensors, metadata)
+        model = nn.build(preset.model).eval()
+        _fill(model, model.flat_values, tensors, "ema")
     return model, preset
 
 
@@ -91,17 +94,24 @@ def buffers(trainer):
     return {"model": trainer.model.flat_values, "ema": optimizer.ema, "adam_m": optimizer.m, "adam_v": optimizer.v}
 
 
-def _require_format(path, metadata):
+def _parsing(path):
+    return files.parsing(path, "a checkpoint of this version of tinyddpm")
+
+
+def _preset(tensors, metadata):
+    """The configuration of a checkpoint. Raises an error for a file of another kind, or with too few parameters."""
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a checkpoint of this version of tinyddpm (its format is "
-                         f"{metadata.get('format')!r})")
+        raise ValueError(f"its format is {metadata.get('format')!r}")
+    preset = Preset.from_json(metadata["preset"])
+    nn.require_size(preset.model, {name: a for name, a in tensors.items() if name.startswith("ema/")})
+    return preset
 
 
-def _fill(path, model, flat, tensors, part):
+def _fill(model, flat, tensors, part):
     """Copy the arrays part/name of a file into a flat buffer of the model."""
     for name, view in model.views(flat).items():
         a = tensors.get(f"{part}/{name}")
         if a is None or a.shape != view.shape or a.dtype != np.float32:
-            raise ValueError(f"{path}: {part}/{name} is {'missing' if a is None else (a.dtype, a.shape)}; "
-                             f"its configuration says float32 {view.shape}")
+            raise ValueError(f"{part}/{name} is {'missing' if a is None else (a.dtype, a.shape)}; its configuration says "
+                             f"float32 {view.shape}")
         view[...] = from_numpy(a)

@@ -1,6 +1,7 @@
 """A whole run: steps, a progress line, metrics, sample grids, checkpoints. It can be stopped and resumed anywhere."""
 
 import csv
+import io
 import math
 import signal
 import time
@@ -9,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
-from tinyddpm import plots
+from tinyddpm import files, plots
 from tinyddpm.backend import on_gpu
 from tinyddpm.progress import Progress, duration
 from tinyddpm.sampling.generate import generate
@@ -22,7 +23,7 @@ AHEAD = 20              # steps that are started on a GPU before the host waits 
 
 
 def fit(trainer, dataset, folder):
-    """Train to the end of the configured run. Returns False if it was stopped by Ctrl-C or SIGTERM, after saving.
+    """Train to the end of the configured run. Returns False if it was stopped by Ctrl-C, SIGTERM or SIGHUP, after saving.
 
     folder receives checkpoint.safetensors, metrics.csv (one row per step) and samples_STEP.png, all written by rank 0.
     Raises ValueError if the loss is no longer finite or another rank has failed, and OSError if a file cannot be
@@ -142,32 +143,42 @@ class Log:
 
 def open_metrics(path, steps_done):
     """Open metrics.csv to append after the row of step steps_done. Later rows are dropped: their steps are repeated."""
-    kept = []
-    if steps_done and path.exists():
-        with open(path) as file:
-            kept = [row for row in csv.reader(file)
-                    if len(row) == len(COLUMNS) and row[0].isdigit() and int(row[0]) <= steps_done]
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", newline="") as file:
+    kept = list(_rows(path, steps_done)) if steps_done and path.exists() else []
+    with files.replacing(path, "w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *kept])
-    part.replace(path)
     return open(path, "a", newline="")
 
 
-def read_metrics(path):
-    """The columns of metrics.csv: name -> array."""
-    with open(path) as file:
-        rows = list(csv.DictReader(file))
-    return {name: np.array([float(row[name]) for row in rows]) for name in COLUMNS}
+def read_metrics(path, last=math.inf):
+    """The columns of metrics.csv, up to the row of step `last`: name -> array. Raises ValueError for a damaged file."""
+    columns = np.array([[float(text) for text in row] for row in _rows(path, last)]).reshape(-1, len(COLUMNS)).T
+    return dict(zip(COLUMNS, columns))
+
+
+def _rows(path, last):
+    """Yield the rows of metrics.csv up to that of step `last`, as texts. What follows may be incomplete."""
+    step = 0
+    with files.opened(path, "the metrics of this run (move it away, and the run goes on with a new file)") as file:
+        for row in csv.reader(io.TextIOWrapper(file, "utf-8", newline="")):
+            if step >= last:
+                break
+            if row != list(COLUMNS):
+                previous, step, values = step, int(row[0]), [float(text) for text in row]
+                if len(values) != len(COLUMNS) or step <= previous:
+                    raise ValueError(f"a row is {', '.join(row)}")
+                if step <= last:
+                    yield row
 
 
 class Interrupt:
-    """Within the block, the first Ctrl-C or SIGTERM only sets `requested`; a second one takes effect at once."""
+    """Within the block, the first Ctrl-C, SIGTERM or SIGHUP only sets `requested`; a second one takes effect at once."""
 
     requested = False
+    SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
     def __enter__(self):
-        self.before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {number: signal.signal(number, self._request) for number in self.SIGNALS
+                       if signal.getsignal(number) != signal.SIG_IGN}           # as nohup does with SIGHUP
         return self
 
     def __exit__(self, *_):

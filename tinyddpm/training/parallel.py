@@ -8,7 +8,8 @@ is received is ever executed: only numbers, and one text, are sent.
 import os
 import sys
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from tinyddpm.backend import on_gpu, state, to_numpy
 from tinyddpm.training import rendezvous
 
 UNIQUE_ID = 128                     # numbers in NCCL's name for a group
+ALIVE, END = b"+", b"."             # what the ranks of a GpuGroup send over TCP
 
 
 class Alone:
@@ -49,7 +51,7 @@ class Group(Alone):
     """Processes that communicate over TCP: rank 0 has a connection to each of the others."""
 
     def __init__(self, ranks, hello, text):
-        self.rank, self.size = ranks.rank, ranks.size
+        self.rank, self.size, self.timeout = ranks.rank, ranks.size, ranks.timeout
         self.links, self.text = rendezvous.meet(ranks, hello, text)
 
     def average(self, a):
@@ -92,6 +94,8 @@ class Group(Alone):
         """The connection to a rank; if it fails, the error names the rank."""
         try:
             yield self.links[rank]
+        except TimeoutError:
+            raise ValueError(self._gone(rank, f"silent for {self.timeout:g} seconds, see --timeout")) from None
         except OSError as error:
             raise ValueError(self._gone(rank, error)) from None
 
@@ -100,7 +104,8 @@ class Group(Alone):
 
 
 class GpuGroup(Group):
-    """GPUs that exchange arrays with NCCL. It would wait forever for a dead rank, which the TCP connections detect."""
+    """GPUs that exchange arrays with NCCL. It would wait forever for a dead or frozen rank, which the TCP connections
+    detect: over them each rank says now and then that it is alive."""
 
     def __init__(self, ranks, hello, text):
         super().__init__(ranks, hello, text)
@@ -113,7 +118,8 @@ class GpuGroup(Group):
         super().broadcast(identity)
         self.closing = False
         for other, link in self.links.items():
-            threading.Thread(target=self._watch, args=(other, link), daemon=True).start()
+            for target in self._watch, self._say_alive:
+                threading.Thread(target=target, args=(other, link), daemon=True).start()
         kind = bytes if int(state.xp.__version__.split(".")[0]) >= 14 else tuple
         try:
             self.communicator = nccl.NcclCommunicator(self.size, kind(identity.tolist()), self.rank)
@@ -139,7 +145,7 @@ class GpuGroup(Group):
         state.xp.cuda.get_current_stream().synchronize()
         self.communicator.destroy()                     # all ranks together
         for link in self.links.values():
-            link.sendall(b".")
+            link.sendall(END)
             link.close()
 
     def _type(self, a):
@@ -150,9 +156,16 @@ class GpuGroup(Group):
 
     def _watch(self, rank, link):
         try:
-            last = link.recv(1)
+            while (last := link.recv(1)) == ALIVE:
+                pass
         except OSError:
             last = b""
         if not last and not self.closing:
-            print(f"\nerror: {self._gone(rank, 'its connection ended')}", file=sys.stderr, flush=True)
+            print(f"\nerror: {self._gone(rank, 'its connection ended or is silent')}", file=sys.stderr, flush=True)
             os._exit(2)
+
+    def _say_alive(self, rank, link):
+        with suppress(OSError):                         # which _watch notices
+            while not self.closing:
+                link.sendall(ALIVE)
+                time.sleep(self.timeout / 10)

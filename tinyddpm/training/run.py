@@ -1,9 +1,10 @@
 """A run and its folder: new or resumed, on one process or several, and its final messages."""
 
+import json
 import sys
 from pathlib import Path
 
-from tinyddpm import data, plots
+from tinyddpm import data, files, plots
 from tinyddpm.presets import Preset
 from tinyddpm.progress import Progress
 from tinyddpm.sampling.generate import generate
@@ -12,7 +13,8 @@ from tinyddpm.training.checkpoint import CHECKPOINT, load_checkpoint, same_state
 from tinyddpm.training.fit import METRICS, read_metrics
 from tinyddpm.training.trainer import Trainer
 
-MAY_CHANGE = ("steps", "minutes", "save_every", "sample_every")         # when a run is resumed
+MAY_CHANGE = ("steps", "minutes", "save_every", "sample_every", "dataset")      # when a run is resumed
+LOCK = ".lock"                      # a file in the folder of a run, which the process that trains there has locked
 
 
 def prepare(preset, given, ranks, version, out=None, data_dir=None, resume=False):
@@ -24,21 +26,31 @@ def prepare(preset, given, ranks, version, out=None, data_dir=None, resume=False
     Raises ValueError for a configuration, data or a folder that do not fit.
     """
     if ranks.rank:
-        group = parallel.join(ranks, version)
-        preset, folder = Preset.from_json(group.text), None
+        group, folder = parallel.join(ranks, version), None
+        text, fingerprint = files.parse_json(group.text)
+        preset = Preset.from_json(text)
         trainer, dataset = Trainer(preset, group), data.load(preset.dataset, preset.model, "train", data_dir)
+        trainer.fingerprint = fingerprint
+        require_same_data(trainer, dataset)
     else:
         preset = preset.override(**given)
         folder = run_folder(out, preset.dataset, resume)
+        lock = claim(folder, new=False) if resume else None
         trainer = load_checkpoint(folder / CHECKPOINT) if resume else None
         if resume:
-            trainer.preset = preset = resumed(trainer.preset, given)
+            trainer.preset = preset = resumed(trainer, given)
         dataset = data.load(preset.dataset, preset.model, "train", data_dir)
         if preset.training.batch_size % ranks.size:
             raise ValueError(f"--batch-size is {preset.training.batch_size}; expected a multiple of the {ranks.size} "
                              "ranks that share a batch")
+        if not resume and preset.dataset not in data.DATASETS and Path(preset.dataset).resolve() in (
+                folder.resolve().parents):
+            raise ValueError(f"{folder} is within {preset.dataset}, and its pictures would join that data set: choose "
+                             "another --out")
         trainer = trainer or Trainer(preset)
-        trainer.group = parallel.join(ranks, version, preset.to_json())
+        require_same_data(trainer, dataset)
+        trainer.lock = lock or claim(folder, new=True)          # held as long as the trainer lives
+        trainer.group = parallel.join(ranks, version, json.dumps([preset.to_json(), trainer.fingerprint]))
         if (left := trainer.schedule.alpha_bar[-1]) > 0.01:
             print(f"note: x_T retains {left:.0%} of the data's variance, but sampling starts from pure noise: for "
                   f"T = {preset.diffusion.T} choose a larger --beta-T, or --schedule cosine", file=sys.stderr)
@@ -49,42 +61,57 @@ def prepare(preset, given, ranks, version, out=None, data_dir=None, resume=False
 def run_folder(out, dataset, resume):
     """The folder of a run, which fit will create: `out`, or runs/DATASET, then runs/DATASET-2, ...
 
-    A new run never writes into the folder of an old one. Raises ValueError if the folder of a new run
-    already holds a run, or if there is no run to resume.
+    Raises ValueError if there is no run to resume.
     """
     if out is None:
         base, n = Path("runs") / Path(dataset).resolve().name, 1
         numbered = lambda n: base.with_name(f"{base.name}-{n}") if n > 1 else base
-        while numbered(n).exists():
+        while (numbered(n) / CHECKPOINT).exists():
             n += 1
         folder = numbered(n - 1 if resume and n > 1 else n)
     else:
         folder = Path(out)
-    checkpoint = folder / CHECKPOINT
-    if resume and not checkpoint.exists():
-        raise ValueError(f"nothing to resume: {checkpoint} does not exist")
-    if not resume and checkpoint.exists():
-        raise ValueError(f"{folder} already holds a run: continue it with --resume, or choose another --out")
+    if resume and not (folder / CHECKPOINT).exists():
+        raise ValueError(f"nothing to resume: {folder / CHECKPOINT} does not exist")
     return folder
 
 
-def resumed(preset, given):
+def claim(folder, new):
+    """Lock the folder of a run for this process, creating it if needed, and return the lock.
+
+    Raises ValueError if another process trains there, and for a new run if the folder already holds one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = files.lock(folder / LOCK, f"another process is training in {folder}: wait for it, or choose another --out")
+    if new and (folder / CHECKPOINT).exists():
+        raise ValueError(f"{folder} already holds a run: continue it with --resume, or choose another --out")
+    return lock
+
+
+def resumed(trainer, given):
     """The preset of a resumed run, with the given fields. Raises ValueError for one that would make it another run."""
+    preset, allowed = trainer.preset, MAY_CHANGE if trainer.fingerprint else MAY_CHANGE[:-1]
     changed = preset.override(**given)
-    if changed != preset.override(**{name: value for name, value in given.items() if name in MAY_CHANGE}):
-        fixed = ", ".join(name for name in given if name not in MAY_CHANGE)
+    if changed != preset.override(**{name: value for name, value in given.items() if name in allowed}):
+        fixed = ", ".join(name for name in given if name not in allowed)
         raise ValueError(f"the run to resume has its own configuration; of the flags given, {fixed} would change it")
     return changed
+
+
+def require_same_data(trainer, dataset):
+    """Raise ValueError unless the data set is the one that the run began with; in a new run, remember it."""
+    found = dataset.fingerprint()
+    if trainer.fingerprint not in (None, found):
+        raise ValueError(f"the run has begun with other images than {trainer.preset.dataset} holds now: {trainer.fingerprint}; "
+                         f"found {found}")
+    trainer.fingerprint = found
 
 
 def draw(trainer, folder, count):
     """On rank 0, draw the pictures at the end of a run: `count` samples by Algorithm 2, their film, and the loss."""
     if trainer.group.rank:
         return
-    metrics, preset = read_metrics(folder / METRICS), trainer.preset
-    if len(metrics["step"]):
-        plots.loss_curve(folder / "loss.png", metrics["step"], metrics["loss"], preset.diffusion.loss)
-    film, progress = plots.Film(), Progress()
+    preset, film, progress = trainer.preset, plots.Film(), Progress()
 
     def watch(step, number, total):
         progress.count("sampling by Algorithm 2, step", number, total)
@@ -95,6 +122,9 @@ def draw(trainer, folder, count):
     progress.close()
     plots.save_png(folder / "samples.png", plots.grid(plots.to_uint8(images)))
     film.save(folder / "denoising.gif")
+    metrics = read_metrics(folder / METRICS, trainer.steps_done)
+    if len(metrics["step"]):
+        plots.loss_curve(folder / "loss.png", metrics["step"], metrics["loss"], preset.diffusion.loss)
 
 
 def stopped(trainer, folder):

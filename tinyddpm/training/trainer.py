@@ -30,6 +30,7 @@ class Trainer:
         self.optimizer = Adam(self.model, preset.training)
         self.loss_scale = LossScale(state.xp) if state.precision == "fp16" else None
         self.steps_done = self.skipped = 0
+        self.fingerprint = None         # of the data set, once it is known
         self.seconds = 0.0              # spent in training, over all sessions of the run
         self._begun = []                # Results that the host has not waited for
 
