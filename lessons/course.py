@@ -10,18 +10,22 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure  # draws without a window
 
-from tinyddpm import data, presets
-from tinyddpm.progress import Progress, console
+from tinyddpm import cli, data, presets
+from tinyddpm.progress import Progress
 from tinyddpm.training import Trainer
 
 SIZE = 300_000          # bytes that a committed figure may have
+
+
+def program(main):
+    """Run main() of a lesson's script; an error or Ctrl-C ends it with one line."""
+    cli.program(lambda argv: main())
 
 
 class Lesson:
     """One run of a lesson's script. quick: less of everything, and figures in a temporary folder."""
 
     def __init__(self, file, doc):
-        console()
         parser = argparse.ArgumentParser(description=doc.split("\n")[0])
         parser.add_argument("--quick", action="store_true", help="less of everything; figures go to a temporary folder")
         self.quick = parser.parse_args().quick

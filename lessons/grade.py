@@ -67,15 +67,26 @@ def grade(lesson, path, hidden_seed=HIDDEN_SEED, progress=lambda *_: None):
     source, refused = read_source(path)
     refused, entries = refused or screen.problem(source, path.name, tasks.IMPORTS[lesson]), []
     with ThreadPoolExecutor(os.cpu_count()) as pool:        # a process for each core, the results in the tasks' order
-        found = pool.map(lambda task: [refused] * 2 if refused else run(task, source, (VISIBLE_SEED, hidden_seed)),
+        running = []
+        found = pool.map(lambda task: [refused] * 2 if refused else run(task, source, (VISIBLE_SEED, hidden_seed), running),
                          tasks.LESSONS[lesson])
-        for task, problems in zip(tasks.LESSONS[lesson], found):
+        for task, problems in zip(tasks.LESSONS[lesson], unless_stopped(found, running)):
             for problem, visibility in zip(problems, ("visible", "hidden")):
                 entries.append({"name": f"{task.title} ({visibility} seed)", "number": f"{task.number}.{len(entries) % 2 + 1}",
                                 "score": 0 if problem else task.points / 2, "max_score": task.points / 2,
                                 "status": "failed" if problem else "passed", "visibility": visibility, "output": problem or "right"})
             progress(task, entries[-2:])
     return {"score": sum(e["score"] for e in entries), "max_score": sum(e["max_score"] for e in entries), "tests": entries}
+
+
+def unless_stopped(found, processes):
+    """The items of found; Ctrl-C meanwhile ends the processes too, which do not notice it themselves."""
+    try:
+        yield from found
+    except KeyboardInterrupt:
+        for process in processes:
+            stop(process)
+        raise
 
 
 def show(task, entries):
@@ -99,13 +110,14 @@ def read_source(path):
         return None, f"{path.name} cannot be read: {error}"
 
 
-def run(task, source, seeds):
-    """What is wrong with a task of a homework for each of the seeds; None where it is right."""
+def run(task, source, seeds, running):
+    """What is wrong with a task of a homework for each of the seeds; None where it is right. Adds the process to running."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as out:
         (Path(out) / "homework.py").write_bytes(source)
         command = [sys.executable, str(HERE / "grade.py"), "--child", task.number, out, *map(str, seeds)]
         with open(Path(out) / "errors", "wb") as errors:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, cwd=out, start_new_session=True)
+            running.append(process)
         try:
             status = process.wait(SECONDS)
         except subprocess.TimeoutExpired:
@@ -119,7 +131,8 @@ def run(task, source, seeds):
 
 def stop(process):
     """End a process, with all that it has started where the system has groups of processes."""
-    os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
     process.wait()
 
 
