@@ -13,6 +13,7 @@ from pathlib import Path
 import cupy_on_cpu
 import numpy as np
 import pytest
+from PIL import Image
 
 import tinyddpm
 from tinyddpm import safetensors
@@ -178,17 +179,30 @@ def in_thread(function, *arguments):
     return thread, found
 
 
-def test_who_does_not_fit_is_refused_and_the_others_still_meet(port):
-    """A rank of another size, one that has joined already, a stranger: each is told why, and rank 0 keeps waiting."""
+def test_who_does_not_fit_is_refused_and_the_others_still_meet(port, monkeypatch):
+    """A rank of another size, one that has joined already, a stranger: each is told why, and rank 0 keeps waiting.
+
+    A stranger that says nothing, or one byte at a time, does not hold it up.
+    """
+    monkeypatch.setattr(rendezvous, "HELLO_SECONDS", 0.3)
     tinyddpm.use("numpy")
     thread, found = in_thread(parallel.join, Ranks(3, 0, port=port), "1", "β in UTF-8")
     with pytest.raises(ValueError, match="refused.*'size': 2"):
         parallel.join(Ranks(2, 1, port=port), "1")
     with pytest.raises(ValueError, match="refused.*'version': '2'"):
         parallel.join(Ranks(3, 1, port=port), "2")
-    for noise in (b"GET / HTTP/1.1\r\n\r\n", b"\x05\0\0\0\0\0\0\0hello", b"\x02\0\0\0\0\0\0\0[]", b""):
+    deep = b"[" * 100_000
+    for noise in (b"GET / HTTP/1.1\r\n\r\n", b"\x05\0\0\0\0\0\0\0hello", b"\x02\0\0\0\0\0\0\0[]", b"",
+                  len(deep).to_bytes(8, "little") + deep):
         with socket.create_connection(("127.0.0.1", port)) as stranger:
             stranger.sendall(noise)
+    silent, slow = (socket.create_connection(("127.0.0.1", port)) for _ in range(2))
+
+    def trickle():
+        for byte in (1000).to_bytes(8, "little") + bytes(200):
+            slow.sendall(bytes([byte]))
+            time.sleep(0.1)
+    in_thread(trickle)
     one = in_thread(parallel.join, Ranks(3, 1, port=port), "1")
     one[0].join(20)
     with pytest.raises(ValueError, match="refused.*that is there already"):
@@ -204,6 +218,37 @@ def test_who_does_not_fit_is_refused_and_the_others_still_meet(port):
     assert all(np.array_equal(a, np.full((2, 3), 37.0)) for a in arrays)
     for group in groups:
         group.close()
+    silent.close()
+    slow.close()
+
+
+def test_a_frozen_rank_is_noticed(tmp_path, port):
+    processes = [start(tmp_path, port, 2, rank, "--steps", 100_000, "--save-every", 1, "--timeout", 2) for rank in range(2)]
+    wait_for_steps(tmp_path)
+    processes[1].send_signal(signal.SIGSTOP)
+    output, _ = processes[0].communicate(timeout=30)
+    processes[1].kill()
+    processes[1].communicate()
+    assert processes[0].returncode == 2 and "rank 1 is gone (silent for 2 seconds" in output.splitlines()[-1], output
+    assert parameters(tmp_path)[1] >= 3
+
+
+def test_ranks_with_other_data_do_not_train_together(tmp_path, port):
+    for rank in range(2):
+        (tmp_path / f"at{rank}" / "pictures").mkdir(parents=True)
+        for i in range(12):
+            Image.fromarray(np.full((8, 8), 10 * i + rank, np.uint8)).save(tmp_path / f"at{rank}" / "pictures" / f"{i}.png")
+    done = finish([start(tmp_path, port, 2, rank, "--dataset", "pictures", "--steps", 2) for rank in range(2)])
+    assert [status for status, _ in done] == [2, 2]
+    assert "rank 1 is gone" in done[0][1].splitlines()[-1] and "begun with other images" in done[1][1].splitlines()[-1], done
+
+
+def test_a_loss_that_is_not_finite_ends_all_ranks_and_only_rank_0_names_the_checkpoint(tmp_path, port):
+    flags = ["--steps", 100, "--lr", "1e30", "--lr-final", "1e30", "--warmup", 0]
+    done = finish([start(tmp_path, port, 2, rank, *flags) for rank in range(2)])
+    last = [output.splitlines()[-1] for _, output in done]
+    assert [status for status, _ in done] == [2, 2] and all("not finite" in line or "is gone" in line for line in last), done
+    assert "checkpoint" in last[0] and "checkpoint" not in last[1] and "unused" not in last[1]
 
 
 @pytest.mark.skipif(not cupy_on_cpu.COMPILER, reason="no C++ compiler for CuPy's stand-in")

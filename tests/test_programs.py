@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import runpy
 import signal
 import subprocess
@@ -208,6 +209,31 @@ WRONG = [
     ("evaluate.py", [CHECKPOINT, "is", "--inception", "file.txt"], "file.txt"),
     ("figures.py", [CHECKPOINT, "4"], "4"), ("figures.py", [CHECKPOINT, "shared", "--out", "x.gif"], ".png"),
     ("figures.py", [CHECKPOINT, "interpolation", "--dataset", "nothing"], "nothing"),
+    ("train_mnist.py", ["--lr", "inf"], "lr is inf"), ("train_mnist.py", ["--adam-eps", "inf"], "adam_eps is inf"),
+    ("train_mnist.py", ["--minutes", "inf"], "minutes is inf"), ("train_mnist.py", ["--T", "1" + "0" * 12], "T is 1000"),
+    ("train_mnist.py", ["--attention-resolutions", "5"], "attention_resolutions is (5,)"),
+    ("train_mnist.py", ["--attention-resolutions", "-1"], "attention_resolutions is (-1,)"),
+    ("train_mnist.py", ["--blocks-per-level", "1" + "0" * 30], "blocks_per_level is 1000"),
+    ("train_mnist.py", ["--dataset", ""], "--dataset: expected a name"),
+    ("train_mnist.py", ["--out", ""], "--out: expected a name"),
+    ("train_mnist.py", ["--ops", "exits.py"], "SystemExit"), ("train_mnist.py", ["--ops", ""], "--ops: expected a name"),
+    ("train_mnist.py", ["--world-size", "2", "--port", "99999999"], "--port 99999999"),
+    ("train_mnist.py", ["--timeout", "0"], "--timeout: 0: expected at least 1"),
+    ("train_mnist.py", ["--dataset", "pictures", "--out", "pictures/run", "--image-size", "8"], "within pictures"),
+    ("train_mnist.py", ["--dataset", "pipes", "--image-size", "8"], "a.png"),
+    ("benchmark.py", ["--seconds", "nan"], "--seconds: nan: expected"), ("benchmark.py", ["--rounds", "0"], "--rounds"),
+    ("sample.py", [CHECKPOINT, "--ops", "nan.py", "--count", "2"], "not finite at t = 20"),
+    ("evaluate.py", [CHECKPOINT, "nll", "--ops", "nan.py", "--split", "train", "--count", "2"], "not finite at t = 1"),
+    ("sample.py", ["nan.safetensors"], "holds NaN"), ("sample.py", ["pipes/a.png"], "it is not a file"),
+    ("sample.py", [CHECKPOINT, "--label", "9" * 30], "labels"), ("sample.py", [CHECKPOINT, "--label", "-1"], "--label: -1"),
+    ("evaluate.py", [CHECKPOINT, "nll", "--count", "-1"], "--count: -1: expected at least 1"),
+    ("evaluate.py", [CHECKPOINT, "fid", "--count", "0"], "--count: 0: expected at least 1"),
+    ("evaluate.py", [CHECKPOINT, "nll", "--out", CHECKPOINT], "ending in .json"),
+    ("evaluate.py", ["input.json", "nll", "--out", "./input.json"], "an input (checkpoint)"),
+    ("evaluate.py", [CHECKPOINT, "nll", "--out", ""], "--out: expected a name"),
+    ("evaluate.py", [CHECKPOINT, "nll", "--dataset", ""], "--dataset: expected a name"),
+    ("figures.py", [CHECKPOINT, "samples", "--dataset", "pictures", "--out", "pictures/a.png"], "an input (dataset)"),
+    ("train_classifier.py", ["--out", "x.png"], "ending in .safetensors"),
 ]
 
 
@@ -220,9 +246,21 @@ def test_what_is_wrong_is_one_line_and_status_2(trained, program, flags, expecte
     (folder / "broken.py").write_text("def silu(x:\n")
     np.savez(folder / "many.npz", np.zeros(3))
     np.save(folder / "bad.npy", np.zeros((3, 5, 5, 1), np.uint8))
-    (folder / "truncated.safetensors").write_bytes((folder / CHECKPOINT).read_bytes()[:-1000])
+    (folder / "exits.py").write_text("import sys; sys.exit(0)")
+    (folder / "nan.py").write_text("def silu(x):\n    return x * float('nan'), x\n"
+                                   "def silu_backward(dy, cache):\n    return dy\n")
+    whole = (folder / CHECKPOINT).read_bytes()
+    (folder / "truncated.safetensors").write_bytes(whole[:-1000])
+    (folder / "input.json").write_bytes(whole)
+    tensors, texts = safetensors.read(folder / CHECKPOINT)
+    safetensors.write(folder / "nan.safetensors", tensors | {"ema/conv_in.bias": np.full(8, np.nan, np.float32)}, texts)
+    for name in ("pictures", "pipes"):
+        (folder / name).mkdir(exist_ok=True)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "pictures" / "a.png")
+    if not (folder / "pipes" / "a.png").exists():
+        os.mkfifo(folder / "pipes" / "a.png")
     before = {p: p.stat().st_mtime_ns for p in (folder / "runs" / "digits").iterdir()}
-    extra = ["--backend", "numpy"] if "--backend" not in flags else []
+    extra = ["--backend", "numpy"] if "--backend" not in flags and program != "benchmark.py" else []
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", [program, *flags, *extra])
     gc.collect()                                        # a run that failed in this process has its folder locked
@@ -232,6 +270,42 @@ def test_what_is_wrong_is_one_line_and_status_2(trained, program, flags, expecte
     lines = [line for line in error.splitlines() if line.strip() and not line.startswith("step")]
     assert stopped.value.code == 2 and len(lines) == 1 and expected in lines[0], error
     assert {p: p.stat().st_mtime_ns for p in (folder / "runs" / "digits").iterdir()} == before
+
+
+STREAMS = [">&- 2>&-", "> /dev/full 2> /dev/full", "2>&1 | head -1"]
+
+
+def test_a_run_needs_no_reader(tmp_path):
+    """Closed or full streams, or a reader that leaves: the run ends as it would have, with all its files."""
+    flags = " ".join(map(str, [*SMALL, "--steps", 3, "--T", 3]))
+    program = f"{sys.executable} {ROOT / 'examples' / 'train_mnist.py'} {flags}"
+    shells = [subprocess.Popen(["bash", "-c", f"set -o pipefail; {program} --out run{i} {streams}"], cwd=tmp_path,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+              for i, streams in enumerate(STREAMS)]
+    for i, (streams, shell) in enumerate(zip(STREAMS, shells)):
+        _, error = shell.communicate(timeout=120)
+        assert shell.returncode == 0 and "Traceback" not in error and "Exception" not in error, (streams, error)
+        assert (tmp_path / f"run{i}" / "samples.png").exists() and (tmp_path / f"run{i}" / "loss.png").exists()
+
+
+def test_one_folder_belongs_to_one_run(tmp_path):
+    """Two new runs, then two that resume, in one folder: one trains until SIGHUP, the other says so in one line."""
+    for flags in ([*SMALL, "--steps", 100_000, "--sample-every", 0], ["--resume", "--backend", "numpy"]):
+        command = [sys.executable, ROOT / "examples" / "train_mnist.py", *map(str, flags), "--out", "run"]
+        pair = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                for _ in range(2)]
+        deadline = time.time() + 60
+        while all(process.poll() is None for process in pair) and time.time() < deadline:
+            time.sleep(0.02)
+        refused, trains = sorted(pair, key=lambda process: process.poll() is None)
+        error = refused.communicate()[1]
+        assert refused.returncode == 2 and "another process is training in run" in error.splitlines()[-1], error
+        assert "files go to run" in trains.stdout.readline()
+        trains.send_signal(signal.SIGHUP)
+        trains.communicate(timeout=60)
+        assert trains.returncode in (130, -signal.SIGHUP)       # before the first step, it has nothing to save
+        steps = int(safetensors.read(tmp_path / "run" / "checkpoint.safetensors")[1]["steps_done"])
+        assert steps < 100_000
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_checkpoint(tmp_path):

@@ -1,6 +1,7 @@
 """The training step, the optimizer, checkpoints, and runs that stop and resume."""
 
 import csv
+import gc
 import math
 import os
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import tinyddpm
 from tinyddpm import cli, data, nn, plots, presets, safetensors
@@ -19,6 +21,8 @@ from tinyddpm.sampling.generate import generate
 from tinyddpm.training import Trainer, load_checkpoint, load_model, save_checkpoint
 from tinyddpm.training import fit as fit_module
 from tinyddpm.training.fit import fit, open_metrics, read_metrics
+from tinyddpm.training import run as run_module
+from tinyddpm.training.rendezvous import Ranks
 from tinyddpm.training.run import claim, run_folder
 
 TINY = replace(presets.get("mnist"), model=UNetConfig(
@@ -270,7 +274,7 @@ def test_a_run_writes_its_files(tmp_path):
     assert load_checkpoint(tmp_path / "checkpoint.safetensors").steps_done == 12
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_stops_and_the_run_goes_on_with_the_same_bits(tmp_path, number, monkeypatch):
     whole = Trainer(TINY)
     fit(whole, DATA, tmp_path)
@@ -291,6 +295,14 @@ def test_a_signal_saves_and_stops_and_the_run_goes_on_with_the_same_bits(tmp_pat
     assert state(resumed) == state(whole)
     without_time = lambda folder: [row[:4] for row in csv.reader(open(folder / "metrics.csv"))]
     assert without_time(stopped_dir) == without_time(tmp_path)
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    """nohup ignores SIGHUP, so that a run outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with fit_module.Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert not interrupt.requested and signal.signal(signal.SIGHUP, before) == signal.SIG_IGN
 
 
 def test_after_a_crash_the_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch):
@@ -372,10 +384,107 @@ def test_run_folders(tmp_path, monkeypatch):
         claim(Path("runs/digits-2"), new=True)
 
 
-def test_metrics_that_cannot_be_read_start_anew(tmp_path):
+def test_metrics_that_are_gone_start_anew(tmp_path):
     with open_metrics(tmp_path / "m.csv", 3) as file:
-        file.write("4,0.5,1,1e-3,2\n")
-    assert read_metrics(tmp_path / "m.csv")["step"].tolist() == [4]
+        file.write("4,0.5,1,1e-3,2\n5,0.25,nan,1e-3,2.5\n6,0.")
+    assert read_metrics(tmp_path / "m.csv", 5)["step"].tolist() == [4, 5]
+    with open_metrics(tmp_path / "m.csv", 4) as file:
+        file.write("5,0.125,1,1e-3,2\n")
+    assert read_metrics(tmp_path / "m.csv")["loss"].tolist() == [0.5, 0.125]
+
+
+@pytest.mark.parametrize("row", [b"2,text,1,1e-3,1", b"2,0.5,1,1e-3", b"2,0.5,1,1e-3,1,9", b"1,0.5,1,1e-3,1", b"2.0,0.5,1,1e-3,1",
+                                 b"\xff,0.5,1,1e-3,1", b"2," + b"5" * 200_000 + b",1,1e-3,1", b""])
+def test_damaged_metrics_are_named_before_the_training(tmp_path, row):
+    """... and without them the run goes on."""
+    trainer = Trainer(TINY.override(steps=4))
+    fit(trainer, DATA, tmp_path)
+    trainer.preset = TINY.override(steps=5)
+    good = (tmp_path / "metrics.csv").read_bytes().splitlines(keepends=True)
+    (tmp_path / "metrics.csv").write_bytes(b"".join(good[:2]) + row + b"\r\n" + b"".join(good[3:]))
+    with pytest.raises(ValueError, match="metrics.csv is damaged.*move it away"):
+        fit(trainer, DATA, tmp_path)
+    assert trainer.steps_done == 4
+    (tmp_path / "metrics.csv").unlink()
+    assert fit(trainer, DATA, tmp_path) and read_metrics(tmp_path / "metrics.csv")["step"].tolist() == [5]
+
+
+# ---- a run and its data ----
+
+def pictures(folder, grey=range(6)):
+    folder.mkdir()
+    for i in grey:
+        Image.fromarray(np.full((8, 8), 40 * i, np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def begin(tmp_path, **given):
+    """Prepare a new run in tmp_path/run, or resume it, and train for a step."""
+    resume = (tmp_path / "run").exists()
+    preset = TINY.override(num_classes=None, steps=4)
+    trainer, dataset, folder = run_module.prepare(preset, given, Ranks(), "test", tmp_path / "run", resume=resume)
+    trainer.step(*dataset.batch(trainer.steps_done, 4, 3))
+    save_checkpoint(folder / "checkpoint.safetensors", trainer)
+    trainer.lock.close()
+    return trainer.steps_done
+
+
+def test_a_run_goes_on_with_the_data_it_began_with(tmp_path, monkeypatch):
+    """Also from another place; not with an image less, another image or another order."""
+    here = pictures(tmp_path / "pictures")
+    assert begin(tmp_path, dataset=str(here)) == 1 and begin(tmp_path) == 2
+    moved = here.rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match="no data set '.*pictures'.*--dataset"):
+        begin(tmp_path)
+    assert begin(tmp_path, dataset=str(moved)) == 3 and begin(tmp_path) == 4
+    before = (moved / "2.png").read_bytes()
+    for damage, repair in ((lambda: (moved / "2.png").rename(tmp_path / "2.png"), lambda: (tmp_path / "2.png").rename(moved / "2.png")),
+                           (lambda: (moved / "2.png").write_bytes((moved / "3.png").read_bytes()),
+                            lambda: (moved / "2.png").write_bytes(before)),
+                           (lambda: (moved / "2.png").rename(moved / "9.png"), lambda: (moved / "9.png").rename(moved / "2.png"))):
+        damage()
+        with pytest.raises(ValueError, match="begun with other images.* 6 images.*checksum"):
+            begin(tmp_path)
+        gc.collect()
+        repair()
+    assert begin(tmp_path) == 5
+    with pytest.raises(ValueError, match="begun with other images"):
+        begin(tmp_path, dataset=str(pictures(tmp_path / "others", range(1, 7))))
+
+
+def test_a_run_of_an_earlier_version_has_no_fingerprint(tmp_path):
+    here = pictures(tmp_path / "pictures")
+    begin(tmp_path, dataset=str(here))
+    tensors, metadata = safetensors.read(tmp_path / "run" / "checkpoint.safetensors")
+    del metadata["data"]
+    safetensors.write(tmp_path / "run" / "checkpoint.safetensors", tensors, metadata)
+    with pytest.raises(ValueError, match="dataset would change it"):
+        begin(tmp_path, dataset=str(pictures(tmp_path / "others", range(1, 7))))
+    gc.collect()
+    assert begin(tmp_path) == 2
+
+
+def test_fingerprints(monkeypatch):
+    """Of labels too; of a large folder, which is read batch by batch, as far as it is read."""
+    images = np.random.default_rng(0).integers(0, 256, (300, 4, 4, 1)).astype(np.uint8)
+    other = images.copy()
+    other[7, 0, 0] ^= 1
+    texts = [data.Dataset(*parts).fingerprint() for parts in
+             ((images,), (images, np.zeros(300, int)), (images, np.ones(300, int)), (other,), (images[:299],),
+              (images.reshape(300, 2, 8, 1),))]
+    assert len(set(texts)) == 6 and texts[0] == data.Dataset(images.copy()).fingerprint()
+
+    class Lazy:
+        shape, read = images.shape, []
+
+        def __len__(self):
+            return 300
+
+        def __getitem__(self, indices):
+            self.read.extend(indices)
+            return images[indices]
+    assert data.Dataset(Lazy()).fingerprint() == data.Dataset(Lazy()).fingerprint()
+    assert len(Lazy.read) == 200 and {0, 299} < set(Lazy.read)
 
 
 # ---- old checkpoints, and new networks ----

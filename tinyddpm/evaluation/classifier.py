@@ -78,7 +78,8 @@ def load_classifier(path):
     with files.parsing(path, "a classifier of this version of tinyddpm"):
         config = files.parse_json(metadata["config"])
         config = ClassifierConfig(**config | {"widths": tuple(config["widths"])})
-        if sum(9 * width**2 for width in config.widths) > sum(a.size for a in tensors.values()):
+        least = 9 * PATCH**2 * config.image_channels + config.classes + sum(9 * width**2 for width in config.widths)
+        if least > sum(a.size for a in tensors.values()):
             raise ValueError(f"it holds fewer numbers than {config} needs")
         model = Classifier(config).eval()
         for name, p in model.parameters().items():
