@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +151,47 @@ def test_a_missing_backend_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(ValueError, match="needs numba: pip install --upgrade numba"):
         tinyddpm.use("numba")
+
+
+def test_the_module_that_is_missing_is_named(monkeypatch):
+    """numba may be missing for another backend, or refuse this NumPy without a module's name."""
+    for error, text in ((ImportError("No module named 'numba'", name="numba"), "needs numba: pip install --upgrade numba"),
+                        (ImportError("Numba needs NumPy 2.2 or less. Got NumPy 2.4."), "needs numba: pip install --upgrade"),
+                        (ImportError("No module named 'cupy'", name="cupy"), "needs cupy: pip install cupy")):
+        def refuse(name, error=error):
+            raise error
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match=f"the cupy backend {text}"):
+            patch.setattr(dispatch.importlib, "import_module", refuse)
+            tinyddpm.use("cupy")
+
+
+NO_CACHE = """
+from numba.core import caching
+caching.CacheImpl._locator_classes = [c for c in caching.CacheImpl._locator_classes if "UserProvided" in c.__name__]
+import tinyddpm, os
+tinyddpm.use("numba")
+from numba import config
+assert os.path.isdir(config.CACHE_DIR)
+print(config.CACHE_DIR)
+"""
+
+
+def test_kernels_that_cannot_be_cached_are_compiled_for_one_run():
+    """As where neither the package's folder nor the user's can be written."""
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    done = subprocess.run([sys.executable, "-c", NO_CACHE], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "set NUMBA_CACHE_DIR" in done.stderr, done.stderr
+    assert not os.path.exists(done.stdout.strip())
+
+
+def test_ctrl_c_during_imports_is_quiet(tmp_path):
+    """... but not one in the program itself, whose place its author may want to know."""
+    (tmp_path / "numba.py").write_text("raise KeyboardInterrupt")
+    (tmp_path / "later.py").write_text("import tinyddpm\nraise KeyboardInterrupt")
+    for command, quiet in ((["-c", "import tinyddpm; tinyddpm.use('numba')"], True), (["later.py"], False)):
+        done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True,
+                              env=os.environ | {"PYTHONPATH": str(Path(tinyddpm.__file__).parent.parent)})
+        assert done.returncode == -2 and ("Traceback" not in done.stderr) == quiet, done.stderr
 
 
 def test_auto_without_numba_is_numpy(monkeypatch):

@@ -197,6 +197,19 @@ def test_a_damaged_cache_is_refused_by_path(server):
         mnist.load("mnist")
 
 
+def test_without_a_home_downloads_go_to_a_temporary_folder(monkeypatch, capsys, tmp_path):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+    monkeypatch.setattr(download.Path, "home", nobody)
+    monkeypatch.setattr(download.tempfile, "gettempdir", lambda: str(tmp_path))
+    for name in ("TINYDDPM_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert download.cache_folder() == tmp_path / "tinyddpm"
+    assert "set TINYDDPM_CACHE" in capsys.readouterr().err
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    assert download.cache_folder() == tmp_path / "own" / "tinyddpm" and capsys.readouterr().err == ""
+
+
 def test_offline_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("TINYDDPM_CACHE", str(tmp_path))
     monkeypatch.setitem(mnist.MIRRORS, "mnist", ["http://127.0.0.1:9"])
@@ -310,6 +323,44 @@ def test_a_folder_of_images(tmp_path):
     assert np.all(images[1] == (200, 100,
                                 50)) and np.all(images[2] == 77) and np.all(abs(images[0].astype(int) - 30) < 4)
     assert folder.load(tmp_path, 4, 1).shape == (3, 4, 4, 1)
+
+
+def test_images_keep_what_they_show(tmp_path):
+    """16 bits, transparency in each of its forms, palettes: what a viewer shows on white paper."""
+    def read(image, channels=3, name="a.png"):
+        image.save(tmp_path / name)
+        return folder.read(tmp_path / name, 4, channels)
+
+    for value, expected in ((20000, 78), (0, 0), (65535, 255), (257 * 9, 9)):
+        assert np.all(read(Image.fromarray(np.full((16, 16), value, np.uint16)), 1) == expected)
+    assert np.all(read(Image.new("RGBA", (8, 8), (10, 20, 30, 0))) == 255)
+    assert np.all(read(Image.new("RGBA", (8, 8), (10, 20, 30, 255))) == (10, 20, 30))
+    assert np.all(abs(read(Image.new("RGBA", (8, 8), (10, 20, 30, 102))).astype(int) - [157, 161, 165]) <= 1)
+    assert np.all(read(Image.new("LA", (8, 8), (40, 0)), 1) == 255)
+    palette = Image.fromarray(np.repeat([[0, 1]], 8, axis=0).repeat(4, axis=1).astype(np.uint8), "P")
+    palette.putpalette([200, 0, 0, 0, 100, 0])
+    palette.save(tmp_path / "p.png", transparency=0)
+    found = folder.read(tmp_path / "p.png", 4, 3)
+    assert np.all(found[:, :2] == 255) and np.all(found[:, 2:] == (0, 100, 0))
+    grey = Image.fromarray(np.tile(np.array([0, 50], np.uint8), (8, 4)))
+    grey.save(tmp_path / "g.png", transparency=0)
+    assert np.all(abs(folder.read(tmp_path / "g.png", 4, 1).astype(int) - (255 + 50) // 2) <= 1)
+    ramp = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    np.testing.assert_array_equal(read(ramp.convert("RGBA"), 1), read(ramp, 1))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "PPM", "ICO"])
+def test_other_formats_are_refused_whatever_their_name(tmp_path, kind):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png", format=kind)
+    with pytest.raises(ValueError, match="a.png is damaged or not a PNG or JPEG"):
+        folder.read(tmp_path / "a.png", 4, 3)
+
+
+def test_a_huge_image_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    Image.new("1", (13000, 13000)).save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.Image.Image.load", None)
+    with pytest.raises(ValueError, match="a.png is damaged.*169000000 pixels"):
+        folder.read(tmp_path / "a.png", 4, 3)
 
 
 def test_a_large_folder_is_read_batch_by_batch(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Your own images, read from a folder."""
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ from tinyddpm import files
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 IN_MEMORY = 1 << 30         # bytes of pixels up to which a folder is read at once
-LARGEST = 1 << 26           # pixels of an image
 
 
 def load(folder, size, channels):
@@ -48,19 +48,20 @@ class Images:
 def read(path, size, channels):
     """One image, cut to its central square and resized: (size, size, channels) uint8.
 
-    Transparent pixels become white, and 16 bits 8. Raises ValueError for a file that is not a PNG or JPEG image.
+    Transparent pixels become white, and 16 bits 8. Raises ValueError for a file that is not a PNG or JPEG image, and
+    for one of more pixels than Pillow thinks safe.
     """
     from PIL import Image                       # installed with matplotlib
 
-    with files.opened(path, "a PNG or JPEG image"), Image.open(path, formats=("PNG", "JPEG")) as image:
-        if math.prod(image.size) > LARGEST:
-            raise ValueError(f"it has {image.width} x {image.height} pixels; expected at most {LARGEST:,}")
+    with warnings.catch_warnings(), files.opened(path, "a PNG or JPEG image"):
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        image = Image.open(path, formats=("PNG", "JPEG"))
         if image.mode.startswith("I"):          # grey, 16 bits
             image = Image.fromarray(((np.asarray(image, np.uint32) + 128) // 257).astype(np.uint8))
         elif image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
             image = image.convert("RGBA")
-        elif image.mode not in ("L", "RGB"):
-            image = image.convert("RGB")
+        else:
+            image = image.convert({1: "L", 3: "RGB"}[channels])
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         image = image.resize((size, size), Image.Resampling.BOX if side > size else Image.Resampling.BICUBIC,
