@@ -6,6 +6,7 @@ import pytest
 from tinyddpm import ops
 from tinyddpm.dispatch import READABLE
 from tinyddpm.gradcheck import check
+from tinyddpm.ops.accumulate import Accumulating
 from tinyddpm.ops.conv import conv2d_loops
 
 TOLERANCE = 1e-7
@@ -196,6 +197,71 @@ def test_conv2d_add_is_a_sum():
             ops.conv2d_add(x, w, b, normal(*wrong))
 
 
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (5, 3), (7, 1)])
+def test_without_a_padding_the_size_stays(kernel):
+    x, w = np.zeros((1, 6, 5, 2)), normal(*kernel, 2, 3)
+    x[0, 3, 2] = 1, 2                                                   # the only pixel
+    y = ops.conv2d(x, w, np.zeros(3))[0]
+    assert y.shape == (1, 6, 5, 3)
+    np.testing.assert_allclose(y[0, 3, 2], x[0, 3, 2] @ w[kernel[0] // 2, kernel[1] // 2], rtol=1e-12)
+
+
+def test_values_by_their_definitions():
+    """Sum by sum: a gradient check accepts a wrong forward with the gradient that belongs to it."""
+    x, w, b = normal(2, 3, 4), normal(4, 5), normal(5)
+    expected = [[[b[k] + sum(x[n, i, c] * w[c, k] for c in range(4)) for k in range(5)] for i in range(3)] for n in range(2)]
+    np.testing.assert_allclose(ops.linear(x, w, b)[0], expected, rtol=1e-12)
+
+    a, target = normal(3, 2), normal(3, 2, seed=1)
+    assert ops.mean_squared_error(a, target)[0] == pytest.approx(
+        sum((a[i, j] - target[i, j])**2 for i in range(3) for j in range(2)) / 6, rel=1e-12)
+
+    q, k, v = (normal(2, 3, 4, seed=s) for s in range(3))
+    y = ops.attention(q, k, v, 2)[0]
+    for n, head, i in np.ndindex(2, 2, 3):
+        its = slice(2 * head, 2 * head + 2)
+        scores = [np.exp(q[n, i, its] @ k[n, j, its] / np.sqrt(2)) for j in range(3)]
+        mixed = sum(score * v[n, j, its] for j, score in enumerate(scores)) / sum(scores)
+        np.testing.assert_allclose(y[n, i, its], mixed, rtol=1e-12)
+
+    x, gamma, beta = normal(2, 3, 2, 6), normal(6), normal(6, seed=1)
+    normed, activated = ops.group_norm(x, gamma, beta, 2, 0.3)[0], ops.group_norm_silu(x, gamma, beta, 2, 0.3)[0]
+    for n, i, j, c in np.ndindex(x.shape):
+        group = x[n, :, :, c // 3 * 3:c // 3 * 3 + 3].ravel()
+        mean = sum(group) / 18
+        value = (x[n, i, j, c] - mean) / (sum((z - mean)**2 for z in group) / 18 + 0.3)**0.5 * gamma[c] + beta[c]
+        assert normed[n, i, j, c] == pytest.approx(value, rel=1e-10)
+        assert activated[n, i, j, c] == pytest.approx(value / (1 + np.exp(-value)), rel=1e-10)
+
+    x = normal(1, 4, 6, 3)
+    doubled, folded = ops.upsample(x)[0], ops.patchify(x, 2)[0]
+    for i, j, c in np.ndindex(8, 12, 3):
+        assert doubled[0, i, j, c] == x[0, i // 2, j // 2, c]
+    for i, j, c in np.ndindex(4, 6, 3):
+        assert folded[0, i // 2, j // 2, (i % 2 * 2 + j % 2) * 3 + c] == x[0, i, j, c]
+    np.testing.assert_array_equal(ops.unpatchify(folded, 2)[0], x)
+    np.testing.assert_allclose(ops.mean_pool(x)[0][0], [x[..., c].sum() / 24 for c in range(3)], rtol=1e-12)
+    np.testing.assert_array_equal(ops.embedding(x[0, 0], np.array([2, 2, 5]))[0], x[0, 0][[2, 2, 5]])
+    np.testing.assert_array_equal(ops.dropout(x, x > 0)[0], np.where(x > 0, x, 0))
+    assert [part.tolist() for part in np.split(ops.concatenate(x, 2 * x)[0], 2, axis=3)] == [x.tolist(), (2 * x).tolist()]
+    np.testing.assert_array_equal(ops.add(x, 2 * x), 3 * x)
+
+
+def test_gradients_that_accumulate():
+    @Accumulating
+    def add(dy, cache, dw, db):
+        dw += 2
+        db += dy.sum()
+        return cache[0]
+
+    w, dw, db = np.zeros((3, 4), np.float32), np.ones((3, 4)), np.ones(4)
+    assert add.add(np.ones(2), ("dx", w), dw, db) == "dx" and (dw == 3).all() and (db == 3).all()
+    dx, dw, db = add(np.ones(2), ("dx", w))
+    assert dx == "dx" and dw.shape == (3, 4) and (dw == 2).all() and db.shape == (4,) and (db == 2).all()
+    dx, dw, db, dother = Accumulating(lambda *arguments: ("dx", "dother"))(np.ones(2), (None, w))
+    assert (dx, dother) == ("dx", "dother") and dw.shape == (3, 4)
+
+
 def test_group_norm_normalizes():
     x = 3 * normal(2, 5, 4, 6) + 7
     y, _ = ops.group_norm(x, np.ones(6), np.zeros(6), 3, 1e-6)
@@ -249,6 +315,14 @@ def test_adam_ema_equals_the_published_algorithm():
             average[i] = decay * average[i] + (1 - decay) * theta[i]
     np.testing.assert_allclose(values, theta, rtol=1e-12)
     np.testing.assert_allclose(ema, average, rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf])
+def test_adam_ema_without_a_finite_scale_changes_nothing(scale):
+    arrays = [normal(5, seed=s) for s in range(5)]
+    before = [a.copy() for a in arrays]
+    ops.adam_ema(*arrays, 1, 0.1, 0.9, 0.99, 1e-8, scale, 0.9)
+    np.testing.assert_array_equal(arrays, before)
 
 
 @pytest.mark.parametrize("call", [
