@@ -1,0 +1,142 @@
+"""generate, and the pictures of what the latents hold, with reverse processes whose results are known."""
+
+import statistics
+
+import numpy as np
+import pytest
+
+from tinyddpm import figures, nn, presets
+from tinyddpm.backend import generator
+from tinyddpm.data import scaled
+from tinyddpm.diffusion import likelihood, process, schedule
+from tinyddpm.diffusion.prediction import reverse_process
+from tinyddpm.sampling import latents
+from tinyddpm.sampling.generate import generate
+from tinyddpm.sampling.steps import ddim, ddpm, last, spread
+
+S = schedule.linear(T=12, beta_1=0.01, beta_T=0.5)
+RNG = np.random.default_rng(0)
+
+
+def still(xt, t):
+    """A reverse process that does not move, without variance."""
+    return xt, np.zeros((len(xt), 1, 1, 1)), 2 * xt
+
+
+def restless(xt, t):
+    """A reverse process that does not move, apart from its noise."""
+    return xt, np.full((len(xt), 1, 1, 1), 0.25), 2 * xt
+
+
+PRESET = presets.get("mnist").override(base_channels=8, groups=4, T=12, num_classes=3, image_size=8)
+MODEL = nn.build(PRESET.model, seed=1).eval()
+MODEL.flat_values[...] = 0.2 * RNG.standard_normal(MODEL.flat_values.size)
+
+
+@pytest.mark.parametrize("sampler, steps, times", [("ddpm", None, range(12, 0, -1)), ("ddim", 5, spread(12, 5)),
+                                                   ("ddim", None, spread(12, 12))])
+def test_generate_is_the_sampler_on_the_generators_noise(sampler, steps, times):
+    """In batches of 64, each with its generator and its part of the labels; every step is watched."""
+    labels, seen = np.arange(70) % 3, []
+    found = generate(MODEL, PRESET.diffusion, 70, 5, sampler, steps, labels, lambda step, n, of: seen.append((step.t, n, of)))
+    for start, stop in ((0, 64), (64, 70)):
+        rng = generator(5, "sample", start)
+        x = rng.standard_normal((stop - start, 8, 8, 1), dtype=np.float32)
+        p = reverse_process(MODEL, PRESET.diffusion, labels=labels[start:stop])
+        run = {"ddpm": ddpm, "ddim": ddim}[sampler]
+        np.testing.assert_array_equal(found[start:stop], last(run(p, PRESET.diffusion.make_schedule(), x, rng, times)))
+    assert seen == [(t, n, 2 * len(times)) for n, t in enumerate([*times] * 2, 1)]
+
+
+def test_numbers_that_are_not_finite_stop_the_sampling():
+    values = MODEL.flat_values.copy()
+    for wrong in (np.nan, np.inf):
+        MODEL.flat_values[-1] = wrong
+        with pytest.raises(ValueError, match="not finite at t = 12"):
+            generate(MODEL, PRESET.diffusion, 2)
+    MODEL.flat_values[...] = values
+
+
+def test_progressive_shows_the_estimates_at_spread_times():
+    x = RNG.standard_normal((3, 2, 2, 1))
+    seen = []
+
+    def p(xt, t):
+        seen.append(t[0])
+        return xt, np.zeros((3, 1, 1, 1)), np.full_like(xt, t[0])
+    found = latents.progressive(p, S, x, RNG, 4)
+    assert found.shape == (3, 4, 2, 2, 1) and seen == list(range(12, 0, -1))
+    assert found[0, :, 0, 0, 0].tolist() == found[2, :, 1, 1, 0].tolist() == [12, 8, 5, 1]
+
+
+def test_shared_latents_start_each_row_and_its_samples():
+    x = RNG.standard_normal((1, 2, 2, 1))
+    rows = latents.shared(still, S, x, np.random.default_rng(0), (12, 6, 3), columns=4)
+    assert rows.shape == (3, 4, 2, 2, 1) and np.all(rows == x)
+    rows = latents.shared(restless, S, x, np.random.default_rng(0), (12, 6, 3), columns=200)
+    np.testing.assert_array_equal(rows[0, 0], x[0])
+    for row, t in zip(rows, (12, 6, 3)):                        # t - 1 steps with noise lead from x_t to the data
+        assert (row[1:] - row[0]).std() == pytest.approx(0.5 * (t - 1)**0.5, rel=0.1)
+    assert not np.allclose(rows[1, 0], rows[0, 0])
+
+
+@pytest.mark.parametrize("t", [0, 7])
+def test_interpolation_mixes_images_or_their_latents(t):
+    """A row: a, then (1 - w) a_t + w b_t for w = 0, 1/4, ..., 1, then b."""
+    a, b = RNG.uniform(-1, 1, (2, 2, 3, 3, 1))
+    rows = latents.interpolate(still, S, a, b, t, np.random.default_rng(4), columns=7)
+    assert rows.shape == (2, 7, 3, 3, 1)
+    rng = np.random.default_rng(4)
+    for row, x0, other in zip(rows, a, b):
+        ends = [process.q_sample(S, x, t, rng.standard_normal(x.shape)) if t else x for x in (x0, other)]
+        np.testing.assert_array_equal(row[[0, -1]], [x0, other])
+        for i in range(5):
+            np.testing.assert_allclose(row[1 + i], (4 - i) / 4 * ends[0] + i / 4 * ends[1], rtol=1e-12, atol=1e-12)
+        rng.standard_normal((t and t - 1, 3, 3, 1))             # of the steps
+
+
+def test_interpolation_shares_the_noise_of_the_steps():
+    a, b = np.zeros((2, 1, 3, 3, 1))
+    row = latents.interpolate(restless, S, a, b, 7, np.random.default_rng(4), columns=7)[0]
+    for i in range(5):                                          # linear in the weight: no noise of its own
+        np.testing.assert_allclose(row[1 + i], (4 - i) / 4 * row[1] + i / 4 * row[5], rtol=1e-9, atol=1e-12)
+    assert row[1].std() > 0.5
+
+
+def test_coarse_to_fine_goes_from_T_to_the_pixels(monkeypatch, tmp_path):
+    figure, calls = figures.Figure(MODEL, PRESET, tmp_path / "x.png"), []
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1)).astype(np.uint8)
+    monkeypatch.setattr(figure, "_images", lambda count: images[:count])
+
+    def interpolate(p, s, a, b, t, rng, columns):
+        calls.append((t, columns, np.array_equal(a, scaled(images[:1])), np.array_equal(b, scaled(images[1:]))))
+        return np.full((1, columns, 8, 8, 1), t / 12)
+    monkeypatch.setattr(latents, "interpolate", interpolate)
+    saved = []
+    monkeypatch.setattr(figure, "_save", saved.append)
+    figure.coarse_to_fine()
+    assert calls == [(t, 9, True, True) for t in (12, 10, 9, 7, 6, 4, 3, 1, 0)]
+    assert [row[0, 0, 0, 0] for row in saved[0]] == [t / 12 for t, *_ in calls]
+
+
+def test_a_single_step_of_q_has_the_variance_beta():
+    """Eq. 2: the root of 1 - beta_t of what was there, and the root of beta_t of noise."""
+    one = np.ones((3, 2))
+    for t in (1, 7, 12):
+        np.testing.assert_allclose(process.q_step(S, 0 * one, t, one)**2, S.beta[t], rtol=1e-12)
+        np.testing.assert_allclose(process.q_step(S, one, t, 0 * one)**2, 1 - S.beta[t], rtol=1e-12)
+    several = process.q_step(S, 0 * one, np.array([1, 7, 12]), one)
+    np.testing.assert_allclose(several**2, S.beta[[1, 7, 12], None] * one, rtol=1e-12)
+
+
+def test_the_standard_error_is_that_of_a_sample():
+    values = [3.0, 1.0, 4.0, 1.5, 9.25]
+    mean, error = likelihood.mean_and_error(np.array(values))
+    assert (mean, error) == pytest.approx((statistics.fmean(values), statistics.stdev(values) / 5**0.5), rel=1e-12)
+    assert np.isnan(likelihood.mean_and_error(np.array([1.0]))[1])
+
+
+def test_the_same_noise_for_all_images_is_new_at_each_call():
+    rng = latents.SharedNoise(np.random.default_rng(0))
+    first, second = (rng.standard_normal((3, 2, 2, 1), np.float32) for _ in range(2))
+    assert np.all(first == first[:1]) and not np.array_equal(first, second) and first.dtype == np.float32
