@@ -54,14 +54,16 @@ def main(argv):
                         help=f"any of {', '.join(SIDES)} (default: numba, torch)")
     parser.add_argument("--gpu", action="store_true",
                         help="defaults for a GPU: cifar10, batches of 128, and the sides that need one")
-    parser.add_argument("--batch-sizes", nargs="+", type=cli.at_least(1), metavar="N", help="instead of the model's own")
+    parser.add_argument("--batch-sizes", nargs="+", type=cli.at_least(1), metavar="N",
+                        help="instead of the model's own")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["train", "sample"], metavar="TASK",
                         help=f"any of {', '.join(TASKS)} (default: train, sample)")
     parser.add_argument("--rounds", type=cli.at_least(1), default=3, metavar="N",
                         help="turns of each side (default 3)")
     parser.add_argument("--seconds", type=cli.at_least(0.01, float), default=6.0, metavar="S",
                         help="length of each turn (default 6)")
-    parser.add_argument("--threads", type=cli.at_least(1), default=os.cpu_count(), metavar="N", help="(default: all cores)")
+    parser.add_argument("--threads", type=cli.at_least(1), default=os.cpu_count(), metavar="N",
+                        help="(default: all cores)")
     parser.add_argument("--compile", action="store_true", help="torch.compile instead of eager PyTorch")
     parser.add_argument("--turn", help=argparse.SUPPRESS)              # what a child process runs
     args = parser.parse_args(argv)

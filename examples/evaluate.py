@@ -29,14 +29,15 @@ def main(argv):
     cli.add_checkpoint(parser)
     parser.add_argument("what", choices=("nll", "rate-distortion", "fid", "is"))
     parser.add_argument("--split", choices=("test", "train"), help="(default: test; a folder has no splits)")
-    parser.add_argument("--count", type=cli.at_least(1), metavar="N", help="images to measure or draw (256; fid, is: 1000)")
+    parser.add_argument("--count", type=cli.at_least(1), metavar="N",
+                        help="images to measure or draw (256; fid, is: 1000)")
     parser.add_argument("--times", type=cli.at_least(0), metavar="K",
                         help="times t > 1 drawn for each image (default: 20, for rate-distortion 100; 0: all)")
     parser.add_argument("--cdf", choices=("exact", "tanh"), default="exact", help="the decoder's; tanh: the authors'")
-    parser.add_argument("--samples", type=cli.name, metavar="FILE.npy", help="measure these uint8 images, not new samples")
+    parser.add_argument("--samples", metavar="FILE.npy", help="measure these uint8 images, not new samples")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, metavar="S",
                         help="for noise, times and samples (default 0)")
-    parser.add_argument("--out", type=cli.name, metavar="FILE", help="the JSON file (default: nll.json and so on)")
+    parser.add_argument("--out", metavar="FILE", help="the JSON file (default: nll.json and so on)")
     cli.add_sampler_flags(parser)
     cli.add_data_flags(parser)
     cli.add_backend_flags(parser)

@@ -18,7 +18,7 @@ def main(argv):
                         help="rows of the figure, if it can vary (default 6)")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, metavar="S",
                         help="for samples, noise and chosen images (default 0)")
-    parser.add_argument("--out", type=cli.name, metavar="FILE", help="the picture (default: FIGURE.png, or FIGURE.gif for the film)")
+    parser.add_argument("--out", metavar="FILE", help="the picture (default: FIGURE.png, or FIGURE.gif for the film)")
     cli.add_data_flags(parser)
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)

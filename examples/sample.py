@@ -17,7 +17,8 @@ def main(argv):
     cli.add_checkpoint(parser)
     parser.add_argument("--count", type=cli.at_least(1), default=36, metavar="N", help="how many images (default 36)")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, metavar="S", help="for other images (default 0)")
-    parser.add_argument("--label", type=cli.at_least(0), metavar="L", help="draw only this class, from a model with classes")
+    parser.add_argument("--label", type=cli.at_least(0), metavar="L",
+                        help="draw only this class, from a model with classes")
     parser.add_argument("--out", default="samples.png", metavar="FILE",
                         help=".png: a grid, .gif: a film of the sampling, .npy: uint8 (N, H, W[, C])")
     cli.add_sampler_flags(parser)

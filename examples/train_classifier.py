@@ -26,7 +26,7 @@ def main(argv):
     cli.add_data_dir(parser)
     parser.add_argument("--epochs", type=cli.at_least(1), default=6, metavar="N",
                         help="passes over the training images (default 6)")
-    parser.add_argument("--out", type=cli.name, required=True, metavar="FILE", help="the .safetensors file to write")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the .safetensors file to write")
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)
     cli.require_writable(parser, args, args.out, ".safetensors")

@@ -152,7 +152,7 @@ def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=PLAYS, metavar="NAME", help=", ".join(PLAYS))
     parser.add_argument("--checkpoint", metavar="FILE", help="of a run, for steps and rate-distortion")
-    parser.add_argument("--out", type=cli.name, metavar="FILE", help=".png or .gif instead of a window (default where there is no display: NAME.gif)")
+    parser.add_argument("--out", metavar="FILE", help=".png or .gif instead of a window (default where there is no display: NAME.gif)")
     args = parser.parse_args(argv)
     if args.checkpoint and args.name not in ("steps", "rate-distortion"):
         parser.error(f"--checkpoint does not belong to {args.name}")

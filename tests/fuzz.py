@@ -37,7 +37,8 @@ from tinyddpm.training.fit import COLUMNS, read_metrics
 SECONDS = 20            # that an input may take
 SMALL = UNetConfig(image_size=4, image_channels=1, base_channels=4, channel_multipliers=(1,), blocks_per_level=1,
                    attention_resolutions=(), groups=2, dropout=0.0)
-NASTY = (None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e308, float("nan"), float("inf"), 2**31, 2**63, 10**30, 10**400, "", "x",
+NASTY = (None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e308, float("nan"), float("inf"), 2**31, 2**63, 10**30, 10**400,
+         "", "x",
          "1", "\0", "\ud800", [], {}, [[]], [1], [0, 8], [0, 8, 16], {"a": 1}, 100_000, [10**6] * 3, [1] * 70, ["a", 1])
 
 
@@ -75,7 +76,8 @@ def change_value(value, rng):
             del value[key]
         elif kind == 1 and isinstance(value, dict):
             value[rng.choice(["", "new", "__metadata__", "dtype", "T"])] = nasty(rng)
-        elif isinstance(value[key], str) and value[key][:1] in tuple("{[0123456789") and kind < 6:     # JSON within JSON
+        elif isinstance(value[key],
+                        str) and value[key][:1] in tuple("{[0123456789") and kind < 6:     # JSON within JSON
             value[key] = json.dumps(change_value(json.loads(value[key]), rng))
         else:
             value[key] = change_value(value[key], rng)
@@ -172,7 +174,9 @@ def parsers():
     model, changed = UNet(SMALL), (change_bytes, change_tensors, change_tensors, change_tensors)
     checkpoint = written(lambda path: save_checkpoint(path, Trainer(preset)))
     published = written(lambda path: save_diffusers(model, path), "x.safetensors")
-    tensors = written(lambda path: safetensors.write(path, {"a": np.ones((2, 3), np.float32), "b": np.zeros(0, np.int8)}, {}))
+    tensors = written(lambda path: safetensors.write(path, {"a": np.ones((2, 3), np.float32), "b": np.zeros(0,
+                                                                                                            np.int8)},
+                                                                                                            {}))
     classifier = written(lambda path: save_classifier(Classifier(ClassifierConfig(1, (8, 8))), path))
     metrics = "\r\n".join([",".join(COLUMNS), *(f"{i},0.5,1,1e-3,{i / 2}" for i in range(1, 6)), ""]).encode()
     image = idx(np.zeros((3, 28, 28), np.uint8))
@@ -184,9 +188,11 @@ def parsers():
         save_diffusers(model, where)
         settings = (Path(where) / CONFIG).read_bytes()
     return {
-        "json": Parser([checkpoint[8:1000], b'{"a": [1, 2, {"b": null}], "c": "1e5"}'], (change_bytes,), lambda path: parse_json(path.read_bytes())),
+        "json": Parser([checkpoint[8:1000], b'{"a": [1, 2, {"b": null}], "c": "1e5"}'], (change_bytes,),
+                       lambda path: parse_json(path.read_bytes())),
         "safetensors": Parser([tensors, checkpoint], changed, safetensors.read),
-        "safetensors of others": Parser([tensors, published], changed, lambda path: safetensors.read(path, checked=False)),
+        "safetensors of others": Parser([tensors, published], changed,
+                                        lambda path: safetensors.read(path, checked=False)),
         "preset": Parser([preset.to_json().encode()], (change_bytes, change_json, change_json),
                          lambda path: Preset.from_json(path.read_bytes())),
         "checkpoint": Parser([checkpoint], changed, load_checkpoint),
@@ -198,11 +204,13 @@ def parsers():
         "metrics": Parser([metrics], (change_bytes,), read_metrics),
         "idx": Parser([image, gzip.compress(image), gzip.compress(image, 0)], (change_bytes,),
                       lambda path: mnist._pair(path.read_bytes(), labels, path)),
-        "idx within gzip": Parser([gzip.compress(image)], (change_zipped,), lambda path: mnist._pair(path.read_bytes(), labels, path)),
+        "idx within gzip": Parser([gzip.compress(image)], (change_zipped,),
+                                  lambda path: mnist._pair(path.read_bytes(), labels, path)),
         "cifar10": Parser([archive()], (change_bytes, change_zipped), read_archive),
         "npy": Parser([npy, npy, npy, npz], (change_bytes,), lambda path: data.load_npy(path, SMALL)),
         "image": Parser([png(mode, format="PNG") for mode in ("L", "RGB", "RGBA", "LA", "P", "1", "I;16")]
-                        + [png(mode, format="JPEG") for mode in ("L", "RGB", "CMYK")] + [png("L", format="GIF"), png("RGB", format="TIFF")],
+                        + [png(mode, format="JPEG") for mode in ("L", "RGB", "CMYK")]
+                        + [png("L", format="GIF"), png("RGB", format="TIFF")],
                         (change_bytes,), lambda path: folder.read(path, 4, 3)),
     }
 

@@ -155,8 +155,10 @@ def test_a_missing_backend_says_how_to_install_it(monkeypatch):
 
 def test_the_module_that_is_missing_is_named(monkeypatch):
     """numba may be missing for another backend, or refuse this NumPy without a module's name."""
-    for error, text in ((ImportError("No module named 'numba'", name="numba"), "needs numba: pip install --upgrade numba"),
-                        (ImportError("Numba needs NumPy 2.2 or less. Got NumPy 2.4."), "needs numba: pip install --upgrade"),
+    for error, text in ((ImportError("No module named 'numba'", name="numba"),
+                         "needs numba: pip install --upgrade numba"),
+                        (ImportError("Numba needs NumPy 2.2 or less. Got NumPy 2.4."),
+                         "needs numba: pip install --upgrade"),
                         (ImportError("No module named 'cupy'", name="cupy"), "needs cupy: pip install cupy")):
         def refuse(name, error=error):
             raise error

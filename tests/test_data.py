@@ -257,7 +257,7 @@ def test_cifar10_from_the_archive_and_unpacked(cifar, tmp_path):
     with pytest.raises(ValueError, match="data_batch_3.bin has"):
         cifar10.load("train", tmp_path)
     (unpacked / "data_batch_3.bin").unlink()
-    with pytest.raises(ValueError, match="data_batch_3.bin is missing"):
+    with pytest.raises(FileNotFoundError, match="data_batch_3.bin"):
         cifar10.load("train", tmp_path)
 
 

@@ -50,6 +50,10 @@ def test_every_schedule_of_any_length(make, T):
     assert s.snr[0] == np.inf and np.all(np.diff(s.snr) < 0)
 
 
+def test_every_schedule_has_a_thousand_steps_by_default():
+    assert {make().T for make in (schedule.linear, schedule.quadratic, schedule.constant, schedule.cosine)} == {1000}
+
+
 def test_shapes_of_schedules():
     np.testing.assert_allclose(np.diff(S.beta[1:]), np.full(999, (0.02 - 1e-4) / 999), rtol=1e-9)
     np.testing.assert_allclose(np.diff(np.sqrt(schedule.quadratic().beta[1:])), np.full(999, (0.02**0.5 - 0.01) / 999),

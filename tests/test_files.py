@@ -66,7 +66,8 @@ def header(text, payload=bytes(8)):
 
 
 HEADERS = {
-    "deep": DEEP, "no table": "3", "three offsets": ENTRY.replace("8]", "8, 8]"), "mixed offsets": ENTRY.replace("8]", '"8"]'),
+    "deep": DEEP, "no table": "3", "three offsets": ENTRY.replace("8]", "8, 8]"),
+    "mixed offsets": ENTRY.replace("8]", '"8"]'),
     "true in a shape": ENTRY.replace("[2]", "[true, 2]"), "beyond 64 bits": ENTRY.replace("[2]", f"[{2**63}, 0]"),
     "too large for an address": ENTRY.replace("[2]", f"[0, {2**62}, {2**62}]").replace("8]", "0]"),
     "70 dimensions": ENTRY.replace("[2]", str([1] * 69 + [2])), "a shape that is a table": ENTRY.replace("[2]", '{}'),
@@ -100,8 +101,10 @@ PRESET = Preset("small", "digits", fuzz.SMALL, training=TrainingConfig(warmup=1)
 
 
 @pytest.mark.parametrize("texts", [
-    {"preset": None}, {"steps_done": None}, {"seconds": None}, {"steps_done": "NaN"}, {"steps_done": "-1"}, {"steps_done": '"7"'},
-    {"steps_done": "true"}, {"steps_done": "7.5"}, {"steps_done": DEEP}, {"seconds": "-0.5"}, {"seconds": "NaN"}, {"seconds": "[]"},
+    {"preset": None}, {"steps_done": None}, {"seconds": None}, {"steps_done": "NaN"}, {"steps_done": "-1"},
+    {"steps_done": '"7"'},
+    {"steps_done": "true"}, {"steps_done": "7.5"}, {"steps_done": DEEP}, {"seconds": "-0.5"}, {"seconds": "NaN"},
+    {"seconds": "[]"},
     {"preset": PRESET.to_json().replace('"batch_size": 128', '"batch_size": 12.8')},
     {"preset": PRESET.to_json().replace('"batch_size": 128', '"batch_size": 1%s' % ("0" * 30))},
     {"preset": PRESET.to_json().replace('"blocks_per_level": 1', f'"blocks_per_level": {10**30}')},
@@ -174,8 +177,10 @@ def test_arrays_of_numpy(tmp_path):
     good, zipped = good.getvalue(), io.BytesIO()
     np.savez(zipped, np.zeros((3, 4, 4), np.uint8))
     for raw in (zipped.getvalue()[:-40], damaged(good, b"'shape'", b"'shape("), damaged(good, b"'shape'", b"[[[[[[["),
-                damaged(good, b"(3, 4, 4)", b"(9**9,4,)"), damaged(good, b"NUMPY\x01", b"NUMPY\x09"), good[:-1], good + b"\0",
-                damaged(good, b"(3, 4, 4)", b"(3333,4,)"), damaged(good, b"|u1", b"|O8"), b"", damaged(good, b"False", b"9.0.0")):
+                damaged(good, b"(3, 4, 4)", b"(9**9,4,)"), damaged(good, b"NUMPY\x01", b"NUMPY\x09"), good[:-1], good
+                + b"\0",
+                damaged(good, b"(3, 4, 4)", b"(3333,4,)"), damaged(good, b"|u1", b"|O8"), b"",
+                damaged(good, b"False", b"9.0.0")):
         path.write_bytes(raw)
         with pytest.raises(ValueError, match=str(path)):
             data.load_npy(path, fuzz.SMALL)
@@ -232,8 +237,10 @@ def test_errors_of_the_system_remain_what_they_are(tmp_path):
 
 
 def test_a_lock_ends_with_its_process(tmp_path):
-    code = f"import sys; from tinyddpm import files; f = files.lock({str(tmp_path / 'lock')!r}, 'busy'); print('has it', flush=True); sys.stdin.read()"
-    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    code = ("import sys; from tinyddpm import files; file = files.lock(sys.argv[1], 'busy'); "
+            "print('has it', flush=True); sys.stdin.read()")
+    other = subprocess.Popen([sys.executable, "-c", code, tmp_path / "lock"], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE)
     assert other.stdout.readline() == b"has it\n"
     with pytest.raises(ValueError, match="busy"):
         files.lock(tmp_path / "lock", "busy")

@@ -7,8 +7,10 @@ from pathlib import Path
 import tinyddpm
 
 ROOT = Path(tinyddpm.__file__).parent
-LAYERS = [{"backend", "files", "gradcheck", "overrides", "progress"}, {"ops", "data", "plots", "safetensors"}, {"kernels"},
-          {"dispatch"}, {"nn"}, {"diffusion"}, {"sampling", "presets", "interop"}, {"training", "evaluation"}, {"figures", "cli"}]
+LAYERS = [{"backend", "files", "gradcheck", "overrides", "progress"}, {"ops", "data", "plots", "safetensors"},
+          {"kernels"},
+          {"dispatch"}, {"nn"}, {"diffusion"}, {"sampling", "presets", "interop"}, {"training", "evaluation"},
+          {"figures", "cli"}]
 
 
 def imports(name, source, names):

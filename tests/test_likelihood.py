@@ -225,6 +225,20 @@ def test_rate_and_distortion():
     np.testing.assert_allclose(quick_rmse, np.interp(times, reverse_time[::-1], rmse[::-1]), rtol=0.2)
 
 
+def test_a_bound_is_summed_up_and_watched():
+    images, watched = gaussian_data(70)[0], []
+    found = likelihood.evaluate(exact(S), S, images, times=3, watch=lambda n, of: watched.append((n, of)))
+    assert watched == [(n, 6) for n in range(1, 7)]                       # two batches of three times
+    summary, edges = found.summary(), likelihood.strata(1000, 3)
+    assert summary["images"] == 70 and summary["terms"]["first_t"] == edges[:-1].tolist()
+    assert summary["terms"]["mean_and_error"] == [likelihood.mean_and_error(found.kl[:, k]) for k in range(3)]
+    for name, values in (("prior", found.prior), ("rate", found.prior + found.kl @ np.diff(edges)),
+                         ("distortion", found.decoder), ("total", found.total)):
+        assert summary[name] == pytest.approx(likelihood.mean_and_error(values))
+    assert summary["rate_distortion"]["rmse"] == pytest.approx(np.sqrt(found.mse.mean(axis=0)) * 127.5)
+    np.testing.assert_array_equal(found.total, likelihood.evaluate(exact(S), S, images, times=3, seed=0).total)
+
+
 def test_the_same_seed_gives_the_same_bound():
     images, _ = gaussian_data(5)
     a, b, c = (likelihood.evaluate(exact(S), S, images, times=5, seed=seed).total for seed in (1, 1, 2))

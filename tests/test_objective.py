@@ -100,6 +100,14 @@ def test_the_bound_is_the_weighted_noise_error():
     assert value(other) - value(eps) == pytest.approx(np.mean(each / (1000 * probability)), rel=1e-6)
 
 
+def test_the_weights_are_the_divergence_of_the_means():
+    """Eq. 12's factor by way of Eq. 8 and 11: two means whose noise differs by 1, and the variance between them."""
+    for t in (2, 10, 500, 1000):
+        means = [process.mu_from_eps(S, np.zeros((1, 1)), np.array([t]), np.full((1, 1), eps)) for eps in (0.0, 1.0)]
+        divergence = (means[0] - means[1])**2 / (2 * S.variance("large")[t])
+        assert objective.bound_weights(S, t) == pytest.approx(divergence.item(), rel=1e-10)
+
+
 def test_the_times_of_training():
     """L_simple draws t uniformly; L draws it by Eq. 12's weights, and divides by them: its mean is that over all t."""
     rng = np.random.default_rng(0)

@@ -209,7 +209,8 @@ def test_without_a_padding_the_size_stays(kernel):
 def test_values_by_their_definitions():
     """Sum by sum: a gradient check accepts a wrong forward with the gradient that belongs to it."""
     x, w, b = normal(2, 3, 4), normal(4, 5), normal(5)
-    expected = [[[b[k] + sum(x[n, i, c] * w[c, k] for c in range(4)) for k in range(5)] for i in range(3)] for n in range(2)]
+    expected = [[[b[k] + sum(x[n, i, c] * w[c, k] for c in range(4)) for k in range(5)] for i in range(3)]
+                for n in range(2)]
     np.testing.assert_allclose(ops.linear(x, w, b)[0], expected, rtol=1e-12)
 
     a, target = normal(3, 2), normal(3, 2, seed=1)
@@ -243,7 +244,8 @@ def test_values_by_their_definitions():
     np.testing.assert_allclose(ops.mean_pool(x)[0][0], [x[..., c].sum() / 24 for c in range(3)], rtol=1e-12)
     np.testing.assert_array_equal(ops.embedding(x[0, 0], np.array([2, 2, 5]))[0], x[0, 0][[2, 2, 5]])
     np.testing.assert_array_equal(ops.dropout(x, x > 0)[0], np.where(x > 0, x, 0))
-    assert [part.tolist() for part in np.split(ops.concatenate(x, 2 * x)[0], 2, axis=3)] == [x.tolist(), (2 * x).tolist()]
+    assert [part.tolist() for part in np.split(ops.concatenate(x, 2 * x)[0], 2, axis=3)] == [x.tolist(),
+                                                                                             (2 * x).tolist()]
     np.testing.assert_array_equal(ops.add(x, 2 * x), 3 * x)
 
 
@@ -329,6 +331,8 @@ def test_adam_ema_without_a_finite_scale_changes_nothing(scale):
     lambda: ops.conv2d(normal(1, 4, 4, 3), normal(3, 3, 2, 2), normal(2)),
     lambda: ops.conv2d(normal(1, 4, 4, 2), normal(3, 3, 2, 2), normal(3)),
     lambda: ops.conv2d(normal(1, 4, 4, 2), normal(2, 2, 2, 2), normal(2)),
+    lambda: ops.conv2d(normal(1, 4, 4, 2), normal(3, 2, 2, 2), normal(2)),
+    lambda: ops.conv2d(normal(1, 4, 4, 2), normal(2, 3, 2, 2), normal(2)),
     lambda: ops.conv2d(normal(1, 2, 2, 2), normal(5, 5, 2, 2), normal(2), 1, (0, 0)),
     lambda: ops.group_norm(normal(1, 4, 4, 6), normal(6), normal(6), 4, 1e-6),
     lambda: ops.attention(normal(1, 4, 6), normal(1, 4, 6), normal(1, 4, 6), 4),

@@ -223,7 +223,8 @@ def test_who_does_not_fit_is_refused_and_the_others_still_meet(port, monkeypatch
 
 
 def test_a_frozen_rank_is_noticed(tmp_path, port):
-    processes = [start(tmp_path, port, 2, rank, "--steps", 100_000, "--save-every", 1, "--timeout", 2) for rank in range(2)]
+    processes = [start(tmp_path, port, 2, rank, "--steps", 100_000, "--save-every", 1, "--timeout", 2)
+                 for rank in range(2)]
     wait_for_steps(tmp_path)
     processes[1].send_signal(signal.SIGSTOP)
     output, _ = processes[0].communicate(timeout=30)
@@ -237,17 +238,20 @@ def test_ranks_with_other_data_do_not_train_together(tmp_path, port):
     for rank in range(2):
         (tmp_path / f"at{rank}" / "pictures").mkdir(parents=True)
         for i in range(12):
-            Image.fromarray(np.full((8, 8), 10 * i + rank, np.uint8)).save(tmp_path / f"at{rank}" / "pictures" / f"{i}.png")
+            Image.fromarray(np.full((8, 8), 10 * i + rank,
+                                    np.uint8)).save(tmp_path / f"at{rank}" / "pictures" / f"{i}.png")
     done = finish([start(tmp_path, port, 2, rank, "--dataset", "pictures", "--steps", 2) for rank in range(2)])
     assert [status for status, _ in done] == [2, 2]
-    assert "rank 1 is gone" in done[0][1].splitlines()[-1] and "begun with other images" in done[1][1].splitlines()[-1], done
+    assert "rank 1 is gone" in done[0][1].splitlines()[-1], done
+    assert "begun with other images" in done[1][1].splitlines()[-1], done
 
 
 def test_a_loss_that_is_not_finite_ends_all_ranks_and_only_rank_0_names_the_checkpoint(tmp_path, port):
     flags = ["--steps", 100, "--lr", "1e30", "--lr-final", "1e30", "--warmup", 0]
     done = finish([start(tmp_path, port, 2, rank, *flags) for rank in range(2)])
     last = [output.splitlines()[-1] for _, output in done]
-    assert [status for status, _ in done] == [2, 2] and all("not finite" in line or "is gone" in line for line in last), done
+    assert [status for status, _ in done] == [2, 2] and all("not finite" in line or "is gone" in line
+                                                            for line in last), done
     assert "checkpoint" in last[0] and "checkpoint" not in last[1] and "unused" not in last[1]
 
 

@@ -38,7 +38,8 @@ MODEL.flat_values[...] = 0.2 * RNG.standard_normal(MODEL.flat_values.size)
 def test_generate_is_the_sampler_on_the_generators_noise(sampler, steps, times):
     """In batches of 64, each with its generator and its part of the labels; every step is watched."""
     labels, seen = np.arange(70) % 3, []
-    found = generate(MODEL, PRESET.diffusion, 70, 5, sampler, steps, labels, lambda step, n, of: seen.append((step.t, n, of)))
+    found = generate(MODEL, PRESET.diffusion, 70, 5, sampler, steps, labels, lambda step, n,
+                     of: seen.append((step.t, n, of)))
     for start, stop in ((0, 64), (64, 70)):
         rng = generator(5, "sample", start)
         x = rng.standard_normal((stop - start, 8, 8, 1), dtype=np.float32)
@@ -123,8 +124,10 @@ def test_a_single_step_of_q_has_the_variance_beta():
     """Eq. 2: the root of 1 - beta_t of what was there, and the root of beta_t of noise."""
     one = np.ones((3, 2))
     for t in (1, 7, 12):
-        np.testing.assert_allclose(process.q_step(S, 0 * one, t, one)**2, S.beta[t], rtol=1e-12)
-        np.testing.assert_allclose(process.q_step(S, one, t, 0 * one)**2, 1 - S.beta[t], rtol=1e-12)
+        noise, rest = process.q_step(S, 0 * one, t, one), process.q_step(S, one, t, 0 * one)
+        np.testing.assert_allclose(noise**2, S.beta[t], rtol=1e-12)
+        np.testing.assert_allclose(rest**2, 1 - S.beta[t], rtol=1e-12)
+        assert (noise > 0).all() and (rest > 0).all()
     several = process.q_step(S, 0 * one, np.array([1, 7, 12]), one)
     np.testing.assert_allclose(several**2, S.beta[[1, 7, 12], None] * one, rtol=1e-12)
 

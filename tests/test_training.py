@@ -393,8 +393,8 @@ def test_metrics_that_are_gone_start_anew(tmp_path):
     assert read_metrics(tmp_path / "m.csv")["loss"].tolist() == [0.5, 0.125]
 
 
-@pytest.mark.parametrize("row", [b"2,text,1,1e-3,1", b"2,0.5,1,1e-3", b"2,0.5,1,1e-3,1,9", b"1,0.5,1,1e-3,1", b"2.0,0.5,1,1e-3,1",
-                                 b"\xff,0.5,1,1e-3,1", b"2," + b"5" * 200_000 + b",1,1e-3,1", b""])
+@pytest.mark.parametrize("row", [b"2,text,1,1e-3,1", b"2,0.5,1,1e-3", b"2,0.5,1,1e-3,1,9", b"1,0.5,1,1e-3,1",
+                                 b"2.0,0.5,1,1e-3,1", b"\xff,0.5,1,1e-3,1", b"2," + b"5" * 200_000 + b",1,1e-3,1", b""])
 def test_damaged_metrics_are_named_before_the_training(tmp_path, row):
     """... and without them the run goes on."""
     trainer = Trainer(TINY.override(steps=4))
@@ -438,10 +438,10 @@ def test_a_run_goes_on_with_the_data_it_began_with(tmp_path, monkeypatch):
         begin(tmp_path)
     assert begin(tmp_path, dataset=str(moved)) == 3 and begin(tmp_path) == 4
     before = (moved / "2.png").read_bytes()
-    for damage, repair in ((lambda: (moved / "2.png").rename(tmp_path / "2.png"), lambda: (tmp_path / "2.png").rename(moved / "2.png")),
-                           (lambda: (moved / "2.png").write_bytes((moved / "3.png").read_bytes()),
-                            lambda: (moved / "2.png").write_bytes(before)),
-                           (lambda: (moved / "2.png").rename(moved / "9.png"), lambda: (moved / "9.png").rename(moved / "2.png"))):
+    two, gone, nine = moved / "2.png", tmp_path / "2.png", moved / "9.png"
+    for damage, repair in ((lambda: two.rename(gone), lambda: gone.rename(two)),
+                           (lambda: two.write_bytes((moved / "3.png").read_bytes()), lambda: two.write_bytes(before)),
+                           (lambda: two.rename(nine), lambda: nine.rename(two))):
         damage()
         with pytest.raises(ValueError, match="begun with other images.* 6 images.*checksum"):
             begin(tmp_path)

@@ -15,7 +15,7 @@ from tinyddpm.backend import on_gpu, state
 from tinyddpm.diffusion.config import CHOICES, DiffusionConfig
 from tinyddpm.data.folder import SUFFIXES
 from tinyddpm.presets import TrainingConfig
-from tinyddpm.progress import console
+from tinyddpm.progress import Output
 from tinyddpm.sampling.steps import OPTIONS, SAMPLERS
 from tinyddpm.training import rendezvous, run
 
@@ -31,10 +31,17 @@ Lines = argparse.RawDescriptionHelpFormatter         # keeps the lines of an epi
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that reports an error in one line and accepts no abbreviated flags."""
+    """An argument parser that reports an error in one line and accepts neither abbreviated flags nor empty values."""
 
     def __init__(self, **options):
         super().__init__(allow_abbrev=False, **options)
+
+    def parse_args(self, args=None):
+        found = super().parse_args(args)
+        for name, value in vars(found).items():
+            if value == "":
+                self.error(f"--{name} is empty")
+        return found
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
@@ -51,13 +58,6 @@ def at_least(least, kind=int):
     return number
 
 
-def name(text):
-    """The type of a flag whose value is the name of something."""
-    if not text:
-        raise argparse.ArgumentTypeError("expected a name; it is empty")
-    return text
-
-
 def require_writable(parser, args, out, *suffixes):
     """Return the file `out` as a Path. Exit early with an error if it cannot be written, or is one that is read."""
     path = Path(out)
@@ -65,11 +65,10 @@ def require_writable(parser, args, out, *suffixes):
         parser.error(f"--out {out}: expected a file in an existing folder")
     if path.suffix not in suffixes:
         parser.error(f"--out {out}: expected a name ending in {' or '.join(suffixes)}")
-    given = {flag: Path(value) for flag, value in vars(args).items()
-             if flag in ("checkpoint", "samples", "inception", "ops", "dataset") and value is not None}
-    for flag, read in given.items():
-        image = read.is_dir() and path.suffix in SUFFIXES and path.resolve().is_relative_to(read.resolve())
-        if path.exists() and (image if flag == "dataset" else read.exists() and path.samefile(read)):
+    for flag in ("checkpoint", "samples", "inception", "ops", "dataset"):
+        read = Path(getattr(args, flag, None) or os.devnull)
+        image = flag == "dataset" and path.suffix in SUFFIXES and read.resolve() in path.resolve().parents
+        if path.exists() and (image or read.is_file() and path.samefile(read)):
             parser.error(f"--out {out}: this file is an input ({flag}): choose another name")
     return path
 
@@ -86,7 +85,7 @@ def add_backend_flags(parser):
                         help="auto: numba if it is installed")
     parser.add_argument("--precision", default="fp32", choices=dispatch.PRECISIONS,
                         help="type of the operands of matrix products on a GPU (default fp32)")
-    parser.add_argument("--ops", type=name, metavar="FILE", help="a Python file whose operations replace those of the same name")
+    parser.add_argument("--ops", metavar="FILE", help="a Python file whose operations replace those of the same name")
     parser.add_argument("--verbose", action="store_true", help="print the libraries and the threads or GPU in use")
 
 
@@ -96,23 +95,24 @@ def add_checkpoint(parser):
 
 
 def add_data_dir(parser):
-    parser.add_argument("--data-dir", type=name, metavar="DIR",
+    parser.add_argument("--data-dir", metavar="DIR",
                         help="where the files of the data set are (default: downloaded)")
 
 
 def add_data_flags(parser):
     """Add the flags for what a trained model is compared with."""
-    parser.add_argument("--dataset", type=name, metavar="NAME",
+    parser.add_argument("--dataset", metavar="NAME",
                         help="images to compare with (default: the model's training data)")
     add_data_dir(parser)
-    parser.add_argument("--inception", type=name, metavar="FILE",
+    parser.add_argument("--inception", metavar="FILE",
                         help="Inception-v3 weights for the features, as safetensors (default: a small classifier)")
 
 
 def add_sampler_flags(parser):
     titles = "; ".join(f"{name}: {s.title}, {s.steps or 'all T'} steps" for name, s in SAMPLERS.items())
     parser.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help=f"{titles} (default ddpm)")
-    parser.add_argument("--steps", type=at_least(1), metavar="K", help="number of steps, for samplers that can skip some")
+    parser.add_argument("--steps", type=at_least(1), metavar="K",
+                        help="number of steps, for samplers that can skip some")
     for name, default in OPTIONS.items():
         whose = ", ".join(s.title for s in SAMPLERS.values() if name in s.options)
         parser.add_argument(f"--{name}", type=type(default), metavar="X", help=f"of {whose} (default {default})")
@@ -137,9 +137,9 @@ def sampler(args, T):
 def add_run_flags(parser, dataset):
     """Add the flags of a training program; `dataset` is the help text of --dataset."""
     add_backend_flags(parser)
-    parser.add_argument("--dataset", type=name, default=argparse.SUPPRESS, help=dataset)
+    parser.add_argument("--dataset", default=argparse.SUPPRESS, help=dataset)
     add_data_dir(parser)
-    parser.add_argument("--out", type=name, metavar="DIR", help="folder for all files (default: a new one in runs/)")
+    parser.add_argument("--out", metavar="DIR", help="folder for all files (default: a new one in runs/)")
     parser.add_argument("--resume", action="store_true",
                         help="continue the run in --out (default: the newest on that data set in runs/)")
     parser.add_argument("--quick", action="store_true", help="take only a few steps, to check that everything works")
@@ -147,7 +147,7 @@ def add_run_flags(parser, dataset):
                                       "--rank; torchrun, mpirun and srun set both in the environment")
     group.add_argument("--world-size", type=int, metavar="N", help="how many processes share the run (default 1)")
     group.add_argument("--rank", type=int, metavar="R", help="number of this process, 0 to N - 1; 0 writes all files")
-    group.add_argument("--host", type=name, metavar="NAME", help="address of rank 0 (default: $MASTER_ADDR, or this machine)")
+    group.add_argument("--host", metavar="NAME", help="address of rank 0 (default: $MASTER_ADDR, or this machine)")
     group.add_argument("--port", type=int, metavar="P", help=f"port at which rank 0 waits (default {rendezvous.PORT})")
     group.add_argument("--timeout", type=at_least(1, float), metavar="S", default=rendezvous.TIMEOUT,
                        help="seconds that a rank may be silent, samples and checkpoints included (default %(default)s)")
@@ -224,7 +224,9 @@ def use_backend(args, ranks=rendezvous.Ranks()):
 
 def program(main):
     """Run main(argv) and exit. An error prints one line on stderr and exits with status 2, Ctrl-C with status 130."""
-    console()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is getattr(sys, f"__{name}__"):           # not redirected within Python
+            setattr(sys, name, Output(getattr(sys, name)))
     try:
         status = main(sys.argv[1:])
     except (ValueError, OSError, MemoryError, OverflowError) as error:

@@ -44,6 +44,12 @@ def opened(path, expected, largest=math.inf):
             yield file
 
 
+def read(path, expected, largest):
+    """The bytes of the file at path; the rest as in `opened`."""
+    with opened(path, expected, largest) as file:
+        return file.read()
+
+
 def parse_json(text):
     """The value of a JSON text. Raises ValueError for other texts, and if it is nested too deeply or repeats a key."""
     def unique(pairs):
@@ -58,7 +64,7 @@ def parse_json(text):
 
 
 def unzipped(file, largest):
-    """The content of an open gzip file. Raises ValueError if it is larger, and errors of many kinds if it is damaged."""
+    """The content of an open gzip file. Raises ValueError if that is larger, and other errors if it is damaged."""
     content = gzip.GzipFile(fileobj=file).read(largest + 1)
     if len(content) > largest:
         raise ValueError(f"it unpacks to more than {largest:,} bytes")
@@ -82,7 +88,7 @@ def replacing(path, mode="wb", **options):
 
 
 def lock(path, problem):
-    """Lock the file at path until the returned file is closed or the process ends. A file system without locks allows all.
+    """Lock the file at path until the file that is returned is closed or the process ends.
 
     Raises ValueError, with the text `problem`, if another process has locked it.
     """
@@ -90,8 +96,7 @@ def lock(path, problem):
     try:
         flock(file, LOCK_EX | LOCK_NB) if os.name == "posix" else locking(file.fileno(), LK_NBLCK, 1)
     except (BlockingIOError, PermissionError):
-        file.close()
         raise ValueError(problem) from None
-    except OSError:
+    except OSError:                                             # a file system without locks
         pass
     return file

@@ -29,13 +29,6 @@ class Output:
         self.write("")
 
 
-def console():
-    """Make stdout and stderr an Output, unless somebody has redirected them within Python."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is getattr(sys, f"__{name}__"):
-            setattr(sys, name, Output(getattr(sys, name)))
-
-
 class Progress:
     """A line that is rewritten in place on a terminal; elsewhere a new one now and then.
 

@@ -27,7 +27,7 @@ def load(split="train", data_dir=None):
     """The images (N, 32, 32, 3) uint8 and labels (N,) of a split: 50,000 "train" or 10,000 "test".
 
     data_dir: a folder with the archive, or with the unpacked cifar-10-batches-bin; without it the archive is
-    downloaded once into the cache and its checksum compared. Raises ValueError for files that are missing,
+    downloaded once into the cache and its checksum compared. Raises ValueError for files that are
     damaged or of another shape, and for an archive that points outside its own folder.
     """
     if data_dir is None:
@@ -38,7 +38,7 @@ def load(split="train", data_dir=None):
         if archive.exists():
             contents = _from_archive(archive, FILES[split])
         elif folder.is_dir():
-            contents = [_read(folder / name) for name in FILES[split]]
+            contents = [files.read(folder / name, "of CIFAR10", RECORDS * RECORD) for name in FILES[split]]
         else:
             raise ValueError(f"{data_dir} holds neither {ARCHIVE} nor the folder {FOLDER}: {EXPECTED}")
     return parse(contents, FILES[split], data_dir or archive)
@@ -60,14 +60,6 @@ def parse(contents, names, where):
 def _accept(raw):
     if md5(raw) != CHECKSUM:
         raise ValueError(f"{ARCHIVE} is not the published file (its checksum differs)")
-
-
-def _read(path):
-    try:
-        with files.opened(path, EXPECTED, RECORDS * RECORD) as file:
-            return file.read()
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing: {EXPECTED}") from None
 
 
 def _from_archive(path, names):

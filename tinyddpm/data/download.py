@@ -8,6 +8,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from tinyddpm.progress import Progress
+
 TIMEOUT = 20        # seconds without a byte
 BLOCK = 1 << 16
 
@@ -64,15 +66,13 @@ def _download(url, partial):
     with response:
         if response.status != 206:                       # the server sends the whole file again
             have = 0
-        total = have + int(response.headers.get("Content-Length", 0))
+        total, progress = have + int(response.headers.get("Content-Length", 0)), Progress()
         with open(partial, "ab" if have else "wb") as file:
             while block := response.read(BLOCK):
                 file.write(block)
                 have += len(block)
-                if sys.stderr.isatty():
-                    print(f"\r{url}  {have / 1e6:.1f} of {total / 1e6:.1f} MB", end="", file=sys.stderr)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+                progress.show(f"{url}  {have / 1e6:.1f} of {total / 1e6:.1f} MB")
+    progress.close()
     if have < total:
         raise OSError(f"the connection closed after {have} of {total} bytes")
 

@@ -50,8 +50,8 @@ class UNetConfig:
         for name in ("channel_multipliers", "attention_resolutions"):
             if not isinstance(getattr(self, name), tuple):
                 refuse(f"{name} is {getattr(self, name)!r}; expected a tuple of integers")
-        if not self.channel_multipliers or not 1 <= min(self.channel_multipliers) <= max(self.channel_multipliers) <= LARGEST:
-            refuse(f"channel_multipliers is {self.channel_multipliers}; expected at least one, each 1 or more")
+        if not self.channel_multipliers or not all(1 <= m <= LARGEST for m in self.channel_multipliers):
+            refuse(f"channel_multipliers is {self.channel_multipliers}; expected at least one, each 1 to {LARGEST:,}")
         if not 0 <= self.dropout < 1:
             refuse(f"dropout is {self.dropout}; expected 0 <= dropout < 1")
         if self.num_classes is not None and not 1 <= self.num_classes <= LARGEST:

@@ -112,6 +112,6 @@ def _fill(model, flat, tensors, part):
     for name, view in model.views(flat).items():
         a = tensors.get(f"{part}/{name}")
         if a is None or a.shape != view.shape or a.dtype != np.float32:
-            raise ValueError(f"{part}/{name} is {'missing' if a is None else (a.dtype, a.shape)}; its configuration says "
-                             f"float32 {view.shape}")
+            raise ValueError(f"{part}/{name} is {'missing' if a is None else (a.dtype, a.shape)}; its configuration "
+                             f"says float32 {view.shape}")
         view[...] = from_numpy(a)

@@ -23,7 +23,7 @@ AHEAD = 20              # steps that are started on a GPU before the host waits 
 
 
 def fit(trainer, dataset, folder):
-    """Train to the end of the configured run. Returns False if it was stopped by Ctrl-C, SIGTERM or SIGHUP, after saving.
+    """Train to the end of the configured run. Returns False if a signal (see Interrupt) stopped it, after saving.
 
     folder receives checkpoint.safetensors, metrics.csv (one row per step) and samples_STEP.png, all written by rank 0.
     Raises ValueError if the loss is no longer finite or another rank has failed, and OSError if a file cannot be
@@ -158,7 +158,7 @@ def read_metrics(path, last=math.inf):
 def _rows(path, last):
     """Yield the rows of metrics.csv up to that of step `last`, as texts. What follows may be incomplete."""
     step = 0
-    with files.opened(path, "the metrics of this run (move it away, and the run goes on with a new file)") as file:
+    with files.opened(path, "the metrics of this run (move it away, and the run goes on with a new one)") as file:
         for row in csv.reader(io.TextIOWrapper(file, "utf-8", newline="")):
             if step >= last:
                 break
@@ -171,7 +171,7 @@ def _rows(path, last):
 
 
 class Interrupt:
-    """Within the block, the first Ctrl-C, SIGTERM or SIGHUP only sets `requested`; a second one takes effect at once."""
+    """Within the block, the first Ctrl-C, SIGTERM or SIGHUP only sets `requested`; the second takes effect at once."""
 
     requested = False
     SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]

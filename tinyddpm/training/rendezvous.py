@@ -21,8 +21,8 @@ LAUNCHERS = (("WORLD_SIZE", "RANK", "LOCAL_RANK"),                              
              ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"))
 
 Ranks = namedtuple("Ranks", "size rank local host port timeout", defaults=(1, 0, 0, HOST, PORT, TIMEOUT))
-Ranks.__doc__ = """The number of processes, the rank of this one (local: on its machine), where rank 0 waits, and the seconds
-after which a silent rank counts as gone."""
+Ranks.__doc__ = """The number of processes, the rank of this one (local: on its machine), where rank 0 waits, and the
+seconds after which a silent rank counts as gone."""
 
 
 def ranks(environment, size=None, rank=None, host=None, port=None, timeout=TIMEOUT):

@@ -102,8 +102,8 @@ def require_same_data(trainer, dataset):
     """Raise ValueError unless the data set is the one that the run began with; in a new run, remember it."""
     found = dataset.fingerprint()
     if trainer.fingerprint not in (None, found):
-        raise ValueError(f"the run has begun with other images than {trainer.preset.dataset} holds now: {trainer.fingerprint}; "
-                         f"found {found}")
+        raise ValueError(f"the run has begun with other images than {trainer.preset.dataset} holds now: "
+                         f"{trainer.fingerprint}; found {found}")
     trainer.fingerprint = found
 
 
