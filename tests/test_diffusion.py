@@ -52,6 +52,7 @@ def test_every_schedule_of_any_length(make, T):
 
 def test_every_schedule_has_a_thousand_steps_by_default():
     assert {make().T for make in (schedule.linear, schedule.quadratic, schedule.constant, schedule.cosine)} == {1000}
+    assert set(schedule.constant().beta[1:]) == {0.01}
 
 
 def test_shapes_of_schedules():

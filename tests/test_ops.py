@@ -256,12 +256,12 @@ def test_gradients_that_accumulate():
         db += dy.sum()
         return cache[0]
 
-    w, dw, db = np.zeros((3, 4), np.float32), np.ones((3, 4)), np.ones(4)
+    w, dw, db = np.zeros((3, 2, 4), np.float32), np.ones((3, 2, 4)), np.ones(4)
     assert add.add(np.ones(2), ("dx", w), dw, db) == "dx" and (dw == 3).all() and (db == 3).all()
     dx, dw, db = add(np.ones(2), ("dx", w))
-    assert dx == "dx" and dw.shape == (3, 4) and (dw == 2).all() and db.shape == (4,) and (db == 2).all()
+    assert dx == "dx" and dw.shape == (3, 2, 4) and (dw == 2).all() and db.shape == (4,) and (db == 2).all()
     dx, dw, db, dother = Accumulating(lambda *arguments: ("dx", "dother"))(np.ones(2), (None, w))
-    assert (dx, dother) == ("dx", "dother") and dw.shape == (3, 4)
+    assert (dx, dother) == ("dx", "dother") and dw.shape == (3, 2, 4)
 
 
 def test_group_norm_normalizes():
@@ -298,6 +298,8 @@ def test_time_embedding_is_sines_then_cosines():
     expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
     np.testing.assert_allclose(ops.time_embedding(t, width, np.float64), expected, rtol=1e-13, atol=1e-13)
     assert ops.time_embedding(t, width).dtype == np.float32
+    np.testing.assert_allclose(ops.time_embedding(np.array([3]), 4, np.float64),
+                               [[np.sin(2), np.sin(2e-4), np.cos(2), np.cos(2e-4)]], rtol=1e-13)
 
 
 def test_adam_ema_equals_the_published_algorithm():
@@ -333,7 +335,8 @@ def test_adam_ema_without_a_finite_scale_changes_nothing(scale):
     lambda: ops.conv2d(normal(1, 4, 4, 2), normal(2, 2, 2, 2), normal(2)),
     lambda: ops.conv2d(normal(1, 4, 4, 2), normal(3, 2, 2, 2), normal(2)),
     lambda: ops.conv2d(normal(1, 4, 4, 2), normal(2, 3, 2, 2), normal(2)),
-    lambda: ops.conv2d(normal(1, 2, 2, 2), normal(5, 5, 2, 2), normal(2), 1, (0, 0)),
+    lambda: ops.conv2d(normal(1, 2, 9, 9), normal(5, 5, 9, 2), normal(2), 1, (0, 0)),
+    lambda: ops.conv2d(normal(1, 9, 2, 9), normal(5, 5, 9, 2), normal(2), 1, (0, 0)),
     lambda: ops.group_norm(normal(1, 4, 4, 6), normal(6), normal(6), 4, 1e-6),
     lambda: ops.attention(normal(1, 4, 6), normal(1, 4, 6), normal(1, 4, 6), 4),
     lambda: ops.attention(normal(1, 4, 6), normal(1, 5, 6), normal(1, 5, 6)),
