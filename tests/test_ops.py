@@ -197,7 +197,7 @@ def test_conv2d_add_is_a_sum():
             ops.conv2d_add(x, w, b, normal(*wrong))
 
 
-@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (5, 3), (7, 1)])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 7), (5, 3), (7, 1)])
 def test_without_a_padding_the_size_stays(kernel):
     x, w = np.zeros((1, 6, 5, 2)), normal(*kernel, 2, 3)
     x[0, 3, 2] = 1, 2                                                   # the only pixel
