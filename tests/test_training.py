@@ -452,6 +452,17 @@ def test_a_run_goes_on_with_the_data_it_began_with(tmp_path, monkeypatch):
         begin(tmp_path, dataset=str(pictures(tmp_path / "others", range(1, 7))))
 
 
+def test_a_schedule_that_leaves_too_much_of_the_data_is_noted(tmp_path, capsys):
+    here = pictures(tmp_path / "pictures")
+    begin(tmp_path, dataset=str(here), T=4)
+    assert "choose a larger --beta-T" in capsys.readouterr().err
+    (tmp_path / "run" / "checkpoint.safetensors").unlink()
+    (tmp_path / "run" / ".lock").unlink()
+    (tmp_path / "run").rmdir()
+    begin(tmp_path, dataset=str(here), T=4, schedule="cosine")
+    assert capsys.readouterr().err == ""
+
+
 def test_a_run_of_an_earlier_version_has_no_fingerprint(tmp_path):
     here = pictures(tmp_path / "pictures")
     begin(tmp_path, dataset=str(here))

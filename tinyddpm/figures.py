@@ -1,5 +1,7 @@
 """The paper's figures, each drawn by a method of Figure; examples/figures.py is the program for them."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from tinyddpm import data, evaluation, plots
@@ -104,7 +106,8 @@ class Figure:
 
     def _images(self, count):
         """`count` training images, uint8; for None all of them, in the order of the data set."""
-        dataset = data.load(self.dataset, self.preset.model, "train", self.data_dir)
+        model = replace(self.preset.model, num_classes=None)            # labels do not matter here
+        dataset = data.load(self.dataset, model, "train", self.data_dir)
         return dataset.some(count, self.seed)
 
     def _save(self, rows):

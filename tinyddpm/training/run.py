@@ -130,6 +130,7 @@ def draw(trainer, folder, count):
 def stopped(trainer, folder):
     """On rank 0, print the final message of a run that Ctrl-C stopped. Returns the exit status of the program."""
     if trainer.group.rank == 0:
+        trainer.lock.close()
         print(f"stopped after step {trainer.steps_done:,} and saved; to continue, add: --resume --out {folder}")
     return 130
 
@@ -137,6 +138,7 @@ def stopped(trainer, folder):
 def finished(trainer, folder):
     """On rank 0, print the final message of a run that is complete. Returns the exit status of the program."""
     if trainer.group.rank == 0:
+        trainer.lock.close()
         print(f"samples: {folder / 'samples.png'}\nthe film of the reverse process: {folder / 'denoising.gif'}\n"
               f"the loss: {folder / 'loss.png'}, {folder / METRICS}\n"
               f"more samples: python examples/sample.py {folder / CHECKPOINT}")
