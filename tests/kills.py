@@ -18,8 +18,8 @@ from pathlib import Path
 from tinyddpm.training import load_checkpoint
 
 PROGRAM = Path(__file__).parent.parent / "examples" / "train_mnist.py"
-FLAGS = ["--steps", "40", "--save-every", "3", "--sample-every", "10", "--batch-size", "8", "--base-channels", "8",
-         "--groups", "4", "--T", "20"]
+FLAGS = ["--steps", "40", "--save-every", "3", "--sample-every", "15", "--batch-size", "4", "--base-channels", "8",
+         "--groups", "4", "--T", "4"]
 
 
 def start(folder, backend):
