@@ -64,6 +64,13 @@ def test_shapes_of_schedules():
     assert half == pytest.approx((np.cos((0.5 + 0.008) / 1.008 * np.pi / 2) / np.cos(0.008 / 1.008 * np.pi / 2)) ** 2)
 
 
+def test_the_signal_to_noise_ratio_is_that_of_x_t():
+    for t in (1, 30, 1000):
+        signal, noise = (process.q_sample(S, np.full(1, x0), t, np.full(1, eps)) for x0,
+                         eps in ((1.0, 0.0), (0.0, 1.0)))
+        assert S.snr[t] == pytest.approx((signal / noise)[0]**2, rel=1e-12)
+
+
 def test_variances():
     large, small = S.variance("large"), S.variance("small")
     assert large[1] == small[1] == S.beta_tilde[2]

@@ -49,6 +49,24 @@ def test_generate_is_the_sampler_on_the_generators_noise(sampler, steps, times):
     assert seen == [(t, n, 2 * len(times)) for n, t in enumerate([*times] * 2, 1)]
 
 
+def test_a_step_of_algorithm_2_adds_its_noise_but_for_the_last():
+    x, rng = RNG.standard_normal((2, 3, 3, 1)), np.random.default_rng(8)
+    for step in ddpm(restless, S, x, np.random.default_rng(8), (3, 2, 1)):
+        x = x + 0.5 * rng.standard_normal(x.shape) * (step.t > 1)
+        np.testing.assert_array_equal(step.x, x)
+
+
+def test_defaults():
+    """The seed 0 and the paper's ten columns."""
+    labels = np.zeros(2, int)
+    np.testing.assert_array_equal(generate(MODEL, PRESET.diffusion, 2, labels=labels),
+                                  generate(MODEL, PRESET.diffusion, 2, 0, labels=labels))
+    x = RNG.standard_normal((1, 2, 2, 1))
+    assert latents.progressive(still, S, x, RNG).shape[1] == 10
+    assert latents.shared(still, S, x, RNG, (12,)).shape[1] == 8
+    assert latents.interpolate(still, S, x, x, 0, RNG).shape[1] == 9
+
+
 def test_numbers_that_are_not_finite_stop_the_sampling():
     values = MODEL.flat_values.copy()
     for wrong in (np.nan, np.inf):
