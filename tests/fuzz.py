@@ -215,6 +215,11 @@ def parsers():
     }
 
 
+def peak_memory():
+    """Of this process, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**(20 if sys.platform == "darwin" else 10)
+
+
 class Hang(BaseException):
     pass
 
@@ -262,10 +267,10 @@ def main():
     names, failed = [args.only] if args.only else list(found), 0
     with tempfile.TemporaryDirectory() as where:
         for name in names:
-            start, before = time.time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            start, before = time.time(), peak_memory()
             (at := Path(where) / name.replace(" ", "_")).mkdir()
             accepted, problems = attack(name, found[name], args.count // len(names), args.seed, at / "input")
-            grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+            grown = peak_memory() - before
             failed += len(problems) + (grown > 1024)
             print(f"{name:24} {args.count // len(names):9,} inputs, {accepted:8,} accepted, {len(problems)} problems, "
                   f"peak memory + {grown:.0f} MiB, {time.time() - start:.0f} s", flush=True)

@@ -285,7 +285,7 @@ def test_what_is_wrong_is_one_line_and_status_2(wrong_files, program, flags, exp
     assert {p: p.stat().st_mtime_ns for p in (folder / "runs" / "digits").iterdir()} == before
 
 
-STREAMS = [">&- 2>&-", "> /dev/full 2> /dev/full", "2>&1 | head -1"]
+STREAMS = [">&- 2>&-", "2>&1 | head -1"] + ["> /dev/full 2> /dev/full"] * os.path.exists("/dev/full")
 
 
 def test_a_run_needs_no_reader(tmp_path):

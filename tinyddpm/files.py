@@ -8,11 +8,6 @@ import stat
 from contextlib import contextmanager
 from pathlib import Path
 
-try:
-    from fcntl import LOCK_EX, LOCK_NB, flock
-except ImportError:                                             # Windows
-    from msvcrt import LK_NBLCK, locking
-
 
 @contextmanager
 def parsing(path, expected):
@@ -94,7 +89,12 @@ def lock(path, problem):
     """
     file = open(path, "ab")
     try:
-        flock(file, LOCK_EX | LOCK_NB) if os.name == "posix" else locking(file.fileno(), LK_NBLCK, 1)
+        if os.name == "nt":
+            import msvcrt
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         raise ValueError(problem) from None
     except OSError:                                             # a file system without locks
