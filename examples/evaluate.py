@@ -35,8 +35,7 @@ def main(argv):
                         help="times t > 1 drawn for each image (default: 20, for rate-distortion 100; 0: all)")
     parser.add_argument("--cdf", choices=("exact", "tanh"), default="exact", help="the decoder's; tanh: the authors'")
     parser.add_argument("--samples", metavar="FILE.npy", help="measure these uint8 images, not new samples")
-    parser.add_argument("--seed", type=cli.at_least(0), default=0, metavar="S",
-                        help="for noise, times and samples (default 0)")
+    parser.add_argument("--seed", type=cli.at_least(0), default=0, metavar="S", help="of all randomness (default 0)")
     parser.add_argument("--out", metavar="FILE", help="the JSON file (default: nll.json and so on)")
     cli.add_sampler_flags(parser)
     cli.add_data_flags(parser)

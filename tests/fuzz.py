@@ -120,7 +120,7 @@ def change_zipped(raw, rng):
 
 # ---- parsers: a good input, how it may change, and what reads it ----
 
-Parser = collections.namedtuple("Parser", "good changes read")
+Parser = collections.namedtuple("Parser", "good changes read share", defaults=(4,))        # share: of all inputs
 
 
 def png(mode, **options):
@@ -190,15 +190,15 @@ def parsers():
     return {
         "json": Parser([checkpoint[8:1000], b'{"a": [1, 2, {"b": null}], "c": "1e5"}'], (change_bytes,),
                        lambda path: parse_json(path.read_bytes())),
-        "safetensors": Parser([tensors, checkpoint], changed, safetensors.read),
+        "safetensors": Parser([tensors, checkpoint], changed, safetensors.read, share=1),
         "safetensors of others": Parser([tensors, published], changed,
                                         lambda path: safetensors.read(path, checked=False)),
         "preset": Parser([preset.to_json().encode()], (change_bytes, change_json, change_json),
                          lambda path: Preset.from_json(path.read_bytes())),
-        "checkpoint": Parser([checkpoint], changed, load_checkpoint),
-        "model": Parser([checkpoint, published], changed, load_model),
-        "classifier": Parser([classifier], changed, load_classifier),
-        "diffusers": Parser([published], changed, lambda path: read_diffusers(path, model)),
+        "checkpoint": Parser([checkpoint], changed, load_checkpoint, share=1),
+        "model": Parser([checkpoint, published], changed, load_model, share=1),
+        "classifier": Parser([classifier], changed, load_classifier, share=1),
+        "diffusers": Parser([published], changed, lambda path: read_diffusers(path, model), share=1),
         "settings of diffusers": Parser([settings], (change_bytes, change_json, change_json, change_json),
                                         lambda path: read_diffusers(path, model)),
         "metrics": Parser([metrics], (change_bytes,), read_metrics),
@@ -269,10 +269,11 @@ def main():
         for name in names:
             start, before = time.time(), peak_memory()
             (at := Path(where) / name.replace(" ", "_")).mkdir()
-            accepted, problems = attack(name, found[name], args.count // len(names), args.seed, at / "input")
+            count = args.count * found[name].share // sum(found[name].share for name in names) + 1
+            accepted, problems = attack(name, found[name], count, args.seed, at / "input")
             grown = peak_memory() - before
             failed += len(problems) + (grown > 1024)
-            print(f"{name:24} {args.count // len(names):9,} inputs, {accepted:8,} accepted, {len(problems)} problems, "
+            print(f"{name:24} {count:9,} inputs, {accepted:8,} accepted, {len(problems)} problems, "
                   f"peak memory + {grown:.0f} MiB, {time.time() - start:.0f} s", flush=True)
             for kind, times in collections.Counter(problem for _, problem in problems).most_common(5):
                 print(f"    {times} x {kind[:300]}")
