@@ -5,9 +5,9 @@ import traceback
 
 
 def _report(kind, error, trace, usual=sys.excepthook):
-    """Report an error as usual, but nothing of Ctrl-C while modules are imported: the program has not begun."""
-    inner = [frame.f_code.co_name for frame, _ in traceback.walk_tb(trace)][1:]
-    if kind is not KeyboardInterrupt or not {"<module>", "_find_and_load"}.intersection(inner):
+    """Report an error as usual, but nothing of Ctrl-C while the program still imports its modules."""
+    if kind is not KeyboardInterrupt or not any((frame.line or "").startswith(("import ", "from "))
+                                                for frame in traceback.extract_tb(trace, 1)):
         usual(kind, error, trace)
 
 
