@@ -201,6 +201,7 @@ def test_the_quick_estimate_has_no_bias():
 def test_strata_cover_every_time_once(T, K):
     edges = likelihood.strata(T, K)
     assert len(edges) == K + 1 and (edges[0], edges[-1]) == (2, T + 1) and np.diff(edges).min() >= 1
+    assert likelihood.strata(1000, 2).tolist() == [2, 127, 1001]            # half of them for an eighth of the times
 
 
 @pytest.mark.parametrize("times", [0, 1000])

@@ -1,6 +1,7 @@
 """generate, and the pictures of what the latents hold, with reverse processes whose results are known."""
 
 import statistics
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,6 +55,30 @@ def test_a_step_of_algorithm_2_adds_its_noise_but_for_the_last():
     for step in ddpm(restless, S, x, np.random.default_rng(8), (3, 2, 1)):
         x = x + 0.5 * rng.standard_normal(x.shape) * (step.t > 1)
         np.testing.assert_array_equal(step.x, x)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_a_step_of_ddim_by_the_posterior(eta):
+    """With eta = 1 and no time left out it is a draw from q(x_{t-1} | x_t, x_0), Eq. 6; eta scales the noise's part."""
+    x0, x = RNG.uniform(-1, 1, (2, 2, 3, 3, 1))
+    p = lambda xt, t: (None, None, x0)
+    z = np.random.default_rng(8).standard_normal(x.shape)
+    for t in (12, 7, 2):
+        step = next(ddim(p, S, x, np.random.default_rng(8), (t, t - 1), eta))
+        quiet = next(ddim(p, S, x, SimpleNamespace(standard_normal=lambda shape, dtype: np.zeros(shape)), (t, t - 1),
+                          eta))
+        np.testing.assert_allclose(step.x - quiet.x, eta * S.beta_tilde[t]**0.5 * z, rtol=1e-9, atol=1e-12)
+        noise = process.eps_from_x0(S, x0, x, t)
+        left = 1 - S.alpha_bar[t - 1] - eta**2 * S.beta_tilde[t]        # of the variance, for the noise that is there
+        np.testing.assert_allclose(quiet.x, S.alpha_bar[t - 1]**0.5 * x0 + left**0.5 * noise, rtol=1e-9)
+        if eta == 1:
+            np.testing.assert_allclose(quiet.x, process.q_posterior(S, x0, x, t)[0], rtol=1e-9)
+
+
+def test_eta_is_a_fraction():
+    for eta in (-0.1, 1.1, np.nan):
+        with pytest.raises(ValueError, match="expected 0 to 1"):
+            next(ddim(still, S, np.zeros((1, 1, 1, 1)), RNG, (2, 1), eta))
 
 
 def test_defaults():
