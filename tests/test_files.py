@@ -235,6 +235,9 @@ def test_errors_of_the_system_remain_what_they_are(tmp_path):
     with pytest.raises(PermissionError):
         with files.parsing(tmp_path, "a file"):
             raise PermissionError(13, "Permission denied")
+    with pytest.raises(MemoryError):
+        with files.parsing(tmp_path, "a file"):
+            raise MemoryError
 
 
 def test_a_lock_ends_with_its_process(tmp_path):

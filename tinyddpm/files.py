@@ -13,12 +13,13 @@ from pathlib import Path
 def parsing(path, expected):
     """Within the block, any error raises ValueError: the file at path is not what was expected.
 
-    Parsers raise errors of all kinds for damaged files. Only those of the operating system remain what they are.
+    Parsers raise errors of all kinds for damaged files. A lack of memory and errors of the operating system remain what
+    they are.
     """
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) and error.errno:
+        if isinstance(error, MemoryError) or isinstance(error, OSError) and error.errno:
             raise
         raise ValueError(f"{path} is damaged or not {expected}: {error or type(error).__name__}") from None
 

@@ -46,7 +46,9 @@ def load_checkpoint(path):
         if type(trainer.steps_done) is not int or not (0 <= trainer.steps_done < 2**63 and 0 <= trainer.seconds < 1e12):
             raise ValueError(f"steps_done is {trainer.steps_done!r}, seconds {trainer.seconds!r}; expected 0 or more")
         if trainer.loss_scale and loss_scale is not None:
-            scale, good, trainer.skipped = map(abs, loss_scale)
+            if not all(0 <= number < 2**63 for number in loss_scale):
+                raise ValueError(f"loss_scale is {loss_scale!r}")
+            scale, good, trainer.skipped = loss_scale
             trainer.loss_scale = LossScale(state.xp, scale, good)
     return trainer
 
