@@ -69,6 +69,17 @@ def test_statistics_refuse_what_is_no_row_of_features_from_the_start(refused):
     assert s.count == 0
 
 
+def test_two_samples_have_a_covariance():
+    np.testing.assert_allclose(statistics(np.array([[1.0, 2.0], [3.0, 6.0]])).covariance, [[2, 4], [4, 8]])
+
+
+def test_fid_knows_no_unit():
+    """Features a billion times smaller have a distance that is smaller by the square of that."""
+    x, y = np.random.default_rng(0).standard_normal((2, 50, 4))
+    whole, small = (fid(*map(statistics, (c * x, c * (y + 0.5)))) for c in (1.0, 1e-9))
+    assert small == pytest.approx(1e-18 * whole, rel=1e-8) and whole > 0.5
+
+
 def test_one_sample_has_no_covariance():
     with pytest.raises(ValueError, match="1 samples"):
         statistics(np.ones((1, 4))).covariance

@@ -2,12 +2,17 @@
 
 import os
 import re
+import runpy
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from tinyddpm import presets
+from tinyddpm.training import Trainer, save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 LESSONS = sorted((ROOT / "lessons").glob("[0-9][0-9]_*"))
@@ -108,14 +113,44 @@ def test_a_play_is_a_picture_where_there_is_no_display(tmp_path):
         assert len(list(pool.map(play, PLAYS))) == len(PLAYS)
 
 
-@pytest.mark.parametrize("arguments, message",
-                         [(["nothing"], "nothing"), (["forward", "--out", "x.jpg"], ".png or .gif"),
-                          (["walk", "--checkpoint", "x"], "does not belong"),
-                          (["steps", "--checkpoint", "none.safetensors"], "none.safetensors")])
-def test_wrong_arguments_of_play_are_said(arguments, message, tmp_path):
-    done = subprocess.run([sys.executable, ROOT / "lessons" / "play.py", *arguments], capture_output=True, text=True,
-                          cwd=tmp_path)
-    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+COMMANDS = [                # the arguments, the status, and what is said on stderr
+    ("play.py", ["nothing"], 2, "invalid choice: 'nothing'"),
+    ("play.py", ["forward", "--out", "x.jpg"], 2, ".png or .gif"),
+    ("play.py", ["forward", "--out", "none/x.png"], 2, "existing folder"),
+    ("play.py", ["walk", "--out", ""], 2, "is empty"),
+    ("play.py", ["walk", "--checkpoint", "x"], 2, "does not belong"),
+    ("play.py", ["steps", "--checkpoint", "none"], 2, "No such file"),
+    ("play.py", ["steps", "--checkpoint", "few.png", "--out", "few.png"], 2, "an input (checkpoint)"),
+    ("play.py", ["steps", "--checkpoint", "few.png", "--out", "a.png"], 0, ""),
+    ("play.py", ["rate-distortion", "--checkpoint", "few.png", "--out", "b.png"], 0, ""),
+    ("grade.py", ["01", "--json", "none/r.json"], 2, "does not exist"),
+    ("grade.py", ["01", "--file", "mine.py", "--json", "mine.py"], 2, "this is the homework")]
+
+
+@pytest.mark.parametrize("program, arguments, status, text", COMMANDS, ids=[" ".join(a) for _, a, *_ in COMMANDS])
+def test_a_command_ends_as_it_should(tmp_path, monkeypatch, capsys, program, arguments, status, text):
+    """In this process. few.png is a checkpoint of so few times that some defaults are too many."""
+    save_checkpoint(tmp_path / "few.png", Trainer(presets.get("mnist").override(base_channels=8, groups=4, T=5)))
+    (tmp_path / "mine.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "lessons" / program), run_name="__main__")
+    error = capsys.readouterr().err
+    assert ended.value.code == status and text in error and "Traceback" not in error, error
+
+
+def test_readers_that_leave_and_ctrl_c():
+    shell = subprocess.Popen(["bash", "-c",
+                              f"set -o pipefail; {sys.executable} {ROOT}/lessons/grade.py 01 2>&- | head -1"],
+                             stdout=subprocess.PIPE)
+    lesson = subprocess.Popen([sys.executable, ROOT / "lessons" / "05_learning" / "lesson.py", "--quick"], text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    lesson.stdout.readline()
+    lesson.send_signal(signal.SIGINT)
+    assert lesson.communicate()[1].splitlines()[-1] == "stopped" and lesson.returncode == 130
+    assert b"1.1" in shell.communicate()[0] and shell.returncode == 0
 
 
 def test_a_learners_convolution_trains_mnist(tmp_path):
