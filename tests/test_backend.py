@@ -237,11 +237,11 @@ def test_the_description_names_the_threads(monkeypatch):
 def test_compiling_is_announced_once(tmp_path):
     """In one line on stderr; the next process finds the kernel in the cache and prints nothing."""
     code = ("import numpy as np, tinyddpm; from tinyddpm import ops; tinyddpm.use('numba'); "
-            "x = np.ones((2, 3, 5)); print(ops.add(x, x).sum(), ops.concatenate(x, x)[0].shape)")
+            "x = np.ones((2, 3, 5)); print(ops.add(x, x).sum())")
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     for expected in ("compiling the kernels: half a minute, the first time only\n", ""):
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "60.0 (2, 3, 10)\n", expected)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "60.0\n", expected)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs getrusage's page faults and glibc's allocator")

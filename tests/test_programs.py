@@ -36,7 +36,7 @@ CHECKPOINT = "runs/digits/checkpoint.safetensors"
 def trained(tmp_path_factory):
     """A folder in which train_mnist.py has run once, and what it printed."""
     folder = tmp_path_factory.mktemp("user")
-    done = run("train_mnist.py", *SMALL, "--num-classes", 10, cwd=folder)
+    done = run("train_mnist.py", *SMALL, "--num-classes", 10, "--steps", 20, cwd=folder)
     assert done.returncode == 0, done.stderr
     (folder / "greys").mkdir()
     for i in range(20):
