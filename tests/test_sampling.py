@@ -179,7 +179,8 @@ def test_the_standard_error_is_that_of_a_sample():
     values = [3.0, 1.0, 4.0, 1.5, 9.25]
     mean, error = likelihood.mean_and_error(np.array(values))
     assert (mean, error) == pytest.approx((statistics.fmean(values), statistics.stdev(values) / 5**0.5), rel=1e-12)
-    assert likelihood.mean_and_error(np.array([1.0, 3.0])) == (2, 1) and np.isnan(likelihood.mean_and_error(np.ones(1))[1])
+    assert likelihood.mean_and_error(np.array([1.0, 3.0])) == (2,
+                                                               1) and np.isnan(likelihood.mean_and_error(np.ones(1))[1])
 
 
 def test_the_same_noise_for_all_images_is_new_at_each_call():
