@@ -100,6 +100,21 @@ def test_the_bound_is_the_weighted_noise_error():
     assert value(other) - value(eps) == pytest.approx(np.mean(each / (1000 * probability)), rel=1e-6)
 
 
+@pytest.mark.parametrize("T", [50, 4000])
+def test_the_hybrid_weighs_the_bound_by_the_number_of_steps(T):
+    """L_simple + 0.001 L: the mean of the terms is L / T. Value and gradient, for other T than the usual one."""
+    s, t, y = schedule.cosine(T), np.array([2, 7, 20, 31, 44, 50]), RNG.standard_normal((6, 3, 4))
+    xt = process.q_sample(s, X0, t, EPS)
+    value, dy = objective.l_hybrid(s, X0, xt, t, EPS, y)
+    simple, _ = objective.l_simple(s, X0, xt, t, EPS, y, variance="learned")
+    mean, sigma2, _ = process.p_mean_variance(s, process.x0_from_eps(s, xt, t, y[..., :2]), xt, t, False, "learned",
+                                              y[..., 2:])
+    terms, cache = likelihood.bound_terms(s, X0, xt, t, mean, np.log(sigma2))
+    assert value == pytest.approx(simple + T * terms.mean() / 1000, rel=1e-9)
+    dlog_variance = likelihood.bound_terms_backward(np.full(6, T / 6000), cache)[1]
+    np.testing.assert_allclose(dy[..., 2:], dlog_variance * process.log_variance_slope(s, t)[:, None, None], rtol=1e-9)
+
+
 def test_the_weights_are_the_divergence_of_the_means():
     """Eq. 12's factor by way of Eq. 8 and 11: two means whose noise differs by 1, and the variance between them."""
     for t in (2, 10, 500, 1000):

@@ -14,7 +14,7 @@ from PIL import Image
 
 import tinyddpm
 from tinyddpm import cli, data, nn, plots, presets, safetensors
-from tinyddpm.diffusion import process
+from tinyddpm.diffusion import objective, process
 from tinyddpm.nn import Module, Parameter, UNetConfig
 from tinyddpm.presets import Preset
 from tinyddpm.sampling.generate import generate
@@ -47,10 +47,17 @@ def run(trainer, steps):
 # ---- the step ----
 
 def test_a_step_is_algorithm_1():
-    """The loss of the first step, recomputed from its parts: scaling, flips, labels, t, eps, dropout."""
+    """Loss and gradient of the first step, recomputed from their parts: scaling, flips, labels, t, eps, dropout.
+
+    The parameters are random, since a new network's output is 0 whatever it is given.
+    """
     trainer, reference = Trainer(TINY), Trainer(TINY)
+    for model in (trainer.model, reference.model):
+        model.flat_values[...] = 0.1 * np.random.default_rng(1).standard_normal(model.flat_values.size)
+    trainer.model.flat_grads.fill(7)                            # of an earlier step
     images, labels = DATA.batch(0, 8, 3)
     loss = trainer.step(images, labels)
+    assert trainer.seconds == 0 and Trainer(TINY.override(minutes=2)).progress == 0
 
     choices, rng = np.random.default_rng([3, 1]), tinyddpm.backend.generator(3, "step", 1)
     x0 = images.astype(np.float32) / 127.5 - 1
@@ -60,9 +67,19 @@ def test_a_step_is_algorithm_1():
     t = choices.integers(1, 21, 8)
     eps = rng.standard_normal(x0.shape, dtype=np.float32)
     xt = process.q_sample(reference.schedule, x0, t, eps)
-    expected = np.mean((eps - reference.model.forward(xt, t, labels, rng)) ** 2)
-    assert loss == pytest.approx(float(expected), rel=1e-6)
-    assert 0 < mirrored.sum() < 8
+    y = reference.model.forward(xt, t, labels, rng)
+    assert loss == pytest.approx(float(np.mean((eps - y)**2)), rel=1e-6)
+    reference.model.backward(2 / y.size * (y - eps))
+    np.testing.assert_allclose(trainer.model.flat_grads, reference.model.flat_grads, rtol=1e-4, atol=1e-6)
+    assert 0 < mirrored.sum() < 8 and abs(y).mean() > 0.01
+
+
+def test_the_progress_of_a_run_by_steps_and_by_minutes():
+    trainer = Trainer(TINY.override(minutes=2))
+    trainer.seconds = 30.0
+    assert trainer.progress == 0.25 and not trainer.agree(False, 30.0) and trainer.progress == 0.5
+    trainer.preset, trainer.steps_done = TINY, 3
+    assert trainer.progress == 0.25 and trainer.agree(True, 1.0)
 
 
 def test_training_learns():
@@ -117,8 +134,9 @@ def test_averaged_parameters_are_lent_and_given_back():
 def test_what_is_not_finite_stops_and_spoils_nothing(poison, monkeypatch):
     trainer = Trainer(TINY)
     run(trainer, 2)
-    if poison == "loss":
-        trainer.model.flat_values[5] = np.nan
+    if poison == "loss":                                        # but not the gradient
+        right = objective.loss_and_gradient
+        monkeypatch.setattr(objective, "loss_and_gradient", lambda *args, **kwargs: right(*args, **kwargs) * np.nan)
     else:
         backward = trainer.model.backward
 
@@ -136,7 +154,7 @@ def test_bad_batches_are_refused():
     trainer = Trainer(TINY)
     with pytest.raises(ValueError, match="uint8"):
         trainer.step(np.zeros((4, 8, 8, 1)), np.zeros(4, int))
-    with pytest.raises(ValueError, match="labels"):
+    with pytest.raises(ValueError, match="Trainer.step: the model has classes; expected labels"):
         trainer.step(np.zeros((4, 8, 8, 1), np.uint8))
     with pytest.raises(ValueError, match="expected"):
         trainer.step(np.zeros((4, 8, 9, 1), np.uint8), np.zeros(4, int))
