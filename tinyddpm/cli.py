@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         found = super().parse_args(args)
         for name, value in vars(found).items():
             if value == "":
-                self.error(f"--{name} is empty")
+                self.error(f"--{name.replace('_', '-')} is empty")
         return found
 
     def error(self, message):
