@@ -187,6 +187,10 @@ def test_arrays_of_numpy(tmp_path):
             data.load_npy(path, fuzz.SMALL)
     path.write_bytes(good)
     assert data.load_npy(path, fuzz.SMALL).shape == (3, 4, 4, 1)
+    deep = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {'-' * 9000}1}}\n".encode()
+    path.write_bytes(good[:8] + len(deep).to_bytes(2, "little") + deep)
+    with pytest.raises(ValueError, match=str(path)):
+        data.load_npy(path, fuzz.SMALL)
 
 
 def test_models_of_diffusers(tmp_path):
@@ -237,7 +241,7 @@ def test_errors_of_the_system_remain_what_they_are(tmp_path):
             raise PermissionError(13, "Permission denied")
     with pytest.raises(MemoryError):
         with files.parsing(tmp_path, "a file"):
-            raise MemoryError
+            raise MemoryError("Unable to allocate 12 GiB")
 
 
 def test_a_lock_ends_with_its_process(tmp_path):

@@ -19,7 +19,8 @@ def parsing(path, expected):
     try:
         yield
     except Exception as error:
-        if isinstance(error, MemoryError) or isinstance(error, OSError) and error.errno:
+        # Python's own parser says MemoryError, without a text, of what is nested too deeply.
+        if isinstance(error, MemoryError) and error.args or isinstance(error, OSError) and error.errno:
             raise
         raise ValueError(f"{path} is damaged or not {expected}: {error or type(error).__name__}") from None
 
