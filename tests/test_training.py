@@ -110,6 +110,18 @@ def test_clipping_limits_the_norm():
         assert first_moment == pytest.approx(expected or norm, rel=1e-4)
 
 
+def test_a_loss_scale_changes_nothing_but_the_gradients_size():
+    found = []
+    for loss_scale in (1.0, 8.0):
+        trainer = Trainer(TINY)
+        gradient = np.random.default_rng(1).standard_normal(trainer.model.flat_grads.size)
+        trainer.model.flat_grads[...] = 1e-3 * loss_scale * gradient
+        norm = trainer.optimizer.update(1, 1e-2, loss_scale=loss_scale)
+        found.append((float(norm), trainer.optimizer.m.copy(), trainer.model.flat_values.copy()))
+    for scaled, plain in zip(*found):
+        np.testing.assert_allclose(scaled, plain, rtol=1e-5, atol=1e-9)
+
+
 def test_ema_ramps_up():
     trainer = Trainer(TINY.override(ema_decay=0.5))
     values, ema = trainer.model.flat_values, trainer.optimizer.ema
