@@ -2,9 +2,12 @@
 
 import concurrent.futures
 import importlib
+import json
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,8 @@ LESSONS = sorted((HERE.parent / "lessons").glob("[0-9][0-9]_*"))
 sys.path.insert(0, str(HERE))
 import cupy_on_cpu
 
+PROGRAMS = ("test_programs.py", "test_parallel.py")         # start many processes: a second pytest runs them
+REPORTS = os.environ.get("TINYDDPM_REPORTS")                # in that one, the file for its reports
 ONE_THREAD = {name: "1" for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 # Compiles the kernels for the CPU into numba's cache, where the tests find them.
 COMPILE = f"""
@@ -54,8 +59,9 @@ class Beside:
 
 
 def pytest_collection_modifyitems(items):
-    """The tests that wait for compiled kernels, or for the lessons, come last."""
-    items.sort(key=lambda item: item.path.stem in ("test_benchmark", "test_kernels", "test_lessons"))
+    """The tests that wait for compiled kernels, for the lessons or for the second pytest come last."""
+    items.sort(key=lambda item: (item.path.name in PROGRAMS,
+                                 item.path.stem in ("test_benchmark", "test_kernels", "test_lessons")))
 
 
 def pytest_collection_finish(session):
@@ -63,6 +69,8 @@ def pytest_collection_finish(session):
     session.config.beside = beside = Beside(2 if len(files) == 1 else 1)
     if session.config.option.collectonly:
         return
+    if len(files) > 20 and not REPORTS:                         # the whole run
+        session.config.second = Second(session.config)
     if "test_kernels" in files and len(files) > 1:
         beside.start("kernels", "-c", COMPILE)
     if "test_lessons" in files:
@@ -70,7 +78,57 @@ def pytest_collection_finish(session):
             beside.start(folder.name, str(folder / "lesson.py"), "--quick")
 
 
+def pytest_runtest_logreport(report):
+    if REPORTS:
+        with open(REPORTS, "a") as file:
+            file.write(json.dumps(CONFIG.hook.pytest_report_to_serializable(config=CONFIG, report=report)) + "\n")
+
+
+def pytest_configure(config):
+    global CONFIG
+    CONFIG = config
+
+
+def pytest_runtest_protocol(item):
+    """The reports of a test that the second pytest runs; None for all others, which run as usual."""
+    second = getattr(item.config, "second", None)
+    if second is None or item.path.name not in PROGRAMS:
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in second.of(item.nodeid):
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+class Second:
+    """A second pytest, for the files PROGRAMS."""
+
+    def __init__(self, config):
+        self.config, self.file = config, tempfile.NamedTemporaryFile("r", suffix=".reports")
+        self.process = subprocess.Popen([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+                                         *(HERE / name for name in PROGRAMS)], cwd=config.rootpath,
+                                        env=os.environ | {"TINYDDPM_REPORTS": self.file.name},
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.found, self.rest = {}, ""
+
+    def of(self, nodeid):
+        """The reports of a test, once it has ended."""
+        while not any(report.when == "teardown" for report in self.found.get(nodeid, [])):
+            ended = self.process.poll() is not None
+            *lines, self.rest = (self.rest + self.file.read()).split("\n")
+            for line in lines:
+                report = self.config.hook.pytest_report_from_serializable(config=self.config, data=json.loads(line))
+                self.found.setdefault(report.nodeid, []).append(report)
+            if ended and not lines:
+                raise RuntimeError(f"the second pytest ended without {nodeid}")
+            time.sleep(0 if lines else 0.1)
+        return self.found[nodeid]
+
+
 def pytest_sessionfinish(session):
+    if hasattr(session.config, "second"):
+        session.config.second.process.kill()
     if hasattr(session.config, "beside"):
         session.config.beside.end()
 

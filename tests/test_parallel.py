@@ -223,14 +223,14 @@ def test_who_does_not_fit_is_refused_and_the_others_still_meet(port, monkeypatch
 
 
 def test_a_frozen_rank_is_noticed(tmp_path, port):
-    processes = [start(tmp_path, port, 2, rank, "--steps", 100_000, "--save-every", 1, "--timeout", 1)
+    processes = [start(tmp_path, port, 2, rank, "--steps", 100_000, "--save-every", 1, "--timeout", 2)
                  for rank in range(2)]
     wait_for_steps(tmp_path)
     processes[1].send_signal(signal.SIGSTOP)
     output, _ = processes[0].communicate(timeout=30)
     processes[1].kill()
     processes[1].communicate()
-    assert processes[0].returncode == 2 and "rank 1 is gone (silent for 1 seconds" in output.splitlines()[-1], output
+    assert processes[0].returncode == 2 and "rank 1 is gone (silent for 2 seconds" in output.splitlines()[-1], output
     assert parameters(tmp_path)[1] >= 3
 
 
