@@ -19,7 +19,8 @@ LESSONS = sorted((HERE.parent / "lessons").glob("[0-9][0-9]_*"))
 sys.path.insert(0, str(HERE))
 import cupy_on_cpu
 
-PROGRAMS = ("test_programs.py", "test_parallel.py")         # start many processes: a second pytest runs them
+# Tests that start many processes, or that need none of the others' set-up: a second pytest runs them.
+PROGRAMS = ("test_programs.py", "test_parallel.py", "test_homework.py", "test_files.py")
 REPORTS = os.environ.get("TINYDDPM_REPORTS")                # in that one, the file for its reports
 ONE_THREAD = {name: "1" for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 # Compiles the kernels for the CPU into numba's cache, where the tests find them.
