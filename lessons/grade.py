@@ -102,7 +102,7 @@ def show(task, entries):
 def read_source(path):
     """The bytes of the homework, or None and what is wrong."""
     try:
-        with files.opened(path, "a file of Python", FILE_SIZE) as file:
+        with files.opened(path, "a Python file", FILE_SIZE) as file:
             return file.read(), None
     except FileNotFoundError:
         return None, f"{path.name} was not handed in"

@@ -85,6 +85,15 @@ def test_headers_of_safetensors(tmp_path, text):
     assert safetensors.read(path, checked=False)[0]["a"].tolist() == [0, 0]
 
 
+def test_the_size_of_a_header_is_checked_before_it_is_read(tmp_path):
+    """Whole files, but for a header that is padded to more than 10 MB, or said to be longer than the file."""
+    path, raw = tmp_path / "x.safetensors", header(f'{{"a": {ENTRY}}}' + " " * 10_000_000)
+    for damaged in (raw, (2**63 - 1).to_bytes(8, "little") + raw[8:1000], raw[:8] + raw[8:9000], b"", b"1234567"):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{path} is damaged.* bytes, a header of"):
+            safetensors.read(path, checked=False)
+
+
 def test_nan_in_an_array_and_a_size_that_is_not_there(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(header(f'{{"a": {ENTRY}}}', np.array([1, np.nan], "<f4").tobytes()))
