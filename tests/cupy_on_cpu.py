@@ -27,6 +27,8 @@ class ndarray(np.ndarray):
     """A device array: a NumPy array that refuses to be mixed with host arrays."""
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
+        if any(getattr(x, "dtype", None) == np.uint16 for x in inputs):
+            raise TypeError("arrays of uint16 hold bfloat16: only kernels can compute with them")
         if out is not None:
             kwargs["out"] = tuple(map(on_host, out))
         with np.errstate(all="ignore"):                     # a GPU gives no warnings
@@ -93,17 +95,6 @@ def asarray(x, dtype=None):
     return np.asarray(x.view(np.ndarray) if isinstance(x, ndarray) else x, dtype).view(ndarray)
 
 
-class Generator:
-    def __init__(self, bits):
-        self.rng = np.random.default_rng(bits)
-
-    def random(self, size, dtype=np.float64):
-        return on_device(self.rng.random(size, dtype))
-
-    def standard_normal(self, size, dtype=np.float64):
-        return on_device(self.rng.standard_normal(size, dtype))
-
-
 # ---- kernels ----
 
 @functools.cache
@@ -115,16 +106,17 @@ def compiled(code, options):
     signatures, calls = {}, ""
     for name, parameters, body in re.findall(r'extern "C"\s+void (\w+)\(([^)]*)\)(.*?)(?=extern "C"|\Z)', expanded,
                                              re.DOTALL):
-        kinds = [re.sub(r"\bconst\b|\s", "", p.strip().rsplit(maxsplit=1)[0]) for p in parameters.split(",")]
+        kinds = [re.sub(r"\bconst\b|__restrict__|\s", "", p.strip().rsplit(maxsplit=1)[0]) for p in parameters.split(",")]
         signatures[name] = kinds
         values = ", ".join(f"*({kind}*)a[{i}]" for i, kind in enumerate(kinds))
-        together = any(word in body for word in ("__syncthreads", "_sum(", "row_reduce"))       # threads that sync
+        words = "__syncthreads", "convolve<", "_sums(", "row_reduce"
+        together = any(word in body for word in words)                      # threads that wait for each other
         calls += (f'static void call_{name}(void** a) {{ {name}({values}); }}\n'
                   f'extern "C" void run_{name}(void** a, int gx, int gy, int bx, int by) '
                   f'{{ launch(call_{name}, a, gx, gy, bx, by, {int(together)}); }}\n')
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "kernels.so"
-        subprocess.run([COMPILER, "-x", "c++", "-O1", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", *options, "-o", library,
+        subprocess.run([COMPILER, "-x", "c++", "-O1", "-w", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", *options, "-o", library,
                         "-"],
                        input=source + calls, text=True, check=True)
         return ctypes.CDLL(str(library)), signatures
@@ -133,12 +125,14 @@ def compiled(code, options):
 class RawModule:
     def __init__(self, code, options):
         self.library, self.signatures = compiled(code, tuple(options))
-        real = np.float64 if "-DREAL=double" in options else np.float32
-        narrow = next(int(o[-1]) for o in options if o.startswith("-DNARROW="))
-        self.types = {"real": real, "operand": (real, np.uint16, np.float16)[narrow], "int": np.int32}
+        given = dict(o.removeprefix("-D").split("=") for o in options if o.startswith("-D"))
+        real = np.float64 if given["REAL"] == "double" else np.float32
+        operand = (real, np.uint16, np.float16, real)[int(given["NARROW"])]
+        self.types = {"real": real, "operand": operand, "number": operand if given["STORED"] == "1" else real,
+                      "int": np.int32, "bool": np.bool_}
 
     def get_function(self, name):
-        def start(grid, block, arguments):
+        def start(grid, block, arguments, shared_mem=0):
             kinds, slots = self.signatures[name], []
             assert len(arguments) == len(kinds), f"{name}: {len(arguments)} arguments for {kinds}"
             for a, kind in zip(arguments, kinds):
@@ -154,7 +148,7 @@ class RawModule:
                     slots.append(np.ctypeslib.as_ctypes_type(type(a))(a))
             pointers = (ctypes.c_void_p * len(slots))(*(ctypes.addressof(slot) for slot in slots))
             (gx, gy), (bx, by) = ((*size, 1)[:2] for size in (grid, block))
-            assert bx * by <= 1024 and gy <= 65535
+            assert bx * by <= 1024 and gy <= 65535 and shared_mem <= getattr(start, "max_dynamic_shared_size_bytes", 0)
             getattr(self.library, f"run_{name}")(pointers, gx, gy, bx, by)
         return start
 
@@ -180,10 +174,14 @@ def _float64(a, compute):
     return a.astype(np.float64)
 
 
+def _bfloat16(a):
+    bits = a.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
 def gemmEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, compute, algo):
-    assert (Ctype, compute) in ((0, 68), (0, 77),
-                                (1, 70)) and Atype == Btype and (Atype == Ctype or Ctype == 0 != compute - 68)  \
-        or (Ctype, compute) == (0, 68) and Atype == Btype, "types that cuBLAS does not support"
+    assert Atype == Btype and (Atype, Ctype, compute) in (
+        (0, 0, 68), (0, 0, 77), (1, 1, 70), (14, 0, 68), (14, 14, 68), (2, 0, 68), (2, 2, 68)), "not in cuBLAS's table"
     scalar = ctypes.c_double if compute == 70 else ctypes.c_float
     alpha, beta = (scalar.from_address(p).value for p in (alpha, beta))
     a = _float64(_matrix(A, Atype, lda, *((k, m) if transa else (m, k))), compute)
@@ -191,7 +189,8 @@ def gemmEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb,
     c = _matrix(C, Ctype, ldc, m, n)
     with np.errstate(all="ignore"):
         product = alpha * ((a.T if transa else a) @ (b.T if transb else b))
-        c[...] = product + beta * c if beta else product
+        assert beta == 0
+        c[...] = _bfloat16(product) if Ctype == 14 else product
 
 
 def gemmStridedBatchedEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, Btype, ldb, strideB, beta,
@@ -266,17 +265,20 @@ def _numpys(name):
     return lambda *args, **kwargs: on_device(function(*on_host(args), **kwargs))
 
 
+DEVICE = types.SimpleNamespace(use=lambda: None, compute_capability="80",
+                               attributes={"MaxSharedMemoryPerBlockOptin": 101376})
+
+
 def modules():
     runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: 0,
                                     getDeviceProperties=lambda i: {"name": b"a CPU, as a stand-in"})
     device = types.SimpleNamespace(get_cublas_handle=lambda: 0)
     stream = types.SimpleNamespace(synchronize=lambda: waits.append("synchronize"), ptr=0)
     cuda = types.SimpleNamespace(runtime=runtime, device=device, get_current_stream=lambda: stream, nccl=nccl,
-                                 Device=lambda i: types.SimpleNamespace(use=lambda: None))
-    random = types.SimpleNamespace(Generator=Generator, Philox4x3210=lambda seed, size: seed)
+                                 compiler=None, nvrtc=None, Device=lambda i=0: DEVICE)
     cupy = _module("cupy", __version__="14.0 on a CPU", __getattr__=_numpys, ndarray=ndarray, empty=empty,
                    asarray=asarray, array=asarray,
-                   empty_like=lambda a: empty(a.shape, a.dtype), RawModule=RawModule, cuda=cuda, random=random,
+                   empty_like=lambda a: empty(a.shape, a.dtype), RawModule=RawModule, cuda=cuda,
                    get_default_memory_pool=lambda: types.SimpleNamespace(total_bytes=lambda: 123))
     blas = _module("cublas", gemmEx=gemmEx, gemmStridedBatchedEx=gemmStridedBatchedEx)
     libs = _module("cupy_backends.cuda.libs", cublas=blas)

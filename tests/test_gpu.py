@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_kernels import CASES, twin_beside_readable
+from test_kernels import CASES, results, twin_beside_readable
 
 import tinyddpm
 from tinyddpm import data, ops, presets
@@ -88,6 +88,32 @@ def test_twins_in_every_precision(gpu, precision, name, shapes, settings):
     """Compared with the readable operation in float64."""
     for i, (expected, got) in enumerate(twin_beside_readable("cupy", precision, name, shapes, settings, np.float32)):
         error = np.abs(expected - to_numpy(got)).max() / np.abs(expected).max()
+        assert error <= PRECISIONS[precision], f"{name}, result {i}: {error:.1e}"
+
+
+NARROWED = {"conv2d": 1, "conv2d_add": 1, "linear": 1, "group_norm": 1, "group_norm_silu": 1, "attention": 3,
+            "concatenate": 2, "upsample": 1}            # operations within a network: how many arguments are activations
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name, shapes, settings", [case for case in SMALL if case[0] in NARROWED])
+def test_twins_on_narrow_arrays(gpu, precision, name, shapes, settings):
+    """Their results are narrow too, the gradients of parameters are not."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    if name.startswith("conv2d") or name == "linear":
+        arrays[1] /= math.sqrt(math.prod(shapes[1][:-1]))
+    expected, cache = READABLE[name](*(a.astype(np.float64) for a in arrays), *settings)
+    dy = rng.standard_normal(expected.shape).astype(np.float32)
+    gradients = READABLE[name + "_backward"](dy.astype(np.float64), cache)
+    tinyddpm.use("cupy", precision=precision)
+    narrow = [i < NARROWED[name] or i == 3 and shapes[3] == expected.shape for i in range(len(arrays))]
+    given = [ops.narrow(from_numpy(a))[0] if small else from_numpy(a) for a, small in zip(arrays, narrow)]
+    y, cache = getattr(ops, name)(*given, *settings)
+    got = results(getattr(ops, name + "_backward")(ops.narrow(from_numpy(dy))[0], cache))
+    for i, (e, g, small) in enumerate(zip([expected, *results(gradients)], [y, *got], [True, *narrow], strict=True)):
+        assert g.dtype.itemsize == 2 if small else g.dtype == np.float32
+        error = np.abs(e - to_numpy(ops.widen(g)[0])).max() / np.abs(e).max()
         assert error <= PRECISIONS[precision], f"{name}, result {i}: {error:.1e}"
 
 

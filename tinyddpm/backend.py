@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-# The active backend, its array library, its precision, and the names of a learner's operations.
-state = SimpleNamespace(backend=None, xp=np, precision="fp32", own=())
+# The active backend, its array library and random generator, its precision, and the names of a learner's operations.
+state = SimpleNamespace(backend=None, xp=np, generator=np.random.default_rng, precision="fp32", own=())
 
 
 def array_module(x):
@@ -42,9 +42,4 @@ def generator(seed, *stream):
     it can be resumed at any step from only the seed and the step.
     """
     key = [seed] + [zlib.crc32(s.encode()) if isinstance(s, str) else s for s in stream]
-    if not on_gpu():
-        return np.random.default_rng(key)
-    random, number = state.xp.random, int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-    # Philox is counter-based: creating a generator costs almost nothing, while XORWOW takes milliseconds. `size` makes
-    # the numbers the same on every GPU.
-    return random.Generator(random.Philox4x3210(number, size=2**18))
+    return state.generator(key)

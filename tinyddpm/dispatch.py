@@ -49,11 +49,12 @@ def use(backend="auto", overrides=None, precision="fp32"):
     if precision != "fp32" and backend != "cupy":
         raise ValueError(f"precision {precision} needs a GPU, backend cupy; the backend {backend} only has fp32")
     own = learner.find(overrides, READABLE) if overrides else {}
-    files, xp = _load(backend)
+    files, xp, generator = _load(backend)
     twins = {name: f for file in files for name, f in vars(file).items()
              if name in READABLE and callable(f) and not own.keys() & _parts(name.removesuffix("_backward"))}
     vars(ops).update(READABLE | twins | own)
-    state.backend, state.xp, state.precision, state.own = backend, xp, precision, tuple(own)
+    state.backend, state.xp, state.generator = backend, xp, generator
+    state.precision, state.own = precision, tuple(own)
     return backend
 
 
@@ -64,12 +65,12 @@ def _parts(name):
 
 
 def _load(backend):
-    """The files with a backend's twins, which are named like the operations, and its array library."""
+    """The files with a backend's twins, which are named like the operations, its array library, and its generator."""
     kernels = BACKENDS[backend]
     if kernels is None:
         if "tinyddpm.kernels.cpu.threads" in sys.modules:
             sys.modules["tinyddpm.kernels.cpu.threads"].restore()
-        return [], np
+        return [], np, np.random.default_rng
     try:
         return importlib.import_module(kernels).activate()
     except ImportError as error:

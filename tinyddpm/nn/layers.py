@@ -108,8 +108,7 @@ class Dropout(Module):
     def forward(self, x, rng):
         if not (self.training and self.p):
             return x
-        mask = (rng.random(x.shape, dtype=np.float32) >= self.p).astype(x.dtype) / (1 - self.p)
-        return self.remember(ops.dropout(x, mask))
+        return self.remember(ops.dropout(x, ops.dropout_mask(rng, x.shape, self.p), self.p))
 
     def backward(self, dy):
         return ops.dropout_backward(dy, self.recall()) if self.p else dy

@@ -169,6 +169,7 @@ class UNet(Module):
             self.labels = Embedding(rng, config.num_classes + 1, 4 * base)
 
         self.patchify, self.unpatchify = (Operation(name, config.patch_size) for name in ("patchify", "unpatchify"))
+        self.narrow, self.widen = Operation("narrow"), Operation("widen")
         self.conv_in = Conv2d(rng, folded * config.image_channels, base)
         C, skips = base, [base]                              # skips: the channels of every skip connection
         self.down = [[] for _ in levels]
@@ -210,19 +211,19 @@ class UNet(Module):
             temb = temb + self.labels.forward(from_numpy(labels))
         temb = self.temb_silu.forward(temb)
 
-        h = self.conv_in.forward(self.patchify.forward(x))
+        h = self.conv_in.forward(self.narrow.forward(self.patchify.forward(x)))
         skips = [h]
         for part in self.path():
             h = part.forward(h, skips, temb, rng)
-        return self.unpatchify.forward(self.conv_out.forward(self.norm_out.forward(h)))
+        return self.unpatchify.forward(self.widen.forward(self.conv_out.forward(self.norm_out.forward(h))))
 
     def backward(self, dy):
         """dy like y -> dx like x. It runs the forward in reverse; dtemb is the sum of all blocks' contributions."""
-        dh = self.norm_out.backward(self.conv_out.backward(self.unpatchify.backward(dy)))
+        dh = self.norm_out.backward(self.conv_out.backward(self.widen.backward(self.unpatchify.backward(dy))))
         dskips, dtembs = [], []
         for part in reversed(self.path()):
             dh = part.backward(dh, dskips, dtembs)
-        dx = self.patchify.backward(self.conv_in.backward(ops.add(dh, dskips.pop())))
+        dx = self.patchify.backward(self.narrow.backward(self.conv_in.backward(ops.add(dh, dskips.pop()))))
 
         dtemb = self.temb_silu.backward(sum(dtembs))
         if self.config.num_classes is not None:

@@ -14,7 +14,8 @@ class Accumulating:
         self.add, self.__name__ = add, add.__name__
 
     def __call__(self, dy, cache):
-        xp, shape = array_module(dy), cache[1].shape
-        dw, db = xp.zeros(shape, dy.dtype), xp.zeros(shape[-1], dy.dtype)
+        w = cache[1]
+        xp = array_module(w)
+        dw, db = xp.zeros(w.shape, w.dtype), xp.zeros(w.shape[-1], w.dtype)
         rest = self.add(dy, cache, dw, db)
         return (rest[0], dw, db, *rest[1:]) if isinstance(rest, tuple) else (rest, dw, db)

@@ -1,23 +1,25 @@
-"""The twins for a GPU: cuBLAS's matrix products, and the kernels of the .cu files around them.
+"""The twins for a GPU: the kernels of the .cu files, and cuBLAS's matrix products for attention.
 
-Arrays keep the type that the readable operations give them. The precision of `use` narrows only the operands
-of matrix products, to bfloat16 or float16, with sums in float32; never group norm, softmax, loss or update.
+With the precisions bf16 and fp16, `narrow` and `widen` enclose the part of a network whose arrays have 16 bits: each
+twin gives its result the type of its argument. The operands of matrix products have 16 bits in any case. Parameters
+and their gradients, statistics, sums, softmax, loss and update are float32 in all precisions.
 bfloat16 numbers are stored in arrays of uint16, because CuPy has no such type.
 """
 
 import cupy
 
 from tinyddpm.backend import state
-from tinyddpm.kernels.gpu import attention, conv, linear, loss, norm, resample, update
+from tinyddpm.kernels.gpu import attention, concatenate, conv, dropout, loss, norm, precision, resample, update
+from tinyddpm.kernels.gpu.random import Generator
 
 
 def activate():
-    """The files with the twins, and the array library. Raises RuntimeError if there is no GPU."""
+    """The files with the twins, the array library, and its random generator. Raises RuntimeError if there is no GPU."""
     cupy.cuda.runtime.getDeviceCount()
-    return [attention, conv, linear, loss, norm, resample, update], cupy
+    return [attention, concatenate, conv, dropout, loss, norm, precision, resample, update], cupy, Generator
 
 
 def describe():
     """One line for --verbose."""
     name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())["name"].decode()
-    return f"cupy {cupy.__version__} on {name}, matrix products in {state.precision}"
+    return f"cupy {cupy.__version__} on {name}, precision {state.precision}"

@@ -1,9 +1,10 @@
 """Attention, with matrix products for each image and head."""
 
 import cupy
+import numpy as np
 
 from tinyddpm.kernels.gpu.launch import launch
-from tinyddpm.kernels.gpu.product import multiply, operands
+from tinyddpm.kernels.gpu.product import multiply, narrowed
 from tinyddpm.ops.attention import check_attention
 
 
@@ -11,8 +12,8 @@ def attention(q, k, v, heads=1):
     check_attention(q, k, v, heads)
     N, L, C = q.shape
     dtype, scale = q.dtype, (C // heads)**-0.5
-    q, k, v = operands(q), operands(k), operands(v)
-    y, (logits, p) = cupy.empty((N, L, C), dtype), (cupy.empty((heads, N, L, L), kind) for kind in (dtype, q.dtype))
+    q, k, v = narrowed(q), narrowed(k), narrowed(v)
+    y, logits, p = cupy.empty((N, L, C), dtype), cupy.empty((heads, N, L, L), _real(dtype)), cupy.empty((heads, N, L, L), q.dtype)
     for h, (qh, kh) in enumerate(zip(_heads(q, heads), _heads(k, heads))):
         multiply(qh, kh, logits[h], transpose_b=True)
     launch("softmax", dtype, (heads * N * L,), (32,), logits, p, L, scale)
@@ -24,9 +25,9 @@ def attention(q, k, v, heads=1):
 def attention_backward(dy, cache):
     q, k, v, p, scale = cache
     heads, N, L, _ = p.shape
-    dtype, dy = dy.dtype, operands(dy)
+    dtype, dy = dy.dtype, narrowed(dy)
     dq, dk, dv = cupy.empty((3, *dy.shape), dtype)
-    dp, dlogits = cupy.empty(p.shape, dtype), cupy.empty_like(p)
+    dp, dlogits = cupy.empty(p.shape, _real(dtype)), cupy.empty_like(p)
     for h, (dyh, vh, dvh) in enumerate(zip(_heads(dy, heads), _heads(v, heads), _heads(dv, heads))):
         multiply(dyh, vh, dp[h], transpose_b=True)
         multiply(p[h], dyh, dvh, transpose_a=True)
@@ -41,3 +42,8 @@ def _heads(z, heads):
     """Views (N, L, C / heads) of z (N, L, C), one for each head."""
     width = z.shape[2] // heads
     return [z[:, :, h * width:(h + 1) * width] for h in range(heads)]
+
+
+def _real(dtype):
+    """The type of logits and their gradients: they are never narrowed."""
+    return np.float64 if dtype == np.float64 else np.float32

@@ -1,77 +1,135 @@
-"""Convolution as a linear map of the pixels that each output pixel sees, gathered into rows."""
+"""Convolution and the linear map, by the kernels of conv.cu."""
 
-from collections import namedtuple
+import functools
 
 import cupy
 import numpy as np
 
-from tinyddpm.kernels.gpu.launch import launch_each
-from tinyddpm.kernels.gpu.product import column_sums, multiply, operands, start
+from tinyddpm.kernels.gpu.launch import contiguous, launch
+from tinyddpm.kernels.gpu.product import add_sums, column_sums, operands
 from tinyddpm.ops.accumulate import Accumulating
 from tinyddpm.ops.conv import check_conv2d, check_conv2d_add
 
-ROWS_BYTES = 2**28          # limit for the gathered rows of a convolution: images are taken in parts that fit
-
-Geometry = namedtuple("Geometry", "shape stride top left")          # shape: of the result, (H', W')
+STAGES = 3                  # slabs in shared memory: one in use, the others on their way
+BLOCKS = 264                # that the gradient by w is shared out to: two for each multiprocessor of a large GPU
+LINE = 128                  # bytes of a slab's line
+LEAST = 4                   # slabs of pixels in a part of the gradient by w
+NOTHING = np.uintp(0)       # an array that is absent
 
 
 def conv2d(x, w, b, stride=1, padding=None):
-    return _convolve(x, w, b, None, stride, check_conv2d(x, w, b, padding))
+    return _conv2d(x, w, b, None, stride, check_conv2d(x, w, b, padding))
 
 
 def conv2d_add(x, w, b, other):
     check_conv2d_add(x, w, other)
-    y, cache = _convolve(x, w, b, cupy.ascontiguousarray(other), 1, check_conv2d(x, w, b, None))
-    return y, (*cache, other.shape)
+    return _conv2d(x, w, b, other, 1, check_conv2d(x, w, b, None))
 
 
-def _convolve(x, w, b, other, stride, pads):
-    (N, H, W, _), (kh, kw, _, K), ((top, bottom), (left, right)) = x.shape, w.shape, pads
-    g = Geometry(((H + top + bottom - kh) // stride + 1, (W + left + right - kw) // stride + 1), stride, top, left)
-    y, x, filters = start((N, *g.shape, K), b, other), operands(x), operands(w).reshape(-1, K)
-    for part, rows in _parts(x, g.shape, kh, kw, stride, 1, 1, -top, -left):
-        multiply(rows, filters, y[part].reshape(-1, K), add=True)
-    return y, (x, w, g)
+def linear(x, w, b):
+    y, cache = convolve(x.reshape(len(x), 1, -1, len(w)), w, b)
+    return y.reshape(*x.shape[:-1], len(b)), (*cache, x.shape)
 
 
 @Accumulating
 def conv2d_backward(dy, cache, dw, db):
-    dx, sums = _backward(dy, *cache, dw)
-    db += column_sums(sums[None])[0]
-    return dx
+    return _conv2d_backward(dy, cache, dw, db)[0]
 
 
 @Accumulating
 def conv2d_add_backward(dy, cache, dw, db):
+    dx, dy, sums = _conv2d_backward(dy, cache, dw, db)
+    return dx, sums if sums is not None else dy
+
+
+@Accumulating
+def linear_backward(dy, cache, dw, db):
     *conv_cache, shape = cache
-    dx, sums = _backward(dy, *conv_cache, dw)
-    db += column_sums(sums[None])[0]
-    return dx, dy if shape == dy.shape else sums.reshape(shape)
+    return gradients(dy.reshape(len(dy), 1, -1, len(db)), conv_cache, dw, db)[0].reshape(shape)
 
 
-def _backward(dy, x, w, g, dw):
-    """Returns dx and the sums (N, K) of dy over each image; adds to dw."""
-    (kh, kw, C, K), dy = w.shape, cupy.ascontiguousarray(dy)
-    sums, dx, dy = column_sums(dy.reshape(len(dy), -1, K)), cupy.empty(x.shape, dy.dtype), operands(dy)
-    filters = operands(w.swapaxes(2, 3)).reshape(-1, C)
-    for part, rows in _parts(dy, x.shape[1:3], kh, kw, 1, -1, g.stride, g.top, g.left):
-        multiply(rows, filters, dx[part].reshape(-1, C))
-    for part, rows in _parts(x, g.shape, kh, kw, g.stride, 1, 1, -g.top, -g.left):
-        multiply(rows, dy[part].reshape(-1, K), dw.reshape(-1, K), transpose_a=True, add=True)
+def _conv2d(x, w, b, other, stride, pads):
+    """The kernels make results as large as the source. Others are cut out of one of the padded source."""
+    (kh, kw), shape = w.shape[:2], x.shape
+    ((top, bottom), (left, right)), cut = pads, None
+    per_image = other is not None and (other.dtype != x.dtype or other.size != x[..., 0].size * len(b))
+    if stride > 1 or (top, bottom, left, right) != (kh // 2, (kh - 1) // 2, kw // 2, (kw - 1) // 2):
+        N, H, W, C = shape
+        padded = cupy.zeros((N, H + top + bottom, W + left + right, C), x.dtype)
+        inner = slice(top, top + H), slice(left, left + W)
+        padded[:, inner[0], inner[1]] = x
+        outer = tuple(slice(k // 2, side - (k - 1) // 2, stride) for k, side in zip((kh, kw), padded.shape[1:]))
+        x, cut = padded, (padded.shape, inner, outer)
+    y, cache = convolve(x, w, b, *((other, None) if per_image else (None, other)))
+    return y if cut is None else y[:, cut[2][0], cut[2][1]], (*cache, cut, per_image)
+
+
+def _conv2d_backward(dy, cache, dw, db):
+    """Returns dx, dy, and if the forward added a number for each image, their gradients. Adds to dw and db."""
+    *conv_cache, cut, per_image = cache
+    whole = dy
+    if cut is not None:
+        whole = cupy.zeros((*cut[0][:3], dy.shape[3]), dy.dtype)
+        whole[:, cut[2][0], cut[2][1]] = dy
+    dx, sums = gradients(whole, conv_cache, dw, db)
+    if cut is not None:
+        dx = dx[:, cut[1][0], cut[1][1]]
+    return dx, dy, sums[:, None, None] if per_image else None
+
+
+# ---- of equal size: x (N, H, W, C), w (kh, kw, C, K) or (C, K), y (N, H, W, K) ----
+
+def convolve(x, w, b, shift=None, other=None):
+    """The result, with shift (N, 1, 1, K) and other (N, H, W, K) added, and the cache."""
+    source, filters = operands(x), operands(w, 2)
+    y = _products("convolve", source, filters, x.dtype, len(b), filters.shape[-1], b, shift, other)
+    return y, (source, w, filters)
+
+
+def gradients(dy, cache, dw, db):
+    """dx, and the sums (N, K) of dy over each image. Adds to dw and db."""
+    (x, w, filters), dy = cache, contiguous(dy)
+    source, (N, H, W, C), (kh, kw), (channels, K) = operands(dy), x.shape, _sides(w), w.shape[-2:]
+    dx = _products("convolve_backward", source, filters, dy.dtype, channels, filters.shape[-2])
+    M, F, slabs = N * H * W, kh * kw * C, -(-N * H * W * x.itemsize // LINE)
+    tile = _tile(F, K, x.dtype, 2 * STAGES * 128 * LINE, least=1)
+    tiles = -(-F // tile) * -(-K // tile)
+    each = -(-slabs // max(1, min(BLOCKS // tiles, slabs // LEAST)))
+    parts = cupy.empty((-(-slabs // each), *w.shape), w.dtype)
+    launch("weight_gradient", dy.dtype, (tiles, len(parts)), _threads(tile, x.dtype), x, source, parts, M, H, W, C, K,
+           source.shape[-1], channels, kh, kw, each, shared=2 * STAGES * tile * LINE + 1024, TILE=tile, STAGES=STAGES)
+    sums = column_sums(dy.reshape(N, -1, K))
+    add_sums(dw, parts, db, sums)
     return dx, sums
 
 
-def _parts(source, shape, kh, kw, mul, sign, div, top, left):
-    """Yield some images at a time: their slice, and for each pixel (i, j) of that shape a row of the kh kw C numbers
-    seen in the source, at ((mul i + sign p + top) / div, (mul j + sign q + left) / div) for the kernel's (p, q)."""
-    N, H, W, C = source.shape
-    each = max(1, ROWS_BYTES // (shape[0] * shape[1] * kh * kw * C * source.itemsize))
-    pack = 16 // source.itemsize
-    real = np.dtype(np.float32) if source.dtype != np.float64 else source.dtype
-    for first in range(0, N, each):
-        part = slice(first, min(N, first + each))
-        rows = cupy.empty(((part.stop - first) * shape[0] * shape[1], kh * kw * C), source.dtype)
-        width, name = (pack, "gather_pack") if C % pack == 0 else (1, "gather_one")
-        launch_each(name, real, rows.size // (kh * kw * width), source[part], rows, H, W, C, *shape, kh, kw,
-                    mul, sign, div, top, left)
-        yield part, rows
+def _products(name, source, filters, dtype, K, width, bias=None, shift=None, other=None):
+    """An array (N, H, W, K) of that type from a kernel of that name."""
+    (N, H, W, C), (kh, kw), y = source.shape, _sides(filters), cupy.empty((*source.shape[:3], K), dtype)
+    tile = _tile(N * H * W, K, source.dtype, _shared(128, kw))
+    launch(name, dtype, (-(-N * H * W // tile) * -(-K // tile),), _threads(tile, source.dtype), source, filters,
+           *(NOTHING if z is None else contiguous(z) for z in (bias, shift, other)), y, N * H * W, H, W, C, K, width,
+           kh, kw, shared=_shared(tile, kw), TILE=tile, STAGES=STAGES)
+    return y
+
+
+def _sides(w):
+    """kh, kw"""
+    return w.shape[:2] if w.ndim == 4 else (1, 1)
+
+
+def _shared(tile, kw):
+    """Bytes of shared memory: the slabs of w, a ring of patches, a line of zeros, and what aligns them."""
+    patch, ring = -(-(tile + kw - 1) * LINE // 1024) * 1024, (STAGES - 2 + kw) // kw + 1
+    return STAGES * tile * LINE + ring * patch + LINE + 1024
+
+
+def _threads(tile, operand):
+    return (256 if tile == 128 and operand.itemsize == 2 else 128,)
+
+
+@functools.cache
+def _tile(rows, columns, operand, shared, least=120):
+    """128, if that gives enough tiles, of which little is wasted, and fits in registers and shared memory; else 64."""
+    fits = shared + 1024 <= cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"] and operand != np.float64
+    return 128 if fits and min(rows, columns) > 64 and -(-rows // 128) * -(-columns // 128) >= least else 64

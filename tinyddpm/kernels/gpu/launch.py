@@ -1,52 +1,88 @@
 """The kernels of the .cu files: compiled on first use, and launched with arguments of the declared types."""
 
 import functools
+import hashlib
 import re
 from pathlib import Path
 
 import cupy
 import numpy as np
+from cupy.cuda import compiler, nvrtc
 
 from tinyddpm.backend import state
+from tinyddpm.files import replacing
 
 FOLDER = Path(__file__).parent
-NARROW = {"fp32": 0, "tf32": 0, "bf16": 1, "fp16": 2}
-DECLARATION = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
+NARROW = {"fp32": 0, "bf16": 1, "fp16": 2, "tf32": 3}
+NARROW_TYPES = {"bf16": np.dtype(np.uint16), "fp16": np.dtype(np.float16)}          # bfloat16 has no type in CuPy
+DECLARATION = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(.*?\) )?(\w+)\(([^)]*)\)')
+PARTS = {"conv.cu": ["instructions.cu"]}            # further files that a file is compiled with
+HOPPER = "90"                                       # the compute capability whose tensor cores conv.cu knows
 
 # A kernel's name -> its file, and the types of its parameters.
-KERNELS = {name: (path.name, [parameter.strip().rsplit(maxsplit=1)[0] for parameter in parameters.split(",")])
+KERNELS = {name: (path.name, ["*" if "*" in parameter else parameter.split()[0] for parameter in parameters.split(",")])
            for path in sorted(FOLDER.glob("*.cu")) for name, parameters in DECLARATION.findall(path.read_text())}
 
 
 def source(file):
     """The text of a .cu file, preceded by the types."""
-    return (FOLDER / "types.cu").read_text() + (FOLDER / file).read_text()
+    return "".join((FOLDER / part).read_text() for part in ("types.cu", *PARTS.get(file, ()), file))
 
 
 @functools.cache
-def module(file, real, narrow):
-    """A file, compiled for these types; CuPy caches compiled files on disk."""
-    return cupy.RawModule(code=source(file), options=("--std=c++17", f"-DREAL={real}", f"-DNARROW={narrow}"))
+def module(file, options):
+    """A file, compiled with these options; CuPy caches compiled files on disk."""
+    if file != "conv.cu" or cupy.cuda.Device().compute_capability != HOPPER:
+        return cupy.RawModule(code=source(file), options=options)
+    # CuPy compiles for sm_90, but the instructions of Hopper's tensor cores belong to sm_90a.
+    options, code = [*options, f"-arch=sm_{HOPPER}a"], source(file)
+    key = hashlib.sha256(repr((code, options, nvrtc.getVersion())).encode()).hexdigest()
+    path = Path(compiler.get_cache_dir()) / f"tinyddpm-{key}.cubin"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        program = nvrtc.createProgram(code, file, [], [])
+        nvrtc.compileProgram(program, options)
+        with replacing(path) as target:
+            target.write_bytes(nvrtc.getCUBIN(program))
+    return cupy.RawModule(path=str(path))
 
 
 @functools.cache
-def kernel(name, real, narrow):
-    return module(KERNELS[name][0], real, narrow).get_function(name)
+def kernel(name, dtype, precision, shared, constants):
+    """A kernel for arrays of that type, and a converter for each argument: to int, to real, or None for an array."""
+    real, narrow = "double" if dtype == np.float64 else "float", NARROW[precision]
+    stored = int(dtype in NARROW_TYPES.values())
+    file, kinds = KERNELS[name]
+    options = {"REAL": real, "NARROW": 0 if real == "double" else narrow, "STORED": stored, **dict(constants)}
+    function = module(file, ("--std=c++17", *(f"-D{key}={value}" for key, value in options.items()))).get_function(name)
+    if shared:
+        function.max_dynamic_shared_size_bytes = shared
+    types = {"int": np.int32, "real": np.float64 if real == "double" else np.float32}
+    return function, [types.get(kind) for kind in kinds]
 
 
-def launch(name, dtype, grid, block, *arguments):
-    """Launch a kernel; numbers among its arguments are converted to the declared type, int or real."""
-    types, (_, kinds) = {"int": np.int32, "real": dtype.type}, KERNELS[name]
-    arguments = [a if kind.endswith("*") else types[kind](a) for a, kind in zip(arguments, kinds, strict=True)]
-    real = "double" if dtype == np.float64 else "float"
-    kernel(name, real, narrow_to(dtype))(grid, block, arguments)
+def launch(name, dtype, grid, block, *arguments, shared=0, **constants):
+    """Launch a kernel on arrays of that type; numbers among its arguments are converted to the declared type.
+
+    shared: bytes of dynamic shared memory; constants: are defined for the compiler
+    """
+    function, converters = kernel(name, dtype, state.precision, shared, tuple(constants.items()))
+    arguments = [convert(a) if convert else a for convert, a in zip(converters, arguments, strict=True)]
+    function(grid, block, arguments, shared_mem=shared)
 
 
-def launch_each(name, dtype, size, *arguments):
-    """Launch a kernel with one thread for each of `size` numbers; `size` is its last argument."""
-    launch(name, dtype, (-(-size // 256),), (256,), *arguments, size)
+def launch_each(name, dtype, size, *arguments, **constants):
+    """Launch a kernel with one thread for each of `size` numbers or packs; `size` is its last argument."""
+    launch(name, dtype, (-(-size // 256),), (256,), *arguments, size, **constants)
 
 
-def narrow_to(dtype):
-    """The NARROW of the active precision: only float32 is narrowed."""
-    return NARROW[state.precision] if dtype == np.float32 else 0
+def pack(dtype, *sizes):
+    """How many numbers fit in one access of 16 bytes, if that divides all sizes; else 1."""
+    width = 16 // dtype.itemsize
+    return 1 if any(size % width for size in sizes) else width
+
+
+def contiguous(x):
+    """x, contiguous, and at an address that 16-byte accesses allow."""
+    x = cupy.ascontiguousarray(x)
+    return x.copy() if x.data.ptr % 16 else x

@@ -1,58 +1,85 @@
-// Group normalization, alone or with SiLU: a block handles whole groups of one sample; threads (channel, lane).
+// Group normalization, alone or with SiLU: a block handles whole groups of one sample; threads (pack of V channels, lane).
 
-// The sum over the block's lanes of one number for each channel and lane
-__device__ real lane_sum(real value, real* shared)
+const int CHANNELS = 256 * V;           // at most, of a block
+
+// In `sums`: for each channel of the block, the sum over the lanes of the numbers that its threads give
+__device__ void lane_sums(const real* values, real* sums)
 {
-    shared[threadIdx.y * blockDim.x + threadIdx.x] = value;
+    int channels = blockDim.x * V, threads = blockDim.x * blockDim.y;
+    for (int v = 0; v < V; v++) sums[threadIdx.y * channels + threadIdx.x * V + v] = values[v];
     __syncthreads();
-    if (threadIdx.y == 0) {
-        for (int lane = 1; lane < blockDim.y; lane++) value += shared[lane * blockDim.x + threadIdx.x];
-        shared[threadIdx.x] = value;
+    for (int c = threadIdx.y * blockDim.x + threadIdx.x; c < channels; c += threads) {
+        real sum = 0;
+#pragma unroll 8
+        for (int lane = 0; lane < blockDim.y; lane++) sum += sums[lane * channels + c];
+        sums[c] = sum;
     }
     __syncthreads();
-    value = shared[threadIdx.x];
-    __syncthreads();
-    return value;
 }
 
-// The sum over the `width` channels of the thread's group of one number for each channel
-__device__ real group_sum(real value, int width, real* shared)
+// The means over the groups of the thread's channels, from sums of each channel that all threads see
+__device__ void group_means(const real* sums, const real* factors, real* means, real count, int width, real* result)
 {
-    if (threadIdx.y == 0) shared[threadIdx.x] = value;
+    int channels = blockDim.x * V, threads = blockDim.x * blockDim.y;
+    for (int g = threadIdx.y * blockDim.x + threadIdx.x; g < channels / width; g += threads) {
+        real sum = 0;
+        for (int c = g * width; c < (g + 1) * width; c++) sum += sums[c] * (factors ? factors[c] : 1);
+        means[g] = sum / count;
+    }
     __syncthreads();
-    int first = threadIdx.x / width * width;
-    real sum = 0;
-    for (int c = first; c < first + width; c++) sum += shared[c];
+    for (int v = 0; v < V; v++) result[v] = means[(threadIdx.x * V + v) / width];
     __syncthreads();
-    return sum;
 }
 
 __device__ real sigmoid(real x) { return 1 / (1 + exp(-x)); }
 
-extern "C" __global__ void group_norm(const real* x, const real* gamma, const real* beta, real* y, real* mean,
-                                      real* rstd, int L, int C, int width, real eps, int silu)
+extern "C" __global__ void group_norm(const number* __restrict__ x, const real* gamma, const real* beta,
+                                      number* __restrict__ y, real* mean, real* rstd, int L, int C, int width, real eps,
+                                      int silu)
 {
-    __shared__ real shared[1024];
-    int c = blockIdx.x * blockDim.x + threadIdx.x, groups = C / width;
+    typedef Pack<number, V> pack;
+    __shared__ real sums[CHANNELS], means[CHANNELS];
+    int c = (blockIdx.x * blockDim.x + threadIdx.x) * V, groups = C / width;
     bool there = c < C;
     size_t first = (size_t)blockIdx.y * L * C + c;
-    real sum = 0;
-    if (there) for (int i = threadIdx.y; i < L; i += blockDim.y) sum += x[first + (size_t)i * C];
-    real m = group_sum(lane_sum(sum, shared), width, shared) / ((real)L * width);
-    sum = 0;
-    if (there) for (int i = threadIdx.y; i < L; i += blockDim.y) {
-        real centred = x[first + (size_t)i * C] - m;
-        sum += centred * centred;
-    }
-    real r = 1 / sqrt(group_sum(lane_sum(sum, shared), width, shared) / ((real)L * width) + eps);
+    real sum[V] = {}, m[V], r[V], scale[V], shift[V];
+    if (there)
+#pragma unroll 4
+        for (int i = threadIdx.y; i < L; i += blockDim.y) {
+            pack z = *(const pack*)(x + first + (size_t)i * C);
+            for (int v = 0; v < V; v++) sum[v] += load(z.at[v]);
+        }
+    lane_sums(sum, sums);
+    group_means(sums, 0, means, (real)L * width, width, m);
+    for (int v = 0; v < V; v++) sum[v] = 0;
+    if (there)
+#pragma unroll 4
+        for (int i = threadIdx.y; i < L; i += blockDim.y) {
+            pack z = *(const pack*)(x + first + (size_t)i * C);
+            for (int v = 0; v < V; v++) {
+                real centred = load(z.at[v]) - m[v];
+                sum[v] += centred * centred;
+            }
+        }
+    lane_sums(sum, sums);
+    group_means(sums, 0, means, (real)L * width, width, r);
     if (!there) return;
-    if (threadIdx.y == 0 && c % width == 0) {
-        mean[blockIdx.y * groups + c / width] = m;
-        rstd[blockIdx.y * groups + c / width] = r;
+    for (int v = 0; v < V; v++) {
+        r[v] = 1 / sqrt(r[v] + eps);
+        if (threadIdx.y == 0 && (c + v) % width == 0) {
+            mean[blockIdx.y * groups + (c + v) / width] = m[v];
+            rstd[blockIdx.y * groups + (c + v) / width] = r[v];
+        }
+        scale[v] = r[v] * gamma[c + v], shift[v] = beta[c + v];
     }
+#pragma unroll 4
     for (int i = threadIdx.y; i < L; i += blockDim.y) {
-        real z = (x[first + (size_t)i * C] - m) * r * gamma[c] + beta[c];
-        y[first + (size_t)i * C] = silu ? z * sigmoid(z) : z;
+        pack z = *(const pack*)(x + first + (size_t)i * C);
+        for (int v = 0; v < V; v++) {
+            real normal = (load(z.at[v]) - m[v]) * scale[v] + shift[v];
+            z.at[v] = store(silu ? normal * sigmoid(normal) : normal);
+        }
+        *(pack*)(y + first + (size_t)i * C) = z;
     }
 }
 
@@ -65,36 +92,51 @@ __device__ real through_silu(real dy, real normal, real gamma, real beta, int si
 }
 
 // dgamma, dbeta (N, C): separate sums for each sample
-extern "C" __global__ void group_norm_backward(const real* dy, const real* x, const real* gamma, const real* beta,
-                                               const real* mean, const real* rstd, real* dx, real* dgamma, real* dbeta,
-                                               int L, int C, int width, int silu)
+extern "C" __global__ void group_norm_backward(const number* __restrict__ dy, const number* __restrict__ x,
+                                               const real* gamma, const real* beta, const real* mean, const real* rstd,
+                                               number* __restrict__ dx, real* dgamma, real* dbeta, int L, int C, int width,
+                                               int silu)
 {
-    __shared__ real shared[1024];
-    int c = blockIdx.x * blockDim.x + threadIdx.x, group = blockIdx.y * (C / width) + c / width;
+    typedef Pack<number, V> pack;
+    __shared__ real sums[CHANNELS], means[CHANNELS], factors[CHANNELS];
+    int c = (blockIdx.x * blockDim.x + threadIdx.x) * V, groups = C / width;
     bool there = c < C;
     size_t first = (size_t)blockIdx.y * L * C + c;
-    real m = 0, r = 0, scale = 0, shift = 0, sum = 0, sum_normal = 0;
+    real m[V] = {}, r[V] = {}, scale[V] = {}, shift[V] = {}, sum[V] = {}, sum_normal[V] = {}, mean_dn[V], mean_dn_n[V];
     if (there) {
-        m = mean[group], r = rstd[group], scale = gamma[c], shift = beta[c];
+        for (int v = 0; v < V; v++) {
+            int group = blockIdx.y * groups + (c + v) / width;
+            m[v] = mean[group], r[v] = rstd[group], scale[v] = gamma[c + v], shift[v] = beta[c + v];
+        }
+#pragma unroll 2
         for (int i = threadIdx.y; i < L; i += blockDim.y) {
             size_t at = first + (size_t)i * C;
-            real normal = (x[at] - m) * r, dz = through_silu(dy[at], normal, scale, shift, silu);
-            sum += dz;
-            sum_normal += dz * normal;
+            pack xs = *(const pack*)(x + at), dys = *(const pack*)(dy + at);
+            for (int v = 0; v < V; v++) {
+                real normal = (load(xs.at[v]) - m[v]) * r[v];
+                real dz = through_silu(load(dys.at[v]), normal, scale[v], shift[v], silu);
+                sum[v] += dz;
+                sum_normal[v] += dz * normal;
+            }
         }
     }
-    sum = lane_sum(sum, shared);
-    sum_normal = lane_sum(sum_normal, shared);
-    real mean_dn = group_sum(sum * scale, width, shared) / ((real)L * width);
-    real mean_dn_n = group_sum(sum_normal * scale, width, shared) / ((real)L * width);
+    if (threadIdx.y == 0) for (int v = 0; v < V; v++) factors[threadIdx.x * V + v] = scale[v];
+    lane_sums(sum, sums);
+    if (there && threadIdx.y == 0) for (int v = 0; v < V; v++) dbeta[blockIdx.y * C + c + v] = sums[threadIdx.x * V + v];
+    group_means(sums, factors, means, (real)L * width, width, mean_dn);
+    lane_sums(sum_normal, sums);
+    if (there && threadIdx.y == 0) for (int v = 0; v < V; v++) dgamma[blockIdx.y * C + c + v] = sums[threadIdx.x * V + v];
+    group_means(sums, factors, means, (real)L * width, width, mean_dn_n);
     if (!there) return;
-    if (threadIdx.y == 0) {
-        dbeta[blockIdx.y * C + c] = sum;
-        dgamma[blockIdx.y * C + c] = sum_normal;
-    }
+#pragma unroll 2
     for (int i = threadIdx.y; i < L; i += blockDim.y) {
         size_t at = first + (size_t)i * C;
-        real normal = (x[at] - m) * r, dz = through_silu(dy[at], normal, scale, shift, silu);
-        dx[at] = r * (dz * scale - mean_dn - normal * mean_dn_n);
+        pack xs = *(const pack*)(x + at), dys = *(const pack*)(dy + at);
+        for (int v = 0; v < V; v++) {
+            real normal = (load(xs.at[v]) - m[v]) * r[v];
+            real dz = through_silu(load(dys.at[v]), normal, scale[v], shift[v], silu);
+            xs.at[v] = store(r[v] * (dz * scale[v] - mean_dn[v] - normal * mean_dn_n[v]));
+        }
+        *(pack*)(dx + at) = xs;
     }
 }

@@ -1,49 +1,59 @@
 """Group normalization, alone or with SiLU."""
 
+import functools
+import math
 from collections import namedtuple
 from functools import partial
 
 import cupy
+import numpy as np
 
-from tinyddpm.kernels.fallback import Fallback, fallback
-from tinyddpm.kernels.gpu.launch import launch
-from tinyddpm.kernels.gpu.product import column_sums
-from tinyddpm.ops import norm as readable
+from tinyddpm.kernels.gpu.launch import contiguous, launch, pack
+from tinyddpm.kernels.gpu.product import add_sums
+from tinyddpm.ops.accumulate import Accumulating
+from tinyddpm.ops.norm import check_group_norm
+
+THREADS = 256               # of a block, and the packs that it has at most
 
 Cache = namedtuple("Cache", "x gamma beta mean rstd silu")
 
 
-def _normalize(name, x, gamma, beta, groups, eps):
-    readable.check_group_norm(x, gamma, beta, groups)
-    if x.shape[-1] // groups > 1024:                        # more channels in a group than a block has threads
-        return fallback(readable, name, x, gamma, beta, groups, eps)
-    x, silu = cupy.ascontiguousarray(x), name == "group_norm_silu"
-    y, (mean, rstd) = cupy.empty_like(x), cupy.empty((2, len(x), groups), x.dtype)
-    C, (width, grid, block) = x.shape[-1], _blocks(x, groups)
-    launch("group_norm", x.dtype, grid, block, x, gamma, beta, y, mean, rstd, x[0].size // C, C, width, eps, silu)
+def _normalize(silu, x, gamma, beta, groups, eps):
+    check_group_norm(x, gamma, beta, groups)
+    x = contiguous(x)
+    y, (mean, rstd) = cupy.empty_like(x), cupy.empty((2, len(x), groups), gamma.dtype)
+    C, (width, grid, block, V) = x.shape[-1], _blocks(x.shape, groups, x.dtype)
+    launch("group_norm", x.dtype, grid, block, x, gamma, beta, y, mean, rstd, x[0].size // C, C, width, eps, silu, V=V)
     return y, Cache(x, gamma, beta, mean, rstd, silu)
 
 
-group_norm, group_norm_silu = (partial(_normalize, name) for name in ("group_norm", "group_norm_silu"))
+group_norm, group_norm_silu = partial(_normalize, False), partial(_normalize, True)
 
 
-def group_norm_backward(dy, cache):
-    if isinstance(cache, Fallback):
-        return cache.backward(dy, cache.cache)
+@Accumulating
+def group_norm_backward(dy, cache, dgamma, dbeta):
     x, C = cache.x, cache.x.shape[-1]
-    dx, (dgamma, dbeta) = cupy.empty_like(x), cupy.empty((2, len(x), C), x.dtype)
-    width, grid, block = _blocks(x, cache.mean.shape[1])
-    launch("group_norm_backward", x.dtype, grid, block, cupy.ascontiguousarray(dy), *cache[:5], dx, dgamma, dbeta,
-           x[0].size // C, C, width, cache.silu)
-    return dx, column_sums(dgamma[None])[0], column_sums(dbeta[None])[0]
+    dx, (gammas, betas) = cupy.empty_like(x), cupy.empty((2, len(x), C), cache.gamma.dtype)
+    width, grid, block, V = _blocks(x.shape, cache.mean.shape[1], x.dtype)
+    launch("group_norm_backward", x.dtype, grid, block, contiguous(dy), *cache[:5], dx, gammas, betas,
+           x[0].size // C, C, width, cache.silu, V=V)
+    add_sums(dgamma, gammas, dbeta, betas)
+    return dx
 
 
 group_norm_silu_backward = group_norm_backward
 
 
-def _blocks(x, groups):
-    """The channels of a group, and the grid and the block of threads: whole groups, about 32 channels, by 8 lanes."""
-    C = x.shape[-1]
-    width = C // groups
-    channels = width * max(1, 32 // width)
-    return width, (-(-C // channels), len(x)), (channels, max(1, 256 // channels))
+@functools.cache
+def _blocks(shape, groups, dtype):
+    """The channels of a group, the grid, the block of threads (packs, lanes): whole groups, about 32 channels; a pack's V.
+
+    Raises ValueError for a group of more packs than a block can have threads.
+    """
+    N, C = shape[0], shape[-1]
+    width, V = C // groups, pack(dtype, C)
+    unit = math.lcm(width, V)
+    packs = unit * max(1, 32 // unit) // V
+    if packs > THREADS:
+        raise ValueError(f"group_norm: x is {shape} in {groups} groups; a GPU has at most {THREADS * V} channels in one")
+    return width, (-(-C // (packs * V)), N), (packs, THREADS // packs), V

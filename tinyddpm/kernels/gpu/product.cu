@@ -1,32 +1,55 @@
-// For matrix products: their operands, the arrays to which they are added, and sums over rows.
+// For matrix products: their operands, and sums over rows.
 
-extern "C" __global__ void operands(const real* x, operand* y, int size)
-{
-    int i = thread();
-    if (i < size) y[i] = narrow(x[i]);
-}
-
-// y (rows, K) = b + other, other (rows / pixels, K) or absent; a product is then added to y
-extern "C" __global__ void start(real* y, const real* b, const real* other, int pixels, int K, int size)
+// y (., rows2, columns2) = x (., rows, columns) in the type of the operands, padded with zeros
+extern "C" __global__ void operands(const number* x, operand* y, int rows, int columns, int rows2, int columns2, int size)
 {
     int i = thread();
     if (i >= size) return;
-    int k = i % K;
-    y[i] = b[k] + (other ? other[i / (pixels * K) * K + k] : 0);
+    int column = i % columns2, row = i / columns2 % rows2, matrix = i / columns2 / rows2;
+    bool there = row < rows && column < columns;
+    y[i] = there ? narrow(load(x[((size_t)matrix * rows + row) * columns + column])) : narrow(0);
 }
 
-// sums (S, K) of x (S, rows, K) over its rows; one block of (32, 8) threads for 32 columns of one s
-extern "C" __global__ void column_sums(const real* x, real* sums, int rows, int K)
+extern "C" __global__ void widened(const number* x, real* y, int size)
 {
-    __shared__ real shared[8][32];
-    int k = blockIdx.x * 32 + threadIdx.x;
-    real sum = 0;
-    if (k < K)
-        for (int r = threadIdx.y; r < rows; r += 8) sum += x[((size_t)blockIdx.y * rows + r) * K + k];
-    shared[threadIdx.y][threadIdx.x] = sum;
+    int i = thread();
+    if (i < size) y[i] = load(x[i]);
+}
+
+// sums (S, K) of x (S, rows, K) over its rows; a block of (32, 8) threads for 32 V columns of one s
+extern "C" __global__ void column_sums(const number* __restrict__ x, real* sums, int rows, int K)
+{
+    __shared__ real shared[8][32 * V];
+    int first = blockIdx.x * 32 * V + threadIdx.x * V;
+    real sum[V] = {};
+    if (first < K)
+#pragma unroll 8
+        for (int r = threadIdx.y; r < rows; r += 8) {
+            Pack<number, V> pack = *(const Pack<number, V>*)(x + ((size_t)blockIdx.y * rows + r) * K + first);
+            for (int v = 0; v < V; v++) sum[v] += load(pack.at[v]);
+        }
+    for (int v = 0; v < V; v++) shared[threadIdx.y][threadIdx.x * V + v] = sum[v];
     __syncthreads();
-    if (threadIdx.y == 0 && k < K) {
-        for (int lane = 1; lane < 8; lane++) sum += shared[lane][threadIdx.x];
-        sums[blockIdx.y * K + k] = sum;
+    for (int c = threadIdx.y * 32 + threadIdx.x; c < 32 * V; c += 256) {
+        int k = blockIdx.x * 32 * V + c;
+        if (k >= K) return;
+        real whole = shared[0][c];
+        for (int lane = 1; lane < 8; lane++) whole += shared[lane][c];
+        sums[blockIdx.y * K + k] = whole;
     }
+}
+
+// a (size_a) += the sum over the rows of parts_a (rows_a, size_a), and b likewise
+extern "C" __global__ void add_sums(real* a, const real* parts_a, int rows_a, int size_a, real* b, const real* parts_b,
+                                    int rows_b, int size_b, int size)
+{
+    int i = thread();
+    if (i >= size) return;
+    bool of_a = i < size_a;
+    int at = of_a ? i : i - size_a, rows = of_a ? rows_a : rows_b, columns = of_a ? size_a : size_b;
+    const real* parts = (of_a ? parts_a : parts_b) + at;
+    real sum = 0;
+#pragma unroll 8
+    for (int r = 0; r < rows; r++) sum += parts[(size_t)r * columns];
+    (of_a ? a : b)[at] += sum;
 }

@@ -1,11 +1,17 @@
 // The types of all kernels: every other .cu file is compiled with this text before its own.
 //
-// -DREAL=float or double is the type of all arrays; -DNARROW=0, 1 or 2 says whether the operands of matrix products
-// have that type too, or are bfloat16 or float16. No header is needed; the conversions are written out. All sums are
-// added in a fixed order, so that a run is reproducible bit for bit.
+// -DREAL=float or double is the type of parameters, statistics and sums. -DNARROW says what the operands of matrix
+// products are: 0 like real, 1 bfloat16, 2 float16, 3 float32 of which the products read ten bits (TF32). -DSTORED=1
+// if the arrays between the operations have the type of the operands, 0 if they are real; -DV how many of their numbers
+// a thread takes at once. No header is needed; the
+// conversions are written out. All sums are added in a fixed order, so that a run is reproducible bit for bit.
+
+#ifndef V
+#define V 1
+#endif
 
 typedef REAL real;
-#if NARROW
+#if NARROW == 1 || NARROW == 2
 typedef unsigned short operand;
 #else
 typedef real operand;
@@ -40,6 +46,16 @@ __device__ real widen(operand x)
 #endif
 }
 
-template <typename T, int V> struct alignas(V * sizeof(T)) Pack { T at[V]; };      // V numbers in one memory access
+#if STORED
+typedef operand number;
+__device__ real load(number x) { return widen(x); }
+__device__ number store(real x) { return narrow(x); }
+#else
+typedef real number;
+__device__ real load(number x) { return x; }
+__device__ number store(real x) { return x; }
+#endif
+
+template <typename T, int N> struct alignas(N * sizeof(T)) Pack { T at[N]; };      // N numbers in one memory access
 
 __device__ int thread() { return blockIdx.x * blockDim.x + threadIdx.x; }
