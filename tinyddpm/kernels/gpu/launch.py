@@ -2,15 +2,15 @@
 
 import functools
 import hashlib
+import os
 import re
 from pathlib import Path
 
 import cupy
 import numpy as np
-from cupy.cuda import compiler, nvrtc
+from cupy.cuda import nvrtc
 
 from tinyddpm.backend import state
-from tinyddpm.files import replacing
 
 FOLDER = Path(__file__).parent
 NARROW = {"fp32": 0, "bf16": 1, "fp16": 2, "tf32": 3}
@@ -37,13 +37,14 @@ def module(file, options):
     # CuPy compiles for sm_90, but the instructions of Hopper's tensor cores belong to sm_90a.
     options, code = [*options, f"-arch=sm_{HOPPER}a"], source(file)
     key = hashlib.sha256(repr((code, options, nvrtc.getVersion())).encode()).hexdigest()
-    path = Path(compiler.get_cache_dir()) / f"tinyddpm-{key}.cubin"
+    path = Path(os.environ.get("CUPY_CACHE_DIR", os.path.expanduser("~/.cupy/kernel_cache"))) / f"tinyddpm-{key}.cubin"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         program = nvrtc.createProgram(code, file, [], [])
         nvrtc.compileProgram(program, options)
-        with replacing(path) as target:
-            target.write_bytes(nvrtc.getCUBIN(program))
+        part = path.with_suffix(f".{os.getpid()}")                  # other processes may do the same
+        part.write_bytes(nvrtc.getCUBIN(program))
+        os.replace(part, path)
     return cupy.RawModule(path=str(path))
 
 
