@@ -17,6 +17,8 @@ using std::exp; using std::fabs; using std::sqrt;
 
 static struct { int x, y; } threadIdx, blockIdx, blockDim;
 
+#define __expf(x) expf(x)
+static inline float __fdividef(float x, float y) { return x / y; }
 static inline unsigned __float_as_uint(float x) { unsigned bits; memcpy(&bits, &x, 4); return bits; }
 static inline float __uint_as_float(unsigned bits) { float x; memcpy(&x, &bits, 4); return x; }
 

@@ -150,6 +150,7 @@ class RawModule:
             (gx, gy), (bx, by) = ((*size, 1)[:2] for size in (grid, block))
             assert bx * by <= 1024 and gy <= 65535 and shared_mem <= getattr(start, "max_dynamic_shared_size_bytes", 0)
             getattr(self.library, f"run_{name}")(pointers, gx, gy, bx, by)
+        start.kernel = start
         return start
 
 
@@ -189,7 +190,7 @@ def gemmEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb,
     c = _matrix(C, Ctype, ldc, m, n)
     with np.errstate(all="ignore"):
         product = alpha * ((a.T if transa else a) @ (b.T if transb else b))
-        assert beta == 0
+        product = product + beta * c if beta else product
         c[...] = _bfloat16(product) if Ctype == 14 else product
 
 

@@ -169,7 +169,7 @@ class UNet(Module):
             self.labels = Embedding(rng, config.num_classes + 1, 4 * base)
 
         self.patchify, self.unpatchify = (Operation(name, config.patch_size) for name in ("patchify", "unpatchify"))
-        self.narrow, self.widen = Operation("narrow"), Operation("widen")
+        self.widen = Operation("widen")
         self.conv_in = Conv2d(rng, folded * config.image_channels, base)
         C, skips = base, [base]                              # skips: the channels of every skip connection
         self.down = [[] for _ in levels]
@@ -211,7 +211,7 @@ class UNet(Module):
             temb = temb + self.labels.forward(from_numpy(labels))
         temb = self.temb_silu.forward(temb)
 
-        h = self.conv_in.forward(self.narrow.forward(self.patchify.forward(x)))
+        h = self.conv_in.forward(self.remember(ops.narrow(self.patchify.forward(x), self.flat_values)))
         skips = [h]
         for part in self.path():
             h = part.forward(h, skips, temb, rng)
@@ -223,7 +223,8 @@ class UNet(Module):
         dskips, dtembs = [], []
         for part in reversed(self.path()):
             dh = part.backward(dh, dskips, dtembs)
-        dx = self.patchify.backward(self.narrow.backward(self.conv_in.backward(ops.add(dh, dskips.pop()))))
+        dx = self.conv_in.backward(ops.add(dh, dskips.pop()))
+        dx = self.patchify.backward(ops.narrow_backward(dx, self.recall()))
 
         dtemb = self.temb_silu.backward(sum(dtembs))
         if self.config.num_classes is not None:

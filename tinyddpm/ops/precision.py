@@ -1,8 +1,12 @@
 """Where the arrays of a network change their type, if a backend has a precision below that of its parameters."""
 
 
-def narrow(x):
-    """x in the type of the arrays within a network. Only a GPU's twin, with 16 bits, changes anything."""
+def narrow(x, values):
+    """x in the type of the arrays within a network. Only a GPU's twin, with 16 bits, changes anything.
+
+    values: the network's parameters in one buffer, which stay as they are until `widen`, so that a twin can narrow
+        them at once
+    """
     return x, None
 
 

@@ -1,12 +1,13 @@
-"""Convolution and the linear map, by the kernels of conv.cu."""
+"""Convolution and the linear map, by the kernels of conv.cu; cuBLAS makes the gradients of the linear map."""
 
 import functools
 
 import cupy
 import numpy as np
 
-from tinyddpm.kernels.gpu.launch import contiguous, launch
-from tinyddpm.kernels.gpu.product import add_sums, column_sums, operands
+from tinyddpm.backend import state
+from tinyddpm.kernels.gpu.launch import contiguous, kernel, shared_memory
+from tinyddpm.kernels.gpu.product import add_sums, column_sums, filters, multiply, operands
 from tinyddpm.ops.accumulate import Accumulating
 from tinyddpm.ops.conv import check_conv2d, check_conv2d_add
 
@@ -44,8 +45,16 @@ def conv2d_add_backward(dy, cache, dw, db):
 
 @Accumulating
 def linear_backward(dy, cache, dw, db):
-    *conv_cache, shape = cache
-    return gradients(dy.reshape(len(dy), 1, -1, len(db)), conv_cache, dw, db)[0].reshape(shape)
+    x, w, narrow_w, shape = cache
+    dy = contiguous(dy).reshape(len(dy), -1, len(db))
+    source, dx = operands(dy), cupy.empty(shape, dy.dtype)
+    if source.shape[-1] == len(db) and x.shape[-1] == shape[-1]:                # nothing is padded
+        rows = source.reshape(-1, len(db))
+        multiply(rows, narrow_w, dx.reshape(-1, shape[-1]), transpose_b=True)
+        multiply(x.reshape(-1, shape[-1]), rows, dw, transpose_a=True, add=True)
+        add_sums(db, column_sums(dy))
+        return dx
+    return gradients(dy[:, None], cache[:3], dw, db)[0].reshape(shape)
 
 
 def _conv2d(x, w, b, other, stride, pads):
@@ -81,41 +90,56 @@ def _conv2d_backward(dy, cache, dw, db):
 
 def convolve(x, w, b, shift=None, other=None):
     """The result, with shift (N, 1, 1, K) and other (N, H, W, K) added, and the cache."""
-    source, filters = operands(x), operands(w, 2)
-    y = _products("convolve", source, filters, x.dtype, len(b), filters.shape[-1], b, shift, other)
-    return y, (source, w, filters)
+    source, narrow_w = operands(x), filters(w)
+    y = _products("convolve", x.dtype, source, narrow_w, len(b), narrow_w.shape[-1], b, shift, other)
+    return y, (source, w, narrow_w)
 
 
 def gradients(dy, cache, dw, db):
     """dx, and the sums (N, K) of dy over each image. Adds to dw and db."""
-    (x, w, filters), dy = cache, contiguous(dy)
-    source, (N, H, W, C), (kh, kw), (channels, K) = operands(dy), x.shape, _sides(w), w.shape[-2:]
-    dx = _products("convolve_backward", source, filters, dy.dtype, channels, filters.shape[-2])
-    M, F, slabs = N * H * W, kh * kw * C, -(-N * H * W * x.itemsize // LINE)
-    tile = _tile(F, K, x.dtype, 2 * STAGES * 128 * LINE, least=1)
-    tiles = -(-F // tile) * -(-K // tile)
-    each = -(-slabs // max(1, min(BLOCKS // tiles, slabs // LEAST)))
-    parts = cupy.empty((-(-slabs // each), *w.shape), w.dtype)
-    launch("weight_gradient", dy.dtype, (tiles, len(parts)), _threads(tile, x.dtype), x, source, parts, M, H, W, C, K,
-           source.shape[-1], channels, kh, kw, each, shared=2 * STAGES * tile * LINE + 1024, TILE=tile, STAGES=STAGES)
-    sums = column_sums(dy.reshape(N, -1, K))
+    (x, w, narrow_w), dy = cache, contiguous(dy)
+    source = operands(dy)
+    dx = _products("convolve_backward", dy.dtype, source, narrow_w, w.shape[-2], narrow_w.shape[-2])
+    function, grid, block, shared, numbers = _gradient_plan(state.precision, dy.dtype, x.dtype, x.shape, w.shape,
+                                                            source.shape[-1])
+    parts = cupy.empty((grid[1], *w.shape), w.dtype)
+    function(grid, block, [x, source, parts, *numbers], shared_mem=shared)
+    sums = column_sums(dy.reshape(len(dy), -1, w.shape[-1]))
     add_sums(dw, parts, db, sums)
     return dx, sums
 
 
-def _products(name, source, filters, dtype, K, width, bias=None, shift=None, other=None):
-    """An array (N, H, W, K) of that type from a kernel of that name."""
-    (N, H, W, C), (kh, kw), y = source.shape, _sides(filters), cupy.empty((*source.shape[:3], K), dtype)
-    tile = _tile(N * H * W, K, source.dtype, _shared(128, kw))
-    launch(name, dtype, (-(-N * H * W // tile) * -(-K // tile),), _threads(tile, source.dtype), source, filters,
-           *(NOTHING if z is None else contiguous(z) for z in (bias, shift, other)), y, N * H * W, H, W, C, K, width,
-           kh, kw, shared=_shared(tile, kw), TILE=tile, STAGES=STAGES)
+def _products(name, dtype, source, narrow_w, K, width, *added):
+    """An array (N, H, W, K) of that type from a kernel of that name. added: what the kernel adds to its products"""
+    added = [NOTHING if z is None else contiguous(z) for z in added] or [NOTHING] * 3
+    y = cupy.empty((*source.shape[:3], K), dtype)
+    function, grid, block, shared, numbers = _plan(name, state.precision, dtype, source.dtype, source.shape,
+                                                   narrow_w.shape[:-2], K, width)
+    function(grid, block, [source, narrow_w, *added, y, *numbers], shared_mem=shared)
     return y
 
 
-def _sides(w):
-    """kh, kw"""
-    return w.shape[:2] if w.ndim == 4 else (1, 1)
+# A plan: a kernel, its grid, block, bytes of shared memory, and the numbers among its arguments, which a launch only repeats.
+
+@functools.cache
+def _plan(name, precision, dtype, operand, shape, sides, K, width):
+    (N, H, W, C), (kh, kw) = shape, sides or (1, 1)
+    tile = _tile(N * H * W, K, operand, _shared(128, kw), 120)
+    function, _ = kernel(name, dtype, precision, TILE=tile, STAGES=STAGES)
+    return (function, (-(-N * H * W // tile) * -(-K // tile),), _threads(tile, operand), _shared(tile, kw),
+            [np.int32(n) for n in (N * H * W, H, W, C, K, width, kh, kw)])
+
+
+@functools.cache
+def _gradient_plan(precision, dtype, operand, shape, w_shape, width):
+    (N, H, W, C), (channels, K), (kh, kw) = shape, w_shape[-2:], w_shape[:-2] or (1, 1)
+    F, slabs = kh * kw * C, -(-N * H * W * operand.itemsize // LINE)
+    tile = _tile(F, K, operand, 2 * STAGES * 128 * LINE + 1024, 1)
+    tiles = -(-F // tile) * -(-K // tile)
+    each = -(-slabs // max(1, min(BLOCKS // tiles, slabs // LEAST)))
+    function, _ = kernel("weight_gradient", dtype, precision, TILE=tile, STAGES=STAGES)
+    return (function, (tiles, -(-slabs // each)), _threads(tile, operand), 2 * STAGES * tile * LINE + 1024,
+            [np.int32(n) for n in (N * H * W, H, W, C, K, width, channels, kh, kw, each)])
 
 
 def _shared(tile, kw):
@@ -128,8 +152,7 @@ def _threads(tile, operand):
     return (256 if tile == 128 and operand.itemsize == 2 else 128,)
 
 
-@functools.cache
-def _tile(rows, columns, operand, shared, least=120):
+def _tile(rows, columns, operand, shared, least):
     """128, if that gives enough tiles, of which little is wasted, and fits in registers and shared memory; else 64."""
-    fits = shared + 1024 <= cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"] and operand != np.float64
+    fits = shared <= shared_memory() and operand != np.float64
     return 128 if fits and min(rows, columns) > 64 and -(-rows // 128) * -(-columns // 128) >= least else 64

@@ -49,27 +49,32 @@ def module(file, options):
 
 
 @functools.cache
-def kernel(name, dtype, precision, shared, constants):
+def kernel(name, dtype, precision, **constants):
     """A kernel for arrays of that type, and a converter for each argument: to int, to real, or None for an array."""
     real, narrow = "double" if dtype == np.float64 else "float", NARROW[precision]
     stored = int(dtype in NARROW_TYPES.values())
     file, kinds = KERNELS[name]
-    options = {"REAL": real, "NARROW": 0 if real == "double" else narrow, "STORED": stored, **dict(constants)}
+    options = {"REAL": real, "NARROW": 0 if real == "double" else narrow, "STORED": stored, **constants}
     function = module(file, ("--std=c++17", *(f"-D{key}={value}" for key, value in options.items()))).get_function(name)
-    if shared:
-        function.max_dynamic_shared_size_bytes = shared
+    if file == "conv.cu":
+        function.max_dynamic_shared_size_bytes = shared_memory()
     types = {"int": np.int32, "real": np.float64 if real == "double" else np.float32}
-    return function, [types.get(kind) for kind in kinds]
+    return function.kernel, [types.get(kind) for kind in kinds]
 
 
-def launch(name, dtype, grid, block, *arguments, shared=0, **constants):
+@functools.cache
+def shared_memory():
+    """The bytes of shared memory that a block can have."""
+    return cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
+
+
+def launch(name, dtype, grid, block, *arguments, **constants):
     """Launch a kernel on arrays of that type; numbers among its arguments are converted to the declared type.
 
-    shared: bytes of dynamic shared memory; constants: are defined for the compiler
+    constants: are defined for the compiler
     """
-    function, converters = kernel(name, dtype, state.precision, shared, tuple(constants.items()))
-    arguments = [convert(a) if convert else a for convert, a in zip(converters, arguments, strict=True)]
-    function(grid, block, arguments, shared_mem=shared)
+    function, converters = kernel(name, dtype, state.precision, **constants)
+    function(grid, block, [convert(a) if convert else a for convert, a in zip(converters, arguments, strict=True)])
 
 
 def launch_each(name, dtype, size, *arguments, **constants):

@@ -39,17 +39,22 @@ extern "C" __global__ void column_sums(const number* __restrict__ x, real* sums,
     }
 }
 
-// a (size_a) += the sum over the rows of parts_a (rows_a, size_a), and b likewise
+// a (size_a) += the sum over the rows of parts_a (rows_a, size_a), and b likewise; the first blocks_a blocks are for a
 extern "C" __global__ void add_sums(real* a, const real* parts_a, int rows_a, int size_a, real* b, const real* parts_b,
-                                    int rows_b, int size_b, int size)
+                                    int rows_b, int size_b, int blocks_a)
 {
-    int i = thread();
-    if (i >= size) return;
-    bool of_a = i < size_a;
-    int at = of_a ? i : i - size_a, rows = of_a ? rows_a : rows_b, columns = of_a ? size_a : size_b;
-    const real* parts = (of_a ? parts_a : parts_b) + at;
+    __shared__ real shared[8][32];
+    bool of_a = blockIdx.x < blocks_a;
+    int i = (of_a ? blockIdx.x : blockIdx.x - blocks_a) * 32 + threadIdx.x, rows = of_a ? rows_a : rows_b;
+    int size = of_a ? size_a : size_b;
+    const real* parts = of_a ? parts_a : parts_b;
     real sum = 0;
-#pragma unroll 8
-    for (int r = 0; r < rows; r++) sum += parts[(size_t)r * columns];
-    (of_a ? a : b)[at] += sum;
+    if (i < size)
+#pragma unroll 4
+        for (int r = threadIdx.y; r < rows; r += 8) sum += parts[(size_t)r * size + i];
+    shared[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y > 0 || i >= size) return;
+    for (int lane = 1; lane < 8; lane++) sum += shared[lane][threadIdx.x];
+    (of_a ? a : b)[i] += sum;
 }

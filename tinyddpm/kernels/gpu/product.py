@@ -19,15 +19,28 @@ def operand_type(dtype):
     return NARROW_TYPES.get(state.precision, dtype) if dtype == np.float32 else dtype
 
 
-def operands(x, axes=1):
-    """x, contiguous, in the type of the operands, its last axes padded with zeros to whole packs of 16 bytes."""
-    dtype, (rows, columns) = operand_type(x.dtype), x.shape[-2:] if axes == 2 else (1, x.shape[-1])
+def operands(x):
+    """x, contiguous, in the type of the operands, its last axis padded with zeros to whole packs of 16 bytes."""
+    return _padded(x, 1)
+
+
+def filters(w):
+    """The same for weights, whose last two axes are padded."""
+    start = (w.data.ptr - parameters.start) // w.itemsize
+    if 0 <= start < parameters.size and not any(side % 8 for side in w.shape[-2:]) and start % 8 == 0:
+        return parameters.narrow[start:start + w.size].reshape(w.shape)
+    return _padded(w, 2)
+
+
+def _padded(x, axes):
+    """The last `axes` axes, 1 or 2, of x padded, in the type of the operands."""
+    dtype, sides = operand_type(x.dtype), x.shape[-axes:]
     pack = 16 // dtype.itemsize
-    padded = (-(-rows // pack) * pack if axes == 2 else 1), -(-columns // pack) * pack
-    if dtype == x.dtype and padded == (rows, columns):
+    padded = tuple(-(-side // pack) * pack for side in sides)
+    if dtype == x.dtype and padded == sides:
         return contiguous(x)
-    y = cupy.empty((*x.shape[:-axes], *padded[2 - axes:]), dtype)
-    launch_each("operands", x.dtype, y.size, cupy.ascontiguousarray(x), y, rows, columns, *padded)
+    y, one = cupy.empty((*x.shape[:-axes], *padded), dtype), (1,) * (2 - axes)
+    launch_each("operands", x.dtype, y.size, cupy.ascontiguousarray(x), y, *one, *sides, *one, *padded)
     return y
 
 
@@ -41,29 +54,40 @@ def narrowed(x):
     return y
 
 
+class Parameters:
+    """A copy of a network's parameters in the type of the operands, made once for a forward (see ops.narrow)."""
+
+    def __init__(self, values=None):
+        self.narrow = None if values is None else narrowed(values)
+        self.start, self.size = (0, 0) if values is None or self.narrow is values else (values.data.ptr, values.size)
+
+
+parameters = Parameters()
+
+
 @functools.cache
 def number(value, dtype):
     """A number that cuBLAS reads from the host's memory."""
     return np.full(1, value, dtype)
 
 
-def multiply(a, b, out, transpose_a=False, transpose_b=False):
-    """out = a b, each (rows, columns), or (batch, rows, columns) with any strides before the columns.
+def multiply(a, b, out, transpose_a=False, transpose_b=False, add=False):
+    """out = a b, or out += a b, each (rows, columns), or (batch, rows, columns) with any strides before the columns.
 
     cuBLAS stores matrices by columns, so it computes out^T = b^T a^T.
     """
     (M, N), K = out.shape[-2:], a.shape[-2 if transpose_a else -1]
     kinds = [TYPES[z.dtype.type] for z in (b, a, out)]
     compute = COMPUTE_64F if kinds[2] == R_64F else COMPUTE_TF32 if state.precision == "tf32" else COMPUTE_32F
-    one, zero = (number(value, np.float64 if compute == COMPUTE_64F else np.float32).ctypes.data for value in (1, 0))
+    one, factor = (number(value, np.float64 if compute == COMPUTE_64F else np.float32).ctypes.data for value in (1, int(add)))
     handle = cupy.cuda.device.get_cublas_handle()
     steps = [max(z.strides[-2] // z.itemsize, z.shape[-1]) for z in (b, a, out)]            # from row to row
     B, A, C = ((z.data.ptr, kind, step) for z, kind, step in zip((b, a, out), kinds, steps))
     if out.ndim == 2:
-        cublas.gemmEx(handle, transpose_b, transpose_a, N, M, K, one, *B, *A, zero, *C, compute, -1)
+        cublas.gemmEx(handle, transpose_b, transpose_a, N, M, K, one, *B, *A, factor, *C, compute, -1)
     else:
         nextb, nexta, nextc = (z.strides[0] // z.itemsize for z in (b, a, out))                 # from matrix to matrix
-        cublas.gemmStridedBatchedEx(handle, transpose_b, transpose_a, N, M, K, one, *B, nextb, *A, nexta, zero,
+        cublas.gemmStridedBatchedEx(handle, transpose_b, transpose_a, N, M, K, one, *B, nextb, *A, nexta, factor,
                                     *C, nextc, len(out), compute, -1)
 
 
@@ -79,7 +103,10 @@ def column_sums(x):
     return sums
 
 
-def add_sums(a, parts_of_a, b, parts_of_b):
-    """a += the sum of parts_of_a (parts, *a.shape) over the parts, and b likewise, in one launch."""
-    launch_each("add_sums", a.dtype, a.size + b.size, a, parts_of_a, len(parts_of_a), a.size, b, parts_of_b,
-                len(parts_of_b), b.size)
+def add_sums(a, parts_a, b=None, parts_b=None):
+    """a += the sum of parts_a (parts, *a.shape) over the parts, and b likewise, in one launch."""
+    if b is None:
+        b, parts_b = a[:0], parts_a
+    blocks = -(-a.size // 32)
+    launch("add_sums", a.dtype, (blocks + -(-b.size // 32),), (32, 8), a, parts_a, len(parts_a), a.size, b, parts_b,
+           len(parts_b), b.size, blocks)
