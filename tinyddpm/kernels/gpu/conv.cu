@@ -14,7 +14,8 @@
 //                  q = 1:   [-----------------------]       for pixels at the edge of an image, whose neighbour
 //                  q = 2:     [-----------------------]     is none, threads read a line of zeros
 //
-// and for each (p, q) a slab of w by TILE channels. Copies run STAGES - 1 slabs ahead of the products. Reading the patch
+// and for each (p, q) a slab of w by TILE channels. Copies run STAGES - 2 slabs ahead of the products, of which those of
+// the slab before may still run. Reading the patch
 // once for three q saves the way from the L2 cache, which limits such kernels more than the tensor cores do; two blocks
 // on each multiprocessor fill each other's pauses.
 //
@@ -73,11 +74,13 @@ template <bool ACROSS, class At> INLINE void load_left(Fragment& f, At at, int k
     for (int i = 0; i < 4; i++) f.at[i] = to_tf32(*(const real*)at(i % 2, k + threadIdx.x % 4 + i / 2 * 4));
 }
 #else
-const int DEPTH = 1;
-struct Fragment { real at[2]; };
+const int DEPTH = PACK;
+struct Fragment { Pack<real, PACK> at[2]; };
 template <bool ACROSS, class At> INLINE void load_left(Fragment& f, At at, int k)
 {
-    for (int i = 0; i < 2; i++) f.at[i] = *(const real*)at(i, k);
+    for (int i = 0; i < 2; i++)
+        if (ACROSS) for (int d = 0; d < PACK; d++) f.at[i].at[d] = *(const real*)at(i, k + d);
+        else f.at[i] = *(const Pack<real, PACK>*)at(i, k);
 }
 #endif
 #endif
@@ -121,14 +124,23 @@ template <bool ACROSS> INLINE void multiply(real (&c)[BLOCKS][TILE / 8][4], Frag
     }
 #else
 #pragma unroll
-    for (int j = 0; j < TILE / 8; j++)
+    for (int j = 0; j < TILE / 8; j++) {
+        real two[2][PACK];                      // columns, as they lie in memory: side by side, or below each other
+        for (int d = 0; d < PACK; d++)
+            if (ACROSS) {
+                Pack<real, 2> row = *(const Pack<real, 2>*)within<true>(right, 8 * j + lane % 4 * 2, k + d);
+                two[0][d] = row.at[0], two[1][d] = row.at[1];
+            }
+        for (int e = 0; e < 2; e++)
+            if (!ACROSS) *(Pack<real, PACK>*)two[e] = *(const Pack<real, PACK>*)within<false>(right, 8 * j + lane % 4 * 2 + e, k);
 #pragma unroll
-        for (int e = 0; e < 2; e++) {
-            real number = *(const real*)within<ACROSS>(right, 8 * j + lane % 4 * 2 + e, k);
+        for (int d = 0; d < PACK; d++)
 #pragma unroll
-            for (int b = 0; b < BLOCKS; b++)
-                c[b][j][e] += left[b].at[0] * number, c[b][j][2 + e] += left[b].at[1] * number;
-        }
+            for (int e = 0; e < 2; e++)
+#pragma unroll
+                for (int b = 0; b < BLOCKS; b++)
+                    for (int half = 0; half < 2; half++) c[b][j][2 * half + e] += left[b].at[half].at[d] * two[e][d];
+    }
 #endif
 }
 
@@ -139,6 +151,7 @@ INLINE void multiply_slab(real (&c)[BLOCKS][TILE / 8][4], At at, const char* rig
 #pragma unroll
     for (int start = 0; start < SLAB; start += AHEAD * DEPTH) {
         if (start >= rest) break;
+        wait_for_products<0>();                 // of the slab before, whose registers these use
         Fragment left[AHEAD][BLOCKS];
 #pragma unroll
         for (int n = 0; n < AHEAD; n++)
@@ -149,7 +162,6 @@ INLINE void multiply_slab(real (&c)[BLOCKS][TILE / 8][4], At at, const char* rig
 #pragma unroll
         for (int n = 0; n < AHEAD; n++) multiply<ACROSS>(c, left[n], right, start + n * DEPTH);
         commit_products();
-        wait_for_products<0>();
     }
 }
 
@@ -179,13 +191,12 @@ template <bool BACKWARD> struct Source {
     INLINE void fetch_patch()
     {
         int pack = threadIdx.x % 8, line = threadIdx.x / 8;
-        long long from = (long long)first + (BACKWARD ? kh / 2 - p : p - kh / 2) * W
-            - (BACKWARD ? kw - 1 - kw / 2 : kw / 2);
-        const operand* source = x + from * C + slab + pack * PACK;
+        int from = first + (BACKWARD ? kh / 2 - p : p - kh / 2) * W - (BACKWARD ? kw - 1 - kw / 2 : kw / 2);
+        const operand* source = x + (long long)from * C + slab + pack * PACK;
         char* to = patches + filled * patch_bytes;
         for (int r = line; r < patch; r += T / 8) {
             bool there = from + r >= 0 && from + r < M && slab + pack * PACK < C;
-            copy_async(to + place(r, pack), there ? source + (long long)r * C : x, there);
+            copy_async(to + place(r, pack), there ? source + r * C : x, there);
         }
         if (++filled == ring) filled = 0;
     }
@@ -197,7 +208,7 @@ template <bool BACKWARD> struct Source {
         int pack = threadIdx.x % PACKS, line = threadIdx.x / PACKS, position = p * kw + q;
         int row = (BACKWARD ? column : slab) + line, across = (BACKWARD ? slab : column) + pack * PACK;
         int rows = BACKWARD ? width : C, columns = BACKWARD ? C : width;
-        const operand* source = w + ((long long)position * rows + row) * columns + across;
+        const operand* source = w + (position * rows + row) * columns + across;
         char* to = tiles + tile * SIDE + pack / 8 * SLAB * 128;
 #pragma unroll
         for (int l = 0; l < TILE * 8 / T; l++) {
@@ -230,16 +241,16 @@ INLINE void convolve(const operand* __restrict__ x, const operand* __restrict__ 
         }
     real c[BLOCKS][TILE / 8][4] = {};
 #pragma unroll
-    for (int n = 0; n < STAGES - 1; n++) source.fetch();
+    for (int n = 0; n < STAGES - 2; n++) source.fetch();
     int tile = 0, now = 0;
     for (int rest = C; rest > 0; rest -= SLAB)
         for (int p = 0; p < kh; p++) {
             int down = BACKWARD ? kh / 2 - p : p - kh / 2;
             for (int q = 0; q < kw; q++) {
-                wait_for_copies<STAGES - 2>();
+                wait_for_copies<STAGES - 3>();
                 begin_products();
                 __syncthreads();
-                source.fetch();
+                source.fetch();             // while the products of the slab before still run
                 int right = BACKWARD ? kw / 2 - q : q - kw / 2, along = BACKWARD ? kw - 1 - q : q;
                 Line line[BLOCKS][ROWS];
 #pragma unroll
@@ -260,6 +271,7 @@ INLINE void convolve(const operand* __restrict__ x, const operand* __restrict__ 
     // Through shared memory, so that threads write whole packs of y
     const int PITCH = TILE + 8, WIDE = 16 / sizeof(number);
     real* result = (real*)tiles;
+    wait_for_products<0>();
     wait_for_copies<0>();
     __syncthreads();
 #pragma unroll
@@ -362,6 +374,7 @@ extern "C" __global__ void __launch_bounds__(T, 2) weight_gradient(
         multiply_slab<true, true>(c, [&](int b, int r, int k) {
             return within<true>(x_tile, rows + 64 * b + row_of_thread<true>(r), k);
         }, x_tile + SIDE, SLAB);
+        wait_for_products<0>();
         if (++stage == STAGES) stage = 0;
     }
     parts += (long long)blockIdx.y * kh * kw * channels * K;

@@ -1,6 +1,7 @@
 """Convolution and the linear map, by the kernels of conv.cu; cuBLAS makes the gradients of the linear map."""
 
 import functools
+from collections import namedtuple
 
 import cupy
 import numpy as np
@@ -11,9 +12,9 @@ from tinyddpm.kernels.gpu.product import add_sums, column_sums, filters, multipl
 from tinyddpm.ops.accumulate import Accumulating
 from tinyddpm.ops.conv import check_conv2d, check_conv2d_add
 
-STAGES = 3                  # slabs in shared memory: one in use, the others on their way
 BLOCKS = 264                # that the gradient by w is shared out to: two for each multiprocessor of a large GPU
 LINE = 128                  # bytes of a slab's line
+GRADIENT_STAGES = 3         # slabs of both operands in shared memory
 LEAST = 4                   # slabs of pixels in a part of the gradient by w
 NOTHING = np.uintp(0)       # an array that is absent
 
@@ -57,33 +58,52 @@ def linear_backward(dy, cache, dw, db):
     return gradients(dy[:, None], cache[:3], dw, db)[0].reshape(shape)
 
 
+Cut = namedtuple("Cut", "shape inner outer")
+
+
 def _conv2d(x, w, b, other, stride, pads):
-    """The kernels make results as large as the source. Others are cut out of one of the padded source."""
-    (kh, kw), shape = w.shape[:2], x.shape
-    ((top, bottom), (left, right)), cut = pads, None
+    """The kernels make results as large as the source. Others are cut out of one of the source, padded if need be."""
     per_image = other is not None and (other.dtype != x.dtype or other.size != x[..., 0].size * len(b))
-    if stride > 1 or (top, bottom, left, right) != (kh // 2, (kh - 1) // 2, kw // 2, (kw - 1) // 2):
-        N, H, W, C = shape
-        padded = cupy.zeros((N, H + top + bottom, W + left + right, C), x.dtype)
-        inner = slice(top, top + H), slice(left, left + W)
-        padded[:, inner[0], inner[1]] = x
-        outer = tuple(slice(k // 2, side - (k - 1) // 2, stride) for k, side in zip((kh, kw), padded.shape[1:]))
-        x, cut = padded, (padded.shape, inner, outer)
-    y, cache = convolve(x, w, b, *((other, None) if per_image else (None, other)))
-    return y if cut is None else y[:, cut[2][0], cut[2][1]], (*cache, cut, per_image)
+    cut = _cut(x.shape, w.shape[:2], stride, pads)
+    if cut is None:
+        y, cache = convolve(x, w, b, *((other, None) if per_image else (None, other)))
+        return y, (*cache, cut, per_image)
+    if cut.shape != x.shape:
+        padded = cupy.zeros(cut.shape, x.dtype)
+        padded[cut.inner] = x
+        x = padded
+    y, cache = convolve(x, w, b)
+    return y[cut.outer], (*cache, cut, per_image)
 
 
 def _conv2d_backward(dy, cache, dw, db):
     """Returns dx, dy, and if the forward added a number for each image, their gradients. Adds to dw and db."""
     *conv_cache, cut, per_image = cache
-    whole = dy
-    if cut is not None:
-        whole = cupy.zeros((*cut[0][:3], dy.shape[3]), dy.dtype)
-        whole[:, cut[2][0], cut[2][1]] = dy
-    dx, sums = gradients(whole, conv_cache, dw, db)
-    if cut is not None:
-        dx = dx[:, cut[1][0], cut[1][1]]
-    return dx, dy, sums[:, None, None] if per_image else None
+    if cut is None:
+        dx, sums = gradients(dy, conv_cache, dw, db)
+        return dx, dy, sums[:, None, None] if per_image else None
+    whole = cupy.zeros((*cut.shape[:3], dy.shape[3]), dy.dtype)
+    whole[cut.outer] = dy
+    return gradients(whole, conv_cache, dw, db)[0][cut.inner], dy, None
+
+
+@functools.cache
+def _cut(shape, sides, stride, pads):
+    """The padded shape, where the source lies in it, and where the result lies; None if both are the source's."""
+    N, H, W, C = shape
+    inner, outer, padded = [], [], []
+    for side, k, (before, after) in zip((H, W), sides, pads):
+        first, count = k // 2 - before, (side + before + after - k) // stride + 1       # the kernel's centres
+        if first < 0 or first + (count - 1) * stride >= side:
+            first, padding = k // 2, before + after
+        else:
+            before = padding = 0
+        padded.append(side + padding)
+        inner.append(slice(before, before + side))
+        outer.append(slice(first, first + (count - 1) * stride + 1, stride))
+    if (*padded,) == (H, W) and all(len(range(side)[z]) == side for side, z in zip((H, W), outer)):
+        return None
+    return Cut((N, *padded, C), (slice(None), *inner), (slice(None), *outer))
 
 
 # ---- of equal size: x (N, H, W, C), w (kh, kw, C, K) or (C, K), y (N, H, W, K) ----
@@ -91,7 +111,8 @@ def _conv2d_backward(dy, cache, dw, db):
 def convolve(x, w, b, shift=None, other=None):
     """The result, with shift (N, 1, 1, K) and other (N, H, W, K) added, and the cache."""
     source, narrow_w = operands(x), filters(w)
-    y = _products("convolve", x.dtype, source, narrow_w, len(b), narrow_w.shape[-1], b, shift, other)
+    y = _products("convolve", x.dtype, source, narrow_w, len(b), narrow_w.shape[-1], b,
+                  None if shift is None else cupy.ascontiguousarray(shift), None if other is None else contiguous(other))
     return y, (source, w, narrow_w)
 
 
@@ -111,7 +132,7 @@ def gradients(dy, cache, dw, db):
 
 def _products(name, dtype, source, narrow_w, K, width, *added):
     """An array (N, H, W, K) of that type from a kernel of that name. added: what the kernel adds to its products"""
-    added = [NOTHING if z is None else contiguous(z) for z in added] or [NOTHING] * 3
+    added = [NOTHING if z is None else z for z in added] or [NOTHING] * 3
     y = cupy.empty((*source.shape[:3], K), dtype)
     function, grid, block, shared, numbers = _plan(name, state.precision, dtype, source.dtype, source.shape,
                                                    narrow_w.shape[:-2], K, width)
@@ -125,7 +146,7 @@ def _products(name, dtype, source, narrow_w, K, width, *added):
 def _plan(name, precision, dtype, operand, shape, sides, K, width):
     (N, H, W, C), (kh, kw) = shape, sides or (1, 1)
     tile = _tile(N * H * W, K, operand, _shared(128, kw), 120)
-    function, _ = kernel(name, dtype, precision, TILE=tile, STAGES=STAGES)
+    function, _ = kernel(name, dtype, precision, TILE=tile, STAGES=_stages(kw))
     return (function, (-(-N * H * W // tile) * -(-K // tile),), _threads(tile, operand), _shared(tile, kw),
             [np.int32(n) for n in (N * H * W, H, W, C, K, width, kh, kw)])
 
@@ -134,18 +155,23 @@ def _plan(name, precision, dtype, operand, shape, sides, K, width):
 def _gradient_plan(precision, dtype, operand, shape, w_shape, width):
     (N, H, W, C), (channels, K), (kh, kw) = shape, w_shape[-2:], w_shape[:-2] or (1, 1)
     F, slabs = kh * kw * C, -(-N * H * W * operand.itemsize // LINE)
-    tile = _tile(F, K, operand, 2 * STAGES * 128 * LINE + 1024, 1)
+    tile = _tile(F, K, operand, 2 * GRADIENT_STAGES * 128 * LINE + 1024, 1)
     tiles = -(-F // tile) * -(-K // tile)
     each = -(-slabs // max(1, min(BLOCKS // tiles, slabs // LEAST)))
-    function, _ = kernel("weight_gradient", dtype, precision, TILE=tile, STAGES=STAGES)
-    return (function, (tiles, -(-slabs // each)), _threads(tile, operand), 2 * STAGES * tile * LINE + 1024,
+    function, _ = kernel("weight_gradient", dtype, precision, TILE=tile, STAGES=GRADIENT_STAGES)
+    return (function, (tiles, -(-slabs // each)), _threads(tile, operand), 2 * GRADIENT_STAGES * tile * LINE + 1024,
             [np.int32(n) for n in (N * H * W, H, W, C, K, width, channels, kh, kw, each)])
+
+
+def _stages(kw):
+    """Slabs of w in shared memory, so that two blocks fit on a multiprocessor of a large GPU."""
+    return 4 if kw > 1 else 3
 
 
 def _shared(tile, kw):
     """Bytes of shared memory: the slabs of w, a ring of patches, a line of zeros, and what aligns them."""
-    patch, ring = -(-(tile + kw - 1) * LINE // 1024) * 1024, (STAGES - 2 + kw) // kw + 1
-    return STAGES * tile * LINE + ring * patch + LINE + 1024
+    patch, ring = -(-(tile + kw - 1) * LINE // 1024) * 1024, (_stages(kw) - 2 + kw) // kw + 1
+    return _stages(kw) * tile * LINE + ring * patch + LINE + 1024
 
 
 def _threads(tile, operand):

@@ -43,18 +43,23 @@ extern "C" __global__ void column_sums(const number* __restrict__ x, real* sums,
 extern "C" __global__ void add_sums(real* a, const real* parts_a, int rows_a, int size_a, real* b, const real* parts_b,
                                     int rows_b, int size_b, int blocks_a)
 {
-    __shared__ real shared[8][32];
+    __shared__ real shared[8][32 * V];
     bool of_a = blockIdx.x < blocks_a;
-    int i = (of_a ? blockIdx.x : blockIdx.x - blocks_a) * 32 + threadIdx.x, rows = of_a ? rows_a : rows_b;
-    int size = of_a ? size_a : size_b;
+    int first = (of_a ? blockIdx.x : blockIdx.x - blocks_a) * 32 * V, i = first + threadIdx.x * V;
+    int size = of_a ? size_a : size_b, rows = of_a ? rows_a : rows_b;
     const real* parts = of_a ? parts_a : parts_b;
-    real sum = 0;
+    real sum[V] = {};
     if (i < size)
 #pragma unroll 4
-        for (int r = threadIdx.y; r < rows; r += 8) sum += parts[(size_t)r * size + i];
-    shared[threadIdx.y][threadIdx.x] = sum;
+        for (int r = threadIdx.y; r < rows; r += 8) {
+            Pack<real, V> pack = *(const Pack<real, V>*)(parts + (size_t)r * size + i);
+            for (int v = 0; v < V; v++) sum[v] += pack.at[v];
+        }
+    for (int v = 0; v < V; v++) shared[threadIdx.y][threadIdx.x * V + v] = sum[v];
     __syncthreads();
-    if (threadIdx.y > 0 || i >= size) return;
-    for (int lane = 1; lane < 8; lane++) sum += shared[lane][threadIdx.x];
-    (of_a ? a : b)[i] += sum;
+    for (int c = threadIdx.y * 32 + threadIdx.x; c < 32 * V && first + c < size; c += 256) {
+        real whole = shared[0][c];
+        for (int lane = 1; lane < 8; lane++) whole += shared[lane][c];
+        (of_a ? a : b)[first + c] += whole;
+    }
 }

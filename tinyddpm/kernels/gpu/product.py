@@ -7,7 +7,7 @@ import numpy as np
 from cupy_backends.cuda.libs import cublas
 
 from tinyddpm.backend import state
-from tinyddpm.kernels.gpu.launch import NARROW_TYPES, contiguous, launch, launch_each
+from tinyddpm.kernels.gpu.launch import NARROW_TYPES, contiguous, launch, launch_each, pack
 
 R_64F, R_32F, R_16F, R_16BF = 1, 0, 2, 14                           # cuBLAS's types
 COMPUTE_64F, COMPUTE_32F, COMPUTE_TF32 = 70, 68, 77                 # and its arithmetic
@@ -35,8 +35,8 @@ def filters(w):
 def _padded(x, axes):
     """The last `axes` axes, 1 or 2, of x padded, in the type of the operands."""
     dtype, sides = operand_type(x.dtype), x.shape[-axes:]
-    pack = 16 // dtype.itemsize
-    padded = tuple(-(-side // pack) * pack for side in sides)
+    width = 16 // dtype.itemsize
+    padded = tuple(-(-side // width) * width for side in sides)
     if dtype == x.dtype and padded == sides:
         return contiguous(x)
     y, one = cupy.empty((*x.shape[:-axes], *padded), dtype), (1,) * (2 - axes)
@@ -107,6 +107,7 @@ def add_sums(a, parts_a, b=None, parts_b=None):
     """a += the sum of parts_a (parts, *a.shape) over the parts, and b likewise, in one launch."""
     if b is None:
         b, parts_b = a[:0], parts_a
-    blocks = -(-a.size // 32)
-    launch("add_sums", a.dtype, (blocks + -(-b.size // 32),), (32, 8), a, parts_a, len(parts_a), a.size, b, parts_b,
-           len(parts_b), b.size, blocks)
+    V = pack(a.dtype, a.size, b.size)
+    blocks_a, blocks_b = (-(-z.size // (32 * V)) for z in (a, b))
+    launch("add_sums", a.dtype, (blocks_a + blocks_b,), (32, 8), a, parts_a, len(parts_a), a.size, b, parts_b,
+           len(parts_b), b.size, blocks_a, V=V)
