@@ -141,12 +141,19 @@ def numpy_backend():
     tinyddpm.use("numpy")
 
 
-@pytest.fixture
-def gpu():
-    """CuPy if it finds a device, else the stand-in that runs its kernels on the CPU. Yields the stand-in's waits."""
+def cupy_is_real():
+    """Whether CuPy is installed and finds a device."""
     try:
         importlib.import_module("cupy").cuda.runtime.getDeviceCount()
     except (ImportError, RuntimeError):
+        return False
+    return True
+
+
+@pytest.fixture
+def gpu():
+    """CuPy if it finds a device, else the stand-in that runs its kernels on the CPU. Yields the stand-in's waits."""
+    if not cupy_is_real():
         if not cupy_on_cpu.COMPILER:
             pytest.skip("needs a GPU with CuPy, or a C++ compiler for the stand-in")
         with cupy_on_cpu.installed():

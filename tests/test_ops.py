@@ -42,8 +42,8 @@ def cases():
         yield f"linear {shape}", ops.linear, ops.linear_backward, (normal(*shape), normal(shape[-1], 4), normal(4))
         yield f"silu {shape}", ops.silu, ops.silu_backward, (5 * normal(*shape),)
         yield f"softmax {shape}", ops.softmax, ops.softmax_backward, (normal(*shape[:-1], 4),)
-        mask = (normal(*shape, seed=2) > -1) * 1.25
-        yield f"dropout {shape}", lambda x, m=mask: ops.dropout(x, m), ops.dropout_backward, (normal(*shape),)
+        yield (f"dropout {shape}", lambda x: ops.dropout(x, np.random.default_rng(2), 0.3), ops.dropout_backward,
+               (normal(*shape),))
         target = normal(*shape, seed=1)
         yield (f"mean_squared_error {shape}", lambda p, y=target: ops.mean_squared_error(p, y),
                ops.mean_squared_error_backward, (normal(*shape),))
@@ -80,6 +80,9 @@ def cases():
     for shape in ((4, 3), (1, 2), (5, 7)):
         yield (f"cross_entropy {shape}", lambda x, labels=np.arange(shape[0]) % shape[1]: ops.cross_entropy(x, labels),
                ops.cross_entropy_backward, (normal(*shape),))
+    for name in ("narrow", "widen"):
+        yield (name, lambda x, f=getattr(ops, name), more=(None,) * (name == "narrow"): f(x, *more),
+               getattr(ops, name + "_backward"), (normal(3, 4),))
     yield "embedding", ops.embedding, ops.embedding_backward, (normal(5, 3), np.array([4, 0, 4, 2]))
 
 
@@ -243,7 +246,8 @@ def test_values_by_their_definitions():
     np.testing.assert_array_equal(ops.unpatchify(folded, 2)[0], x)
     np.testing.assert_allclose(ops.mean_pool(x)[0][0], [x[..., c].sum() / 24 for c in range(3)], rtol=1e-12)
     np.testing.assert_array_equal(ops.embedding(x[0, 0], np.array([2, 2, 5]))[0], x[0, 0][[2, 2, 5]])
-    np.testing.assert_array_equal(ops.dropout(x, x > 0)[0], np.where(x > 0, x, 0))
+    kept, _ = ops.dropout(np.full(10_000, 3.0), np.random.default_rng(0), 0.25)
+    assert set(kept) == {0, 4} and abs((kept == 0).mean() - 0.25) < 0.02
     assert [part.tolist() for part in np.split(ops.concatenate(x, 2 * x)[0], 2, axis=3)] == [x.tolist(),
                                                                                              (2 * x).tolist()]
     np.testing.assert_array_equal(ops.add(x, 2 * x), 3 * x)

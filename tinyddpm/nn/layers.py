@@ -108,7 +108,7 @@ class Dropout(Module):
     def forward(self, x, rng):
         if not (self.training and self.p):
             return x
-        return self.remember(ops.dropout(x, ops.dropout_mask(rng, x.shape, self.p), self.p))
+        return self.remember(ops.dropout(x, rng, self.p))
 
     def backward(self, dy):
         return ops.dropout_backward(dy, self.recall()) if self.p else dy

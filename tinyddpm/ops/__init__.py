@@ -2,7 +2,7 @@
 
 `y, cache = op(x, ...)` and `dx, ... = op_backward(dy, cache)`, with one gradient for each array
 argument. They are pure: they hold no parameters, draw no random numbers and change no argument
-(except dropout_mask, which draws, and adam_ema, which updates its arguments in place). Letters: N batch, H, W, C input
+(except dropout, which draws its mask, and adam_ema, which updates its arguments in place). Letters: N batch, H, W, C input
 channels, K output channels, G groups, L = H W positions.
 
 This package is also the table of operations: layers call `ops.conv2d(...)`, and `tinyddpm.use` can replace
@@ -14,7 +14,7 @@ from tinyddpm.ops.activation import silu, silu_backward
 from tinyddpm.ops.attention import attention, attention_backward, softmax, softmax_backward
 from tinyddpm.ops.concatenate import add, concatenate, concatenate_backward
 from tinyddpm.ops.conv import conv2d, conv2d_add, conv2d_add_backward, conv2d_backward
-from tinyddpm.ops.dropout import dropout, dropout_backward, dropout_mask
+from tinyddpm.ops.dropout import dropout, dropout_backward
 from tinyddpm.ops.embedding import embedding, embedding_backward, time_embedding
 from tinyddpm.ops.linear import linear, linear_backward
 from tinyddpm.ops.loss import cross_entropy, cross_entropy_backward, mean_squared_error, mean_squared_error_backward

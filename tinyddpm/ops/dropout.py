@@ -1,16 +1,11 @@
-"""Dropout (Srivastava et al. 2014). The mask is an argument of dropout, so that it can be repeated and checked."""
+"""Dropout (Srivastava et al. 2014)."""
 
 import numpy as np
 
 
-def dropout_mask(rng, shape, p):
-    """Which elements are kept: True with probability 1 - p. The only operation that draws random numbers."""
-    return rng.random(shape, dtype=np.float32) >= p
-
-
-def dropout(x, keep, p):
-    """y = x / (1 - p) where keep, else 0, so that E[y] = x. keep: booleans, shaped like x"""
-    mask = keep.astype(x.dtype) / (1 - p)
+def dropout(x, rng, p):
+    """y = 0 with probability p, else x / (1 - p), so that E[y] = x. The only operation that draws random numbers."""
+    mask = (rng.random(x.shape, dtype=np.float32) >= p).astype(x.dtype) / (1 - p)
     return x * mask, mask
 
 

@@ -14,6 +14,7 @@ from tinyddpm.ops.conv import check_conv2d, check_conv2d_add
 
 BLOCKS = 264                # that the gradient by w is shared out to: two for each multiprocessor of a large GPU
 LINE = 128                  # bytes of a slab's line
+ENOUGH = 120                # tiles of 128 by 128; where there are fewer, the GPU fills better with tiles of 64
 GRADIENT_STAGES = 3         # slabs of both operands in shared memory
 LEAST = 4                   # slabs of pixels in a part of the gradient by w
 NOTHING = np.uintp(0)       # an array that is absent
@@ -145,7 +146,7 @@ def _products(name, dtype, source, narrow_w, K, width, *added):
 @functools.cache
 def _plan(name, precision, dtype, operand, shape, sides, K, width):
     (N, H, W, C), (kh, kw) = shape, sides or (1, 1)
-    tile = _tile(N * H * W, K, operand, _shared(128, kw), 120)
+    tile = _tile(N * H * W, K, operand, _shared(128, kw), ENOUGH)
     function, _ = kernel(name, dtype, precision, TILE=tile, STAGES=_stages(kw))
     return (function, (-(-N * H * W // tile) * -(-K // tile),), _threads(tile, operand), _shared(tile, kw),
             [np.int32(n) for n in (N * H * W, H, W, C, K, width, kh, kw)])

@@ -9,15 +9,23 @@
 
 INLINE unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
 
-// Copy 16 bytes from global to shared memory without waiting, or write zeros there
+// Copy 16 bytes from global to shared memory without waiting, or write zeros there; close a group of copies; wait until no
+// more than N groups are under way
+#if __CUDA_ARCH__ < 800
+INLINE void copy_async(void* to, const void* from, bool there)
+{
+    *(uint4*)to = there ? *(const uint4*)from : uint4();
+}
+INLINE void commit_copies() {}
+template <int N> INLINE void wait_for_copies() {}
+#else
 INLINE void copy_async(void* to, const void* from, bool there)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0));
 }
-
-// Close a group of copies; wait until no more than N groups are under way
 INLINE void commit_copies() { asm volatile("cp.async.commit_group;"); }
 template <int N> INLINE void wait_for_copies() { asm volatile("cp.async.wait_group %0;" :: "n"(N)); }
+#endif
 
 // Four 8x8 matrices of 16-bit numbers, of which each thread names a row of 16 bytes, spread over the warp as mma wants them
 INLINE void load_matrices(unsigned* r, const void* row)

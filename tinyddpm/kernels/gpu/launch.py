@@ -16,7 +16,8 @@ FOLDER = Path(__file__).parent
 NARROW = {"fp32": 0, "bf16": 1, "fp16": 2, "tf32": 3}
 NARROW_TYPES = {"bf16": np.dtype(np.uint16), "fp16": np.dtype(np.float16)}          # bfloat16 has no type in CuPy
 DECLARATION = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(.*?\) )?(\w+)\(([^)]*)\)')
-PARTS = {"conv.cu": ["instructions.cu"]}            # further files that a file is compiled with
+PARTS = {"conv.cu": ["instructions.cu"], "dropout.cu": ["philox.cu"], "random.cu": ["philox.cu"]}      # what files need
+LEAST_CAPABILITY = 80       # for products of 16-bit numbers and of TF32
 HOPPER = "90"                                       # the compute capability whose tensor cores conv.cu knows
 
 # A kernel's name -> its file, and the types of its parameters.
@@ -51,6 +52,10 @@ def module(file, options):
 @functools.cache
 def kernel(name, dtype, precision, **constants):
     """A kernel for arrays of that type, and a converter for each argument: to int, to real, or None for an array."""
+    capability = cupy.cuda.Device().compute_capability
+    if precision != "fp32" and int(capability) < LEAST_CAPABILITY:
+        raise ValueError(f"precision {precision} needs a GPU of compute capability {LEAST_CAPABILITY / 10}; this one has "
+                         f"{int(capability) / 10}")
     real, narrow = "double" if dtype == np.float64 else "float", NARROW[precision]
     stored = int(dtype in NARROW_TYPES.values())
     file, kinds = KERNELS[name]

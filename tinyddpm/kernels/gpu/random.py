@@ -16,18 +16,19 @@ class Generator:
         self.key = np.random.SeedSequence(key).generate_state(2, np.uint32).view(np.int32)
         self.draws = 0
 
+    def next(self):
+        """The two words of the key and the number of the next draw."""
+        self.draws += 1
+        return *self.key, self.draws
+
     def random(self, shape, dtype=np.float64):
         """Uniform in [0, 1), with 24 bits."""
-        return self._draw("uniform", cupy.empty(shape, dtype), dtype)
+        return self._draw("uniform", shape, dtype)
 
     def standard_normal(self, shape, dtype=np.float64):
-        return self._draw("normal", cupy.empty(shape, dtype), dtype)
+        return self._draw("normal", shape, dtype)
 
-    def keep(self, shape, p):
-        """bool, True with probability 1 - p"""
-        return self._draw("keep", cupy.empty(shape, bool), np.float32, p)
-
-    def _draw(self, name, y, dtype, *p):
-        self.draws += 1
-        launch_each(name, np.dtype(dtype), -(-y.size // 4), y, *self.key, self.draws, *p, y.size)
+    def _draw(self, name, shape, dtype):
+        y = cupy.empty(shape, dtype)
+        launch_each(name, y.dtype, -(-y.size // 4), y, *self.next(), y.size)
         return y
