@@ -295,8 +295,11 @@ def products(name, shapes, settings):
 def our_layer(name, shapes, settings):
     rng = np.random.default_rng(0)
     arrays = [from_numpy(rng.standard_normal(shape, dtype=np.float32)) for shape in shapes]
+    for i in OF_IMAGES.get(name, (0,)):
+        if len(shapes[i]) < 4 or shapes[i][1] > 1:          # not what conv2d_add adds for each image
+            arrays[i], _ = ops.narrow(arrays[i], None)
     forward, backward = getattr(ops, name), getattr(ops, name + "_backward")
-    dy = forward(*arrays, *settings)[0] * 1
+    dy, _ = forward(*arrays, *settings)
 
     def step():
         _, cache = forward(*arrays, *settings)

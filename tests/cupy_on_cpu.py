@@ -127,8 +127,8 @@ class RawModule:
         self.library, self.signatures = compiled(code, tuple(options))
         given = dict(o.removeprefix("-D").split("=") for o in options if o.startswith("-D"))
         real = np.float64 if given["REAL"] == "double" else np.float32
-        operand = (real, np.uint16, np.float16, real)[int(given["NARROW"])]
-        self.types = {"real": real, "operand": operand, "number": operand if given["STORED"] == "1" else real,
+        number = (real, np.uint16, np.float16, real)[int(given["NARROW"])]
+        self.types = {"real": real, "number": number,
                       "int": np.int32, "bool": np.bool_}
 
     def get_function(self, name):

@@ -1,9 +1,9 @@
 """The twins for a GPU: the kernels of the .cu files, and cuBLAS's matrix products for attention.
 
 With the precisions bf16 and fp16, `narrow` and `widen` enclose the part of a network whose arrays have 16 bits: each
-twin gives its result the type of its argument. The operands of matrix products have 16 bits in any case. Parameters
-and their gradients, statistics, sums, softmax, loss and update are float32 in all precisions.
-bfloat16 numbers are stored in arrays of uint16, because CuPy has no such type.
+twin gives its result the type of its argument. bfloat16 numbers are stored in arrays of uint16, because CuPy has no
+such type. Parameters and their gradients, statistics, sums, softmax, loss and update are float32 in all precisions;
+products of float32 arrays use TF32 in all but fp32.
 """
 
 import cupy

@@ -17,7 +17,7 @@ struct Larger { __device__ real operator()(real a, real b) const { return a > b 
 struct Sum { __device__ real operator()(real a, real b) const { return a + b; } };
 
 // p = softmax(scale logits), logits and p (rows, L)
-extern "C" __global__ void softmax(const real* logits, operand* p, int L, real scale)
+extern "C" __global__ void softmax(const real* logits, number* p, int L, real scale)
 {
     __shared__ real shared[32];
     logits += (size_t)blockIdx.x * L;
@@ -27,17 +27,17 @@ extern "C" __global__ void softmax(const real* logits, operand* p, int L, real s
     for (int j = threadIdx.x; j < L; j += 32) sum += exp(logits[j] * scale - largest);
     sum = row_reduce(sum, shared, Sum());
     p += (size_t)blockIdx.x * L;
-    for (int j = threadIdx.x; j < L; j += 32) p[j] = narrow(exp(logits[j] * scale - largest) / sum);
+    for (int j = threadIdx.x; j < L; j += 32) p[j] = store(exp(logits[j] * scale - largest) / sum);
 }
 
 // dlogits = p (dp - sum(p dp)) scale
-extern "C" __global__ void softmax_backward(const real* dp, const operand* p, operand* dlogits, int L, real scale)
+extern "C" __global__ void softmax_backward(const real* dp, const number* p, number* dlogits, int L, real scale)
 {
     __shared__ real shared[32];
     size_t first = (size_t)blockIdx.x * L;
     p += first, dp += first, dlogits += first;
     real sum = 0;
-    for (int j = threadIdx.x; j < L; j += 32) sum += widen(p[j]) * dp[j];
+    for (int j = threadIdx.x; j < L; j += 32) sum += load(p[j]) * dp[j];
     sum = row_reduce(sum, shared, Sum());
-    for (int j = threadIdx.x; j < L; j += 32) dlogits[j] = narrow(widen(p[j]) * (dp[j] - sum) * scale);
+    for (int j = threadIdx.x; j < L; j += 32) dlogits[j] = store(load(p[j]) * (dp[j] - sum) * scale);
 }

@@ -4,7 +4,7 @@ import cupy
 import numpy as np
 
 from tinyddpm.kernels.gpu.launch import launch
-from tinyddpm.kernels.gpu.product import multiply, narrowed
+from tinyddpm.kernels.gpu.product import multiply
 from tinyddpm.ops.attention import check_attention
 
 
@@ -12,7 +12,7 @@ def attention(q, k, v, heads=1):
     check_attention(q, k, v, heads)
     N, L, C = q.shape
     dtype, scale = q.dtype, (C // heads)**-0.5
-    q, k, v = narrowed(q), narrowed(k), narrowed(v)
+    q, k, v = (cupy.ascontiguousarray(z) for z in (q, k, v))
     y, logits, p = cupy.empty((N, L, C), dtype), cupy.empty((heads, N, L, L), _real(dtype)), cupy.empty((heads, N, L, L), q.dtype)
     for h, (qh, kh) in enumerate(zip(_heads(q, heads), _heads(k, heads))):
         multiply(qh, kh, logits[h], transpose_b=True)
@@ -25,7 +25,7 @@ def attention(q, k, v, heads=1):
 def attention_backward(dy, cache):
     q, k, v, p, scale = cache
     heads, N, L, _ = p.shape
-    dtype, dy = dy.dtype, narrowed(dy)
+    dtype, dy = dy.dtype, cupy.ascontiguousarray(dy)
     dq, dk, dv = cupy.empty((3, *dy.shape), dtype)
     dp, dlogits = cupy.empty(p.shape, _real(dtype)), cupy.empty_like(p)
     for h, (dyh, vh, dvh) in enumerate(zip(_heads(dy, heads), _heads(v, heads), _heads(dv, heads))):

@@ -22,7 +22,7 @@
 // All numbers pass through 16-byte packs; C and `width`, the channels in memory, are multiples of those (product.py
 // pads others with zeros).
 
-const int SLAB = 128 / sizeof(operand), PACK = 16 / sizeof(operand);       // numbers in a line, and in a pack
+const int SLAB = 128 / sizeof(number), PACK = 16 / sizeof(number);       // numbers in a line, and in a pack
 const bool TENSOR = NARROW == 1 || NARROW == 2;
 const int GROUPS = TENSOR && TILE == 128 ? 2 : 1, T = 128 * GROUPS;        // groups of four warps; threads
 const int BLOCKS = TILE / GROUPS / 64, SIDE = TILE * 128;                  // 64-row blocks of a group; bytes of a slab
@@ -34,22 +34,22 @@ INLINE int place(int line, int pack) { return line * 128 + ((pack ^ (line & 7)) 
 // Where number (i, k) of a tile lies: in line i, or ACROSS the lines: in line k of the panel of SLAB columns that has i
 template <bool ACROSS> INLINE const char* within(const char* tile, int i, int k)
 {
-    return ACROSS ? tile + i / SLAB * SLAB * 128 + place(k, i % SLAB / PACK) + i % PACK * (int)sizeof(operand)
-                  : tile + place(i, k / PACK) + k % PACK * (int)sizeof(operand);
+    return ACROSS ? tile + i / SLAB * SLAB * 128 + place(k, i % SLAB / PACK) + i % PACK * (int)sizeof(number)
+                  : tile + place(i, k / PACK) + k % PACK * (int)sizeof(number);
 }
 
 // A pixel's line
 struct Line {
     const char* start;
     int turn;
-    INLINE const char* at(int k) const { return start + ((k / PACK ^ turn) << 4) + k % PACK * (int)sizeof(operand); }
+    INLINE const char* at(int k) const { return start + ((k / PACK ^ turn) << 4) + k % PACK * (int)sizeof(number); }
 };
 
 INLINE char* aligned(char* p) { return p + (-(unsigned long long)p & 1023); }          // as Hopper's products want it
 
 // ---- c += left right for a slab, each thread its part of every 16x8 of c (see instructions.cu) ----
 
-// The left operand's numbers for 16 rows by DEPTH; ROWS: of how many rows a thread gives the address
+// The left number's numbers for 16 rows by DEPTH; ROWS: of how many rows a thread gives the address
 #if NARROW == 1 || NARROW == 2
 const int DEPTH = 16, ROWS = 1;
 struct Fragment { unsigned at[4]; };
@@ -169,7 +169,7 @@ INLINE void multiply_slab(real (&c)[BLOCKS][TILE / 8][4], At at, const char* rig
 
 // Copies the next slab of w, and with the first of a kernel's row its patch of x
 template <bool BACKWARD> struct Source {
-    const operand *x, *w;
+    const number *x, *w;
     int M, W, C, width, kh, kw, first, column, patch, patch_bytes, ring;
     char *tiles, *patches;
     int left, slab, p, q, tile, filled;
@@ -192,7 +192,7 @@ template <bool BACKWARD> struct Source {
     {
         int pack = threadIdx.x % 8, line = threadIdx.x / 8;
         int from = first + (BACKWARD ? kh / 2 - p : p - kh / 2) * W - (BACKWARD ? kw - 1 - kw / 2 : kw / 2);
-        const operand* source = x + (long long)from * C + slab + pack * PACK;
+        const number* source = x + (long long)from * C + slab + pack * PACK;
         char* to = patches + filled * patch_bytes;
         for (int r = line; r < patch; r += T / 8) {
             bool there = from + r >= 0 && from + r < M && slab + pack * PACK < C;
@@ -208,7 +208,7 @@ template <bool BACKWARD> struct Source {
         int pack = threadIdx.x % PACKS, line = threadIdx.x / PACKS, position = p * kw + q;
         int row = (BACKWARD ? column : slab) + line, across = (BACKWARD ? slab : column) + pack * PACK;
         int rows = BACKWARD ? width : C, columns = BACKWARD ? C : width;
-        const operand* source = w + (position * rows + row) * columns + across;
+        const number* source = w + (position * rows + row) * columns + across;
         char* to = tiles + tile * SIDE + pack / 8 * SLAB * 128;
 #pragma unroll
         for (int l = 0; l < TILE * 8 / T; l++) {
@@ -220,7 +220,7 @@ template <bool BACKWARD> struct Source {
 
 // y (M, K) = the products + bias + shift of its image + other, each of which may be absent
 template <bool BACKWARD>
-INLINE void convolve(const operand* __restrict__ x, const operand* __restrict__ w, const real* __restrict__ bias,
+INLINE void convolve(const number* __restrict__ x, const number* __restrict__ w, const real* __restrict__ bias,
                      const real* __restrict__ shift, const number* __restrict__ other, number* __restrict__ y, int M,
                      int H, int W, int C, int K, int width, int kh, int kw)
 {
@@ -230,7 +230,7 @@ INLINE void convolve(const operand* __restrict__ x, const operand* __restrict__ 
     int t = threadIdx.x, lane = t % 32, rows = t / 128 * (TILE / GROUPS) + t / 32 % 4 * 16;        // of the warp
     Source<BACKWARD> source = {x, w, M, W, C, width, kh, kw, first, column, patch, patch_bytes, ring, tiles, patches,
                                (C + SLAB - 1) / SLAB * kh * kw};
-    if (t < 8) *(Pack<operand, PACK>*)(zeros + 16 * t) = {};
+    if (t < 8) *(Pack<number, PACK>*)(zeros + 16 * t) = {};
     int i[BLOCKS][ROWS], j[BLOCKS][ROWS];
 #pragma unroll
     for (int b = 0; b < BLOCKS; b++)
@@ -308,14 +308,14 @@ INLINE void convolve(const operand* __restrict__ x, const operand* __restrict__ 
 }
 
 extern "C" __global__ void __launch_bounds__(T, 2) convolve(
-    const operand* x, const operand* w, const real* bias, const real* shift, const number* other, number* y, int M, int H,
+    const number* x, const number* w, const real* bias, const real* shift, const number* other, number* y, int M, int H,
     int W, int C, int K, int width, int kh, int kw)
 {
     convolve<false>(x, w, bias, shift, other, y, M, H, W, C, K, width, kh, kw);
 }
 
 extern "C" __global__ void __launch_bounds__(T, 2) convolve_backward(
-    const operand* dy, const operand* w, const real* bias, const real* shift, const number* other, number* dx, int M, int H,
+    const number* dy, const number* w, const real* bias, const real* shift, const number* other, number* dx, int M, int H,
     int W, int C, int K, int width, int kh, int kw)
 {
     convolve<true>(dy, w, bias, shift, other, dx, M, H, W, C, K, width, kh, kw);
@@ -326,10 +326,10 @@ extern "C" __global__ void __launch_bounds__(T, 2) convolve_backward(
 // parts (splits, kh kw channels, K): sums over `each` slabs of pixels. A tile has TILE of the kernel's kh kw C rows
 // (p, q, c) and TILE channels k; both operands lie across the lines, which are pixels.
 extern "C" __global__ void __launch_bounds__(T, 2) weight_gradient(
-    const operand* __restrict__ x, const operand* __restrict__ dy, real* __restrict__ parts, int M, int H, int W, int C, int K,
+    const number* __restrict__ x, const number* __restrict__ dy, real* __restrict__ parts, int M, int H, int W, int C, int K,
     int width, int channels, int kh, int kw, int each)
 {
-    const int PACKS = TILE / PACK, LINES = T / PACKS, COUNT = SLAB / LINES;        // COUNT: copies of each operand
+    const int PACKS = TILE / PACK, LINES = T / PACKS, COUNT = SLAB / LINES;        // COUNT: copies of each number
     int across = (K + TILE - 1) / TILE, first = blockIdx.x / across * TILE, column = blockIdx.x % across * TILE;
     int t = threadIdx.x, lane = t % 32, rows = t / 128 * (TILE / GROUPS) + t / 32 % 4 * 16;
     int begin = blockIdx.y * each, steps = min(each, (M + SLAB - 1) / SLAB - begin), F = kh * kw * C;
@@ -337,8 +337,8 @@ extern "C" __global__ void __launch_bounds__(T, 2) weight_gradient(
     // A thread always copies the same (p, q, c), and of dy the same k; its pixels (i, j) advance by a slab.
     int pack = t % PACKS, line = t / PACKS, f = first + pack * PACK, k = column + pack * PACK, m = begin * SLAB + line;
     int down = f / C / kw - kh / 2, right = f / C % kw - kw / 2;
-    const operand* from_x = x + ((long long)m + down * W + right) * C + f % C;
-    const operand* from_dy = dy + (long long)m * width + k;
+    const number* from_x = x + ((long long)m + down * W + right) * C + f % C;
+    const number* from_dy = dy + (long long)m * width + k;
     int i[COUNT], j[COUNT], step_i = SLAB / W % H, step_j = SLAB % W;
 #pragma unroll
     for (int l = 0; l < COUNT; l++) i[l] = (m + l * LINES) / W % H, j[l] = (m + l * LINES) % W;

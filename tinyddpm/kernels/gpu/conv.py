@@ -8,7 +8,7 @@ import numpy as np
 
 from tinyddpm.backend import state
 from tinyddpm.kernels.gpu.launch import contiguous, kernel, shared_memory
-from tinyddpm.kernels.gpu.product import add_sums, column_sums, filters, multiply, operands
+from tinyddpm.kernels.gpu.product import add_sums, column_sums, filters, multiply, padded
 from tinyddpm.ops.accumulate import Accumulating
 from tinyddpm.ops.conv import check_conv2d, check_conv2d_add
 
@@ -47,12 +47,11 @@ def conv2d_add_backward(dy, cache, dw, db):
 
 @Accumulating
 def linear_backward(dy, cache, dw, db):
-    x, w, narrow_w, shape = cache
+    x, w, weights, shape = cache
     dy = contiguous(dy).reshape(len(dy), -1, len(db))
-    source, dx = operands(dy), cupy.empty(shape, dy.dtype)
-    if source.shape[-1] == len(db) and x.shape[-1] == shape[-1]:                # nothing is padded
-        rows = source.reshape(-1, len(db))
-        multiply(rows, narrow_w, dx.reshape(-1, shape[-1]), transpose_b=True)
+    if weights.shape == w.shape:                           # nothing is padded
+        rows, dx = dy.reshape(-1, len(db)), cupy.empty(shape, dy.dtype)
+        multiply(rows, weights, dx.reshape(-1, shape[-1]), transpose_b=True)
         multiply(x.reshape(-1, shape[-1]), rows, dw, transpose_a=True, add=True)
         add_sums(db, column_sums(dy))
         return dx
@@ -70,9 +69,8 @@ def _conv2d(x, w, b, other, stride, pads):
         y, cache = convolve(x, w, b, *((other, None) if per_image else (None, other)))
         return y, (*cache, cut, per_image)
     if cut.shape != x.shape:
-        padded = cupy.zeros(cut.shape, x.dtype)
-        padded[cut.inner] = x
-        x = padded
+        source, x = x, cupy.zeros(cut.shape, x.dtype)
+        x[cut.inner] = source
     y, cache = convolve(x, w, b)
     return y[cut.outer], (*cache, cut, per_image)
 
@@ -92,38 +90,37 @@ def _conv2d_backward(dy, cache, dw, db):
 def _cut(shape, sides, stride, pads):
     """The padded shape, where the source lies in it, and where the result lies; None if both are the source's."""
     N, H, W, C = shape
-    inner, outer, padded = [], [], []
+    inner, outer, sizes = [], [], []
     for side, k, (before, after) in zip((H, W), sides, pads):
         first, count = k // 2 - before, (side + before + after - k) // stride + 1       # the kernel's centres
         if first < 0 or first + (count - 1) * stride >= side:
             first, padding = k // 2, before + after
         else:
             before = padding = 0
-        padded.append(side + padding)
+        sizes.append(side + padding)
         inner.append(slice(before, before + side))
         outer.append(slice(first, first + (count - 1) * stride + 1, stride))
-    if (*padded,) == (H, W) and all(len(range(side)[z]) == side for side, z in zip((H, W), outer)):
+    if sizes == [H, W] and all(len(range(side)[z]) == side for side, z in zip((H, W), outer)):
         return None
-    return Cut((N, *padded, C), (slice(None), *inner), (slice(None), *outer))
+    return Cut((N, *sizes, C), (slice(None), *inner), (slice(None), *outer))
 
 
 # ---- of equal size: x (N, H, W, C), w (kh, kw, C, K) or (C, K), y (N, H, W, K) ----
 
 def convolve(x, w, b, shift=None, other=None):
     """The result, with shift (N, 1, 1, K) and other (N, H, W, K) added, and the cache."""
-    source, narrow_w = operands(x), filters(w)
-    y = _products("convolve", x.dtype, source, narrow_w, len(b), narrow_w.shape[-1], b,
+    source, weights = padded(x), filters(w, x.dtype)
+    y = _products("convolve", source, weights, len(b), weights.shape[-1], b,
                   None if shift is None else cupy.ascontiguousarray(shift), None if other is None else contiguous(other))
-    return y, (source, w, narrow_w)
+    return y, (source, w, weights)
 
 
 def gradients(dy, cache, dw, db):
     """dx, and the sums (N, K) of dy over each image. Adds to dw and db."""
-    (x, w, narrow_w), dy = cache, contiguous(dy)
-    source = operands(dy)
-    dx = _products("convolve_backward", dy.dtype, source, narrow_w, w.shape[-2], narrow_w.shape[-2])
-    function, grid, block, shared, numbers = _gradient_plan(state.precision, dy.dtype, x.dtype, x.shape, w.shape,
-                                                            source.shape[-1])
+    (x, w, weights), dy = cache, contiguous(dy)
+    source = padded(dy)
+    dx = _products("convolve_backward", source, weights, w.shape[-2], weights.shape[-2])
+    function, grid, block, shared, numbers = _gradient_plan(state.precision, x.dtype, x.shape, w.shape, source.shape[-1])
     parts = cupy.empty((grid[1], *w.shape), w.dtype)
     function(grid, block, [x, source, parts, *numbers], shared_mem=shared)
     sums = column_sums(dy.reshape(len(dy), -1, w.shape[-1]))
@@ -131,36 +128,36 @@ def gradients(dy, cache, dw, db):
     return dx, sums
 
 
-def _products(name, dtype, source, narrow_w, K, width, *added):
-    """An array (N, H, W, K) of that type from a kernel of that name. added: what the kernel adds to its products"""
+def _products(name, source, weights, K, width, *added):
+    """An array (N, H, W, K) from a kernel of that name. added: what the kernel adds to its products"""
     added = [NOTHING if z is None else z for z in added] or [NOTHING] * 3
-    y = cupy.empty((*source.shape[:3], K), dtype)
-    function, grid, block, shared, numbers = _plan(name, state.precision, dtype, source.dtype, source.shape,
-                                                   narrow_w.shape[:-2], K, width)
-    function(grid, block, [source, narrow_w, *added, y, *numbers], shared_mem=shared)
+    y = cupy.empty((*source.shape[:3], K), source.dtype)
+    function, grid, block, shared, numbers = _plan(name, state.precision, source.dtype, source.shape,
+                                                   weights.shape[:-2], K, width)
+    function(grid, block, [source, weights, *added, y, *numbers], shared_mem=shared)
     return y
 
 
 # A plan: a kernel, its grid, block, bytes of shared memory, and the numbers among its arguments, which a launch only repeats.
 
 @functools.cache
-def _plan(name, precision, dtype, operand, shape, sides, K, width):
+def _plan(name, precision, dtype, shape, sides, K, width):
     (N, H, W, C), (kh, kw) = shape, sides or (1, 1)
-    tile = _tile(N * H * W, K, operand, _shared(128, kw), ENOUGH)
+    tile = _tile(N * H * W, K, dtype, _shared(128, kw), ENOUGH)
     function, _ = kernel(name, dtype, precision, TILE=tile, STAGES=_stages(kw))
-    return (function, (-(-N * H * W // tile) * -(-K // tile),), _threads(tile, operand), _shared(tile, kw),
+    return (function, (-(-N * H * W // tile) * -(-K // tile),), _threads(tile, dtype), _shared(tile, kw),
             [np.int32(n) for n in (N * H * W, H, W, C, K, width, kh, kw)])
 
 
 @functools.cache
-def _gradient_plan(precision, dtype, operand, shape, w_shape, width):
+def _gradient_plan(precision, dtype, shape, w_shape, width):
     (N, H, W, C), (channels, K), (kh, kw) = shape, w_shape[-2:], w_shape[:-2] or (1, 1)
-    F, slabs = kh * kw * C, -(-N * H * W * operand.itemsize // LINE)
-    tile = _tile(F, K, operand, 2 * GRADIENT_STAGES * 128 * LINE + 1024, 1)
+    F, slabs = kh * kw * C, -(-N * H * W * dtype.itemsize // LINE)
+    tile = _tile(F, K, dtype, 2 * GRADIENT_STAGES * 128 * LINE + 1024, 1)
     tiles = -(-F // tile) * -(-K // tile)
     each = -(-slabs // max(1, min(BLOCKS // tiles, slabs // LEAST)))
     function, _ = kernel("weight_gradient", dtype, precision, TILE=tile, STAGES=GRADIENT_STAGES)
-    return (function, (tiles, -(-slabs // each)), _threads(tile, operand), 2 * GRADIENT_STAGES * tile * LINE + 1024,
+    return (function, (tiles, -(-slabs // each)), _threads(tile, dtype), 2 * GRADIENT_STAGES * tile * LINE + 1024,
             [np.int32(n) for n in (N * H * W, H, W, C, K, width, channels, kh, kw, each)])
 
 
@@ -175,11 +172,11 @@ def _shared(tile, kw):
     return _stages(kw) * tile * LINE + ring * patch + LINE + 1024
 
 
-def _threads(tile, operand):
-    return (256 if tile == 128 and operand.itemsize == 2 else 128,)
+def _threads(tile, dtype):
+    return (256 if tile == 128 and dtype.itemsize == 2 else 128,)
 
 
-def _tile(rows, columns, operand, shared, least):
+def _tile(rows, columns, dtype, shared, least):
     """128, if that gives enough tiles, of which little is wasted, and fits in registers and shared memory; else 64."""
-    fits = shared <= shared_memory() and operand != np.float64
+    fits = shared <= shared_memory() and dtype != np.float64
     return 128 if fits and min(rows, columns) > 64 and -(-rows // 128) * -(-columns // 128) >= least else 64

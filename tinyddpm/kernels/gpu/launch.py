@@ -13,8 +13,7 @@ from cupy.cuda import nvrtc
 from tinyddpm.backend import state
 
 FOLDER = Path(__file__).parent
-NARROW = {"fp32": 0, "bf16": 1, "fp16": 2, "tf32": 3}
-NARROW_TYPES = {"bf16": np.dtype(np.uint16), "fp16": np.dtype(np.float16)}          # bfloat16 has no type in CuPy
+NARROW = {np.dtype(np.uint16): 1, np.dtype(np.float16): 2}          # of types.cu; bfloat16 has no type in CuPy
 DECLARATION = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(.*?\) )?(\w+)\(([^)]*)\)')
 PARTS = {"conv.cu": ["instructions.cu"], "dropout.cu": ["philox.cu"], "random.cu": ["philox.cu"]}      # what files need
 LEAST_CAPABILITY = 80       # for products of 16-bit numbers and of TF32
@@ -56,10 +55,10 @@ def kernel(name, dtype, precision, **constants):
     if precision != "fp32" and int(capability) < LEAST_CAPABILITY:
         raise ValueError(f"precision {precision} needs a GPU of compute capability {LEAST_CAPABILITY / 10}; this one has "
                          f"{int(capability) / 10}")
-    real, narrow = "double" if dtype == np.float64 else "float", NARROW[precision]
-    stored = int(dtype in NARROW_TYPES.values())
+    real = "double" if dtype == np.float64 else "float"
+    narrow = NARROW.get(dtype, 3 if precision != "fp32" and dtype == np.float32 else 0)
     file, kinds = KERNELS[name]
-    options = {"REAL": real, "NARROW": 0 if real == "double" else narrow, "STORED": stored, **constants}
+    options = {"REAL": real, "NARROW": narrow, **constants}
     function = module(file, ("--std=c++17", *(f"-D{key}={value}" for key, value in options.items()))).get_function(name)
     if file == "conv.cu":
         function.max_dynamic_shared_size_bytes = shared_memory()

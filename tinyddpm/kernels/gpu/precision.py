@@ -30,5 +30,5 @@ def _wide(x):
     if x.dtype.itemsize > 2:
         return x
     y = cupy.empty(x.shape, np.float32)
-    launch_each("widened", x.dtype, y.size, contiguous(x), y)
+    launch_each("widen", x.dtype, y.size, contiguous(x), y)
     return y

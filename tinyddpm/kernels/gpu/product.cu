@@ -1,16 +1,22 @@
 // For matrix products: their operands, and sums over rows.
 
-// y (., rows2, columns2) = x (., rows, columns) in the type of the operands, padded with zeros
-extern "C" __global__ void operands(const number* x, operand* y, int rows, int columns, int rows2, int columns2, int size)
+// y (., rows2, columns2) = x (., rows, columns), padded with zeros
+extern "C" __global__ void pad(const number* x, number* y, int rows, int columns, int rows2, int columns2, int size)
 {
     int i = thread();
     if (i >= size) return;
     int column = i % columns2, row = i / columns2 % rows2, matrix = i / columns2 / rows2;
     bool there = row < rows && column < columns;
-    y[i] = there ? narrow(load(x[((size_t)matrix * rows + row) * columns + column])) : narrow(0);
+    y[i] = there ? x[((size_t)matrix * rows + row) * columns + column] : store(0);
 }
 
-extern "C" __global__ void widened(const number* x, real* y, int size)
+extern "C" __global__ void narrow(const real* x, number* y, int size)
+{
+    int i = thread();
+    if (i < size) y[i] = store(x[i]);
+}
+
+extern "C" __global__ void widen(const number* x, real* y, int size)
 {
     int i = thread();
     if (i < size) y[i] = load(x[i]);

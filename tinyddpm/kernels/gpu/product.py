@@ -7,59 +7,53 @@ import numpy as np
 from cupy_backends.cuda.libs import cublas
 
 from tinyddpm.backend import state
-from tinyddpm.kernels.gpu.launch import NARROW_TYPES, contiguous, launch, launch_each, pack
+from tinyddpm.kernels.gpu.launch import contiguous, launch, launch_each, pack
 
 R_64F, R_32F, R_16F, R_16BF = 1, 0, 2, 14                           # cuBLAS's types
 COMPUTE_64F, COMPUTE_32F, COMPUTE_TF32 = 70, 68, 77                 # and its arithmetic
 TYPES = {np.float64: R_64F, np.float32: R_32F, np.float16: R_16F, np.uint16: R_16BF}
 
 
-def operand_type(dtype):
-    """The type of the operands of matrix products on arrays of that type: only float32 is narrowed."""
-    return NARROW_TYPES.get(state.precision, dtype) if dtype == np.float32 else dtype
+NARROW_TYPES = {"bf16": np.dtype(np.uint16), "fp16": np.dtype(np.float16)}
 
 
-def operands(x):
-    """x, contiguous, in the type of the operands, its last axis padded with zeros to whole packs of 16 bytes."""
-    return _padded(x, 1)
-
-
-def filters(w):
-    """The same for weights, whose last two axes are padded."""
-    start = (w.data.ptr - parameters.start) // w.itemsize
-    if 0 <= start < parameters.size and not any(side % 8 for side in w.shape[-2:]) and start % 8 == 0:
-        return parameters.narrow[start:start + w.size].reshape(w.shape)
-    return _padded(w, 2)
-
-
-def _padded(x, axes):
-    """The last `axes` axes, 1 or 2, of x padded, in the type of the operands."""
-    dtype, sides = operand_type(x.dtype), x.shape[-axes:]
-    width = 16 // dtype.itemsize
-    padded = tuple(-(-side // width) * width for side in sides)
-    if dtype == x.dtype and padded == sides:
+def padded(x, axes=1):
+    """x, contiguous, its last `axes` axes, 1 or 2, padded with zeros to whole packs of 16 bytes."""
+    sides, width = x.shape[-axes:], 16 // x.dtype.itemsize
+    wanted = tuple(-(-side // width) * width for side in sides)
+    if wanted == sides:
         return contiguous(x)
-    y, one = cupy.empty((*x.shape[:-axes], *padded), dtype), (1,) * (2 - axes)
-    launch_each("operands", x.dtype, y.size, cupy.ascontiguousarray(x), y, *one, *sides, *one, *padded)
+    y, one = cupy.empty((*x.shape[:-axes], *wanted), x.dtype), (1,) * (2 - axes)
+    launch_each("pad", x.dtype, y.size, cupy.ascontiguousarray(x), y, *one, *sides, *one, *wanted)
     return y
 
 
+def filters(w, dtype):
+    """Weights in that type, their last two axes padded."""
+    if dtype == w.dtype:
+        return padded(w, 2)
+    start = (w.data.ptr - parameters.start) // w.itemsize
+    if 0 <= start < parameters.size:
+        w = parameters.narrow[start:start + w.size].reshape(w.shape)
+    return padded(narrowed(w), 2)
+
+
 def narrowed(x):
-    """x, contiguous, in the type of the operands."""
-    x, dtype = cupy.ascontiguousarray(x), operand_type(x.dtype)
-    if dtype == x.dtype:
+    """x, contiguous, in 16 bits if the precision has so many."""
+    x, dtype = cupy.ascontiguousarray(x), NARROW_TYPES.get(state.precision)
+    if dtype is None or x.dtype != np.float32:
         return x
     y = cupy.empty(x.shape, dtype)
-    launch_each("operands", x.dtype, y.size, x, y, 1, y.size, 1, y.size)
+    launch_each("narrow", dtype, y.size, x, y)
     return y
 
 
 class Parameters:
-    """A copy of a network's parameters in the type of the operands, made once for a forward (see ops.narrow)."""
+    """A narrow copy of a network's parameters, made once for a forward (see ops.narrow)."""
 
     def __init__(self, values=None):
         self.narrow = None if values is None else narrowed(values)
-        self.start, self.size = (0, 0) if values is None or self.narrow is values else (values.data.ptr, values.size)
+        self.start, self.size = (0, 0) if self.narrow is values else (values.data.ptr, values.size)
 
 
 parameters = Parameters()
@@ -78,7 +72,7 @@ def multiply(a, b, out, transpose_a=False, transpose_b=False, add=False):
     """
     (M, N), K = out.shape[-2:], a.shape[-2 if transpose_a else -1]
     kinds = [TYPES[z.dtype.type] for z in (b, a, out)]
-    compute = COMPUTE_64F if kinds[2] == R_64F else COMPUTE_TF32 if state.precision == "tf32" else COMPUTE_32F
+    compute = COMPUTE_64F if kinds[2] == R_64F else COMPUTE_TF32 if kinds[0] == R_32F and state.precision != "fp32" else COMPUTE_32F
     one, factor = (number(value, np.float64 if compute == COMPUTE_64F else np.float32).ctypes.data for value in (1, int(add)))
     handle = cupy.cuda.device.get_cublas_handle()
     steps = [max(z.strides[-2] // z.itemsize, z.shape[-1]) for z in (b, a, out)]            # from row to row
@@ -94,6 +88,8 @@ def multiply(a, b, out, transpose_a=False, transpose_b=False, add=False):
 def column_sums(x):
     """x (S, rows, K) -> (S, K), real, for many rows in two stages: over parts of about a thousand, then over these."""
     S, rows, K = x.shape
+    if rows == 1 and x.dtype.itemsize > 2:
+        return x.reshape(S, K)
     parts = next(parts for parts in range(max(1, rows // 1024), 0, -1) if rows % parts == 0)
     if parts > 1:
         return column_sums(column_sums(x.reshape(S * parts, -1, K)).reshape(S, parts, K))

@@ -1,10 +1,9 @@
 // The types of all kernels: every other .cu file is compiled with this text before its own.
 //
-// -DREAL=float or double is the type of parameters, statistics and sums. -DNARROW says what the operands of matrix
-// products are: 0 like real, 1 bfloat16, 2 float16, 3 float32 of which the products read ten bits (TF32). -DSTORED=1
-// if the arrays between the operations have the type of the operands, 0 if they are real; -DV how many of their numbers
-// a thread takes at once. No header is needed; the
-// conversions are written out. All sums are added in a fixed order, so that a run is reproducible bit for bit.
+// -DREAL=float or double is the type of parameters, statistics and sums. -DNARROW says what the arrays between the
+// operations hold: 0 reals, 1 bfloat16, 2 float16, 3 reals of which matrix products read ten bits (TF32). -DV is how many
+// numbers a thread takes at once. No header is needed; the conversions are written out. All sums are added in a fixed
+// order, so that a run is reproducible bit for bit.
 
 #ifndef V
 #define V 1
@@ -12,17 +11,17 @@
 
 typedef REAL real;
 #if NARROW == 1 || NARROW == 2
-typedef unsigned short operand;
+typedef unsigned short number;
 #else
-typedef real operand;
+typedef real number;
 #endif
 
 #if NARROW == 2 && defined(__CUDACC__)
-__device__ operand half_bits(float x) { operand y; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x)); return y; }
-__device__ float of_half_bits(operand x) { float y; asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x)); return y; }
+__device__ number half_bits(float x) { number y; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x)); return y; }
+__device__ float of_half_bits(number x) { float y; asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x)); return y; }
 #endif
 
-__device__ operand narrow(real x)
+__device__ number store(real x)
 {
 #if NARROW == 1
     unsigned bits = __float_as_uint(x);
@@ -35,7 +34,7 @@ __device__ operand narrow(real x)
 #endif
 }
 
-__device__ real widen(operand x)
+__device__ real load(number x)
 {
 #if NARROW == 1
     return __uint_as_float((unsigned)x << 16);
@@ -45,16 +44,6 @@ __device__ real widen(operand x)
     return x;
 #endif
 }
-
-#if STORED
-typedef operand number;
-__device__ real load(number x) { return widen(x); }
-__device__ number store(real x) { return narrow(x); }
-#else
-typedef real number;
-__device__ real load(number x) { return x; }
-__device__ number store(real x) { return x; }
-#endif
 
 template <typename T, int N> struct alignas(N * sizeof(T)) Pack { T at[N]; };      // N numbers in one memory access
 
