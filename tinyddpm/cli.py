@@ -84,7 +84,7 @@ def add_backend_flags(parser):
     parser.add_argument("--backend", default="auto", choices=(*dispatch.BACKENDS, "auto"),
                         help="auto: numba if it is installed")
     parser.add_argument("--precision", default="fp32", choices=dispatch.PRECISIONS,
-                        help="type of the operands of matrix products on a GPU (default fp32)")
+                        help="of the arrays within the U-Net, and of matrix products, on a GPU (default fp32)")
     parser.add_argument("--ops", metavar="FILE", help="a Python file whose operations replace those of the same name")
     parser.add_argument("--verbose", action="store_true", help="print the libraries and the threads or GPU in use")
 

@@ -30,8 +30,8 @@ def use(backend="auto", overrides=None, precision="fp32"):
     overrides: a module whose functions replace the operations of the same name, forward and
         backward together. A fused operation that contains an overridden one falls back to its
         readable form, which is built from the parts.
-    precision: the type of the operands of matrix products, which are summed in float32: "fp32", or on
-        a GPU "tf32", "bf16" or "fp16" (see kernels/gpu). Everything else is unaffected.
+    precision: "fp32", or on a GPU "tf32", for the operands of matrix products alone, "bf16" or "fp16", for the arrays
+        within a network too (see kernels/gpu).
     Returns the name of the backend. Raises ValueError for a backend that is unknown or not
     installed, for overrides that hold half a pair or no operation at all, and for a precision that
     the backend does not support.
