@@ -358,9 +358,9 @@ def gemm(side, seconds):
         product = lambda: a @ a
     elif side.startswith("cupy"):
         use(side)
-        from tinyddpm.kernels.gpu.product import multiply, operands
+        from tinyddpm.kernels.gpu.product import multiply, narrowed
         n, what = GEMM_SIZE, dispatch.describe()
-        a = operands(generator(0).standard_normal((n, n), dtype=np.float32))
+        a = narrowed(generator(0).standard_normal((n, n), dtype=np.float32))
         out = state.xp.empty((n, n), np.float32)
         product = lambda: multiply(a, a, out)
     else:

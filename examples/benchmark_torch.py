@@ -52,6 +52,7 @@ class UNet(nn.Module):
         self.config, base, levels = c, c.base_channels, range(len(c.channel_multipliers))
         widths, resolution = [base * m for m in c.channel_multipliers], c.image_size // c.patch_size
         attention = [resolution >> level in c.attention_resolutions for level in levels]
+        self.register_buffer("frequency", torch.logspace(0, -4, base // 2))      # for torch.compile to know its device
         self.time = nn.Sequential(nn.Linear(base, 4 * base), nn.SiLU(), nn.Linear(4 * base, 4 * base), nn.SiLU())
         folded = c.image_channels * c.patch_size**2
         self.conv_in = nn.Conv2d(folded, base, 3, padding=1)
@@ -73,8 +74,8 @@ class UNet(nn.Module):
         self.out = nn.Sequential(nn.GroupNorm(c.groups, C, NORM_EPS), nn.SiLU(), nn.Conv2d(C, folded, 3, padding=1))
 
     def forward(self, x, t):
-        frequency = torch.logspace(0, -4, self.config.base_channels // 2)
-        temb = self.time(torch.cat([f((t - 1)[:, None] * frequency) for f in (torch.sin, torch.cos)], 1))
+        angles = (t - 1)[:, None] * self.frequency
+        temb = self.time(torch.cat([angles.sin(), angles.cos()], 1))
         h = self.conv_in(F.pixel_unshuffle(x, self.config.patch_size))
         skips = [h]
         for module in self.down:

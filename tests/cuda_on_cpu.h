@@ -213,7 +213,8 @@ static inline void multiply_add(float* c, const unsigned* a, const unsigned* b)
     for (int i = 0; i < 4; i++)
         for (int k = 0; k < 8; k++) {
             unsigned left = of[lane / 4 * 4 + k % 4].registers[i / 2 + k / 4 * 2];
-            c[i] += __uint_as_float(left) * __uint_as_float(of[(lane % 4 * 2 + i % 2) * 4 + k % 4].registers[4 + k / 4]);
+            unsigned right = of[(lane % 4 * 2 + i % 2) * 4 + k % 4].registers[4 + k / 4];
+            c[i] += __uint_as_float(left) * __uint_as_float(right);
         }
 }
 #endif

@@ -106,7 +106,8 @@ def compiled(code, options):
     signatures, calls = {}, ""
     for name, parameters, body in re.findall(r'extern "C"\s+void (\w+)\(([^)]*)\)(.*?)(?=extern "C"|\Z)', expanded,
                                              re.DOTALL):
-        kinds = [re.sub(r"\bconst\b|__restrict__|\s", "", p.strip().rsplit(maxsplit=1)[0]) for p in parameters.split(",")]
+        kinds = [re.sub(r"\bconst\b|__restrict__|\s", "", p.strip().rsplit(maxsplit=1)[0])
+                 for p in parameters.split(",")]
         signatures[name] = kinds
         values = ", ".join(f"*({kind}*)a[{i}]" for i, kind in enumerate(kinds))
         words = "__syncthreads", "convolve<", "_sums(", "row_reduce"
@@ -116,9 +117,8 @@ def compiled(code, options):
                   f'{{ launch(call_{name}, a, gx, gy, bx, by, {int(together)}); }}\n')
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "kernels.so"
-        subprocess.run([COMPILER, "-x", "c++", "-O1", "-w", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", *options, "-o", library,
-                        "-"],
-                       input=source + calls, text=True, check=True)
+        subprocess.run([COMPILER, "-x", "c++", "-O1", "-w", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", *options, "-o",
+                        library, "-"], input=source + calls, text=True, check=True)
         return ctypes.CDLL(str(library)), signatures
 
 

@@ -76,7 +76,8 @@ def source():
 
 
 @pytest.mark.parametrize("arch, real, narrow", [
-    ("75", "float", 0), ("80", "float", 1), ("90", "float", 3), ("90", "double", 0), ("90a", "float", 1), ("90a", "float", 2)])
+    ("75", "float", 0), ("80", "float", 1), ("90", "float", 3), ("90", "double", 0), ("90a", "float", 1),
+    ("90a", "float", 2)])
 def test_the_source_compiles(source, arch, real, narrow, tmp_path):
     for file in FILES:
         options = {"REAL": real, "NARROW": narrow, "TILE": 64, "STAGES": 4, "V": 2}
@@ -91,7 +92,8 @@ def test_a_mistake_in_the_source_is_seen(source, tmp_path):
 
 # ---- precisions ----
 
-@pytest.mark.parametrize("name, shapes, settings", SMALL)
+@pytest.mark.parametrize("name, shapes, settings", [
+    case for case in SMALL if case[0] in ("conv2d", "conv2d_add", "linear", "attention")])
 def test_twins_in_tf32(gpu, name, shapes, settings):
     """Compared with the readable operation in float64. In fp32: tests/test_kernels.py."""
     for i, (expected, got) in enumerate(twin_beside_readable("cupy", "tf32", name, shapes, settings, np.float32)):
@@ -100,11 +102,12 @@ def test_twins_in_tf32(gpu, name, shapes, settings):
 
 
 NARROWED = {"conv2d": 1, "conv2d_add": 1, "linear": 1, "group_norm": 1, "group_norm_silu": 1, "attention": 3,
-            "concatenate": 2, "upsample": 1}            # operations within a network: how many arguments are activations
+            "concatenate": 2, "upsample": 1}        # operations within a network: how many arguments are activations
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("name, shapes, settings", [case for case in SMALL if case[0] in NARROWED])
+@pytest.mark.parametrize("precision, name, shapes, settings", [
+    (precision, *case) for precision, every in (("bf16", 1), ("fp16", 3)) for case in SMALL[::every]
+    if case[0] in NARROWED])
 def test_twins_on_narrow_arrays(gpu, precision, name, shapes, settings):
     """Their results are narrow too, the gradients of parameters are not."""
     compare_narrow(precision, name, shapes, settings)
@@ -142,17 +145,18 @@ def test_a_precision_is_what_it_says(gpu, precision, least):
 
 
 MUTANTS = [("conv2d", "(unsigned)(j[b][r] + right) < W", "true"), ("conv2d", "kw - 1 - q : q", "q : q"),
-           ("conv2d", "there ? patches + now", "true ? patches + now"), ("conv2d", "++p == kh) p = 0", "++p == kh) p = 1"),
+           ("conv2d", "++p == kh) p = 0", "++p == kh) p = 1"),
            ("conv2d_add", "value += of_image[e]", ""),
-           ("conv2d_add", "value += load(in_one", "value = load(in_one"), ("conv2d", "if (bias) value", "if (0) value"),
-           ("conv2d", "if (i[l] >= H) i[l] -= H", ""), ("conv2d", "down = f / C / kw - kh / 2", "down = f / C / kw - 1"),
+           ("conv2d_add", "value += load(in_one", "value = load(in_one"),
+           ("conv2d", "if (i[l] >= H) i[l] -= H", ""),
+           ("conv2d", "down = f / C / kw - kh / 2", "down = f / C / kw - 1"),
            ("linear", "r += 8", "r += 16"), ("group_norm", "- m[v];\n                sum", ";\n                sum"),
            ("group_norm_silu", "normal * sigmoid(normal)", "sigmoid(normal)"),
            ("group_norm_silu", "(1 + z * (1 - s))", "(1 + z * s)"),
-           ("group_norm", "- mean_dn[v] -", "-"), ("group_norm", "sum_normal[v] += dz * normal", "sum_normal[v] += dz"),
+           ("group_norm", "sum_normal[v] += dz * normal", "sum_normal[v] += dz"),
            ("attention", "- sum) * scale", "- sum)"),
            ("attention", "exp(logits[j] * scale - largest) / sum", "exp(logits[j] * scale - largest)"),
-           ("upsample", "row / 2 * W", "row / 2 * W * 0"), ("upsample", "+ load(z[1].at[v]) ", ""),
+           ("upsample", "+ load(z[1].at[v]) ", ""),
            ("concatenate", "row * B + column - A", "row * B"),
            ("mean_squared_error", "half = 128; half", "half = 64; half")]
 
@@ -164,7 +168,8 @@ def test_a_wrong_kernel_is_found(gpu, name, right, wrong, monkeypatch):
 
     caches = [launch.module, launch.kernel, conv._plan, conv._gradient_plan]
     source, (file,) = launch.source, [file for file in FILES if right in (FOLDER / file).read_text()]
-    monkeypatch.setattr(launch, "source", lambda name: source(name).replace(right, wrong) if name == file else source(name))
+    monkeypatch.setattr(launch, "source",
+                        lambda name: source(name).replace(right, wrong) if name == file else source(name))
     [cache.cache_clear() for cache in caches]
     worst = 0
     try:
@@ -173,6 +178,8 @@ def test_a_wrong_kernel_is_found(gpu, name, right, wrong, monkeypatch):
                 for expected, got in twin_beside_readable("cupy", "fp32", *case, np.float32):
                     error = np.abs(expected - to_numpy(got)).max() / np.abs(expected).max()
                     worst = max(worst, error if error == error else 1)
+            if worst > 1e-3:
+                break
     finally:
         [cache.cache_clear() for cache in caches]
     assert worst > 1e-3
@@ -213,7 +220,8 @@ def test_dropout_draws_its_mask(gpu, precision, shape):
 def test_narrow_and_widen_enclose_a_network(gpu):
     """The parameters are narrowed for one forward: what they are later counts later."""
     tinyddpm.use("cupy", precision="bf16")
-    x, values = (from_numpy(np.random.default_rng(0).standard_normal(n).astype(np.float32)) for n in ((1, 4, 4, 8), 576))
+    rng = np.random.default_rng(0)
+    x, values = (from_numpy(rng.standard_normal(n).astype(np.float32)) for n in ((1, 4, 4, 8), 576))
     w, b = values.reshape(3, 3, 8, 8), from_numpy(np.zeros(8, np.float32))
     h, _ = ops.narrow(x, values)
     y, _ = ops.conv2d(h, w, b)
@@ -426,7 +434,8 @@ def test_the_programs_run_on_it(gpu, tmp_path, monkeypatch, capsys):
     flags = ["--backend", "cupy", "--precision", "bf16"]
     checkpoint = "run/checkpoint.safetensors"
     for program, *arguments in (["train_mnist.py", "--quick", "--steps", "2", "--batch-size", "4", "--out", "run",
-                                 "--base-channels", "8", "--groups", "4", "--patch-size", "7", "--T", "3", *flags, "--verbose"],
+                                 "--base-channels", "8", "--groups", "4", "--patch-size", "7", "--T", "3", *flags,
+                                 "--verbose"],
                                 ["train_mnist.py", "--resume", "--steps", "3", "--out", "run", *flags],
                                 ["sample.py", checkpoint, "--count", "1", *flags],
                                 ["evaluate.py", checkpoint, "nll", "--split", "train", "--count", "2", "--times", "2",

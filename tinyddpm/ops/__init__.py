@@ -2,8 +2,8 @@
 
 `y, cache = op(x, ...)` and `dx, ... = op_backward(dy, cache)`, with one gradient for each array
 argument. They are pure: they hold no parameters, draw no random numbers and change no argument
-(except dropout, which draws its mask, and adam_ema, which updates its arguments in place). Letters: N batch, H, W, C input
-channels, K output channels, G groups, L = H W positions.
+(except dropout, which draws its mask, and adam_ema, which updates its arguments in place).
+Letters: N batch, H, W, C input channels, K output channels, G groups, L = H W positions.
 
 This package is also the table of operations: layers call `ops.conv2d(...)`, and `tinyddpm.use` can replace
 the function of that name by a faster twin or by your own. The files, such as ops/conv.py, always

@@ -11,7 +11,8 @@ from tinyddpm.kernels.cpu.threads import describe
 
 
 def activate():
-    """Give the cores to numba's threads. Returns the files with the twins, the array library, and its random generator."""
+    """Give the cores to numba's threads. Returns the files with the twins, the array library, its random generator."""
     memory.keep()
     threads.share()
-    return [concatenate, norm, resample, update] + ([attention, conv, linear] if blas.library else []), np, np.random.default_rng
+    files = [concatenate, norm, resample, update] + ([attention, conv, linear] if blas.library else [])
+    return files, np, np.random.default_rng

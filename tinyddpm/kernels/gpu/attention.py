@@ -13,7 +13,8 @@ def attention(q, k, v, heads=1):
     N, L, C = q.shape
     dtype, scale = q.dtype, (C // heads)**-0.5
     q, k, v = (cupy.ascontiguousarray(z) for z in (q, k, v))
-    y, logits, p = cupy.empty((N, L, C), dtype), cupy.empty((heads, N, L, L), _real(dtype)), cupy.empty((heads, N, L, L), q.dtype)
+    y = cupy.empty((N, L, C), dtype)
+    logits, p = (cupy.empty((heads, N, L, L), kind) for kind in (_real(dtype), dtype))
     for h, (qh, kh) in enumerate(zip(_heads(q, heads), _heads(k, heads))):
         multiply(qh, kh, logits[h], transpose_b=True)
     launch("softmax", dtype, (heads * N * L,), (32,), logits, p, L, scale)

@@ -6,7 +6,7 @@
 //
 // Result and source have the same size, and pixels lie in raster order: a shift by (p, q) is a distance of p W + q. A
 // block makes TILE pixels by TILE channels of y. It goes through the source's channels by slabs of 128 bytes, and in a
-// slab through the rows p of the kernel. For each row it copies one patch of pixels, of which every q uses another part:
+// slab through the rows p of the kernel. For each it copies one patch of pixels, of which every q uses another part:
 //
 //     pixels of x     first - 1                      first + TILE             the slab's channels: one line of
 //                         [.|.|.|.|.|.|.|.|.|.|.|.|.]                          shared memory for each pixel
@@ -14,15 +14,14 @@
 //                  q = 1:   [-----------------------]       for pixels at the edge of an image, whose neighbour
 //                  q = 2:     [-----------------------]     is none, threads read a line of zeros
 //
-// and for each (p, q) a slab of w by TILE channels. Copies run STAGES - 2 slabs ahead of the products, of which those of
-// the slab before may still run. Reading the patch
-// once for three q saves the way from the L2 cache, which limits such kernels more than the tensor cores do; two blocks
-// on each multiprocessor fill each other's pauses.
+// and for each (p, q) a slab of w by TILE channels. Copies run STAGES - 2 slabs ahead of the products; those of the slab
+// before may still run. Reading the patch once for three q saves the way from the L2 cache, which limits such kernels
+// more than the tensor cores do; two blocks on each multiprocessor fill each other's pauses.
 //
 // All numbers pass through 16-byte packs; C and `width`, the channels in memory, are multiples of those (product.py
 // pads others with zeros).
 
-const int SLAB = 128 / sizeof(number), PACK = 16 / sizeof(number);       // numbers in a line, and in a pack
+const int SLAB = 128 / sizeof(number), PACK = 16 / sizeof(number);         // numbers in a line, and in a pack
 const bool TENSOR = NARROW == 1 || NARROW == 2;
 const int GROUPS = TENSOR && TILE == 128 ? 2 : 1, T = 128 * GROUPS;        // groups of four warps; threads
 const int BLOCKS = TILE / GROUPS / 64, SIDE = TILE * 128;                  // 64-row blocks of a group; bytes of a slab
@@ -96,8 +95,8 @@ template <bool ACROSS> INLINE void multiply(real (&c)[BLOCKS][TILE / 8][4], Frag
 {
     int lane = threadIdx.x % 32;
 #if WGMMA
-    // What the tensor core must know of `right`: address, step from panel to panel and from eight lines to the next, and
-    // that packs are permuted.
+    // What the tensor core must know of `right`: its address, the steps from panel to panel and from eight lines to the
+    // next, and that packs are permuted.
     unsigned long long panel = SLAB * 128, eight = 8 * 128, permuted = 1ull << 62;
     unsigned long long descriptor = shared_address(right + (ACROSS ? k * 128 : k * 2)) >> 4 | panel >> 4 << 16
         | eight >> 4 << 32 | permuted;
@@ -132,7 +131,8 @@ template <bool ACROSS> INLINE void multiply(real (&c)[BLOCKS][TILE / 8][4], Frag
                 two[0][d] = row.at[0], two[1][d] = row.at[1];
             }
         for (int e = 0; e < 2; e++)
-            if (!ACROSS) *(Pack<real, PACK>*)two[e] = *(const Pack<real, PACK>*)within<false>(right, 8 * j + lane % 4 * 2 + e, k);
+            if (!ACROSS)
+                *(Pack<real, PACK>*)two[e] = *(const Pack<real, PACK>*)within<false>(right, 8 * j + lane % 4 * 2 + e, k);
 #pragma unroll
         for (int d = 0; d < PACK; d++)
 #pragma unroll
@@ -280,8 +280,8 @@ INLINE void convolve(const number* __restrict__ x, const number* __restrict__ w,
         for (int j = 0; j < TILE / 8; j++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                int m = rows + 64 * b + 8 * half + lane / 4;
-                *(Pack<real, 2>*)(result + m * PITCH + 8 * j + lane % 4 * 2) = {c[b][j][2 * half], c[b][j][2 * half + 1]};
+                real* two = result + (rows + 64 * b + 8 * half + lane / 4) * PITCH + 8 * j + lane % 4 * 2;
+                *(Pack<real, 2>*)two = {c[b][j][2 * half], c[b][j][2 * half + 1]};
             }
     __syncthreads();
     int k = column + t % (TILE / WIDE) * WIDE;
@@ -289,7 +289,8 @@ INLINE void convolve(const number* __restrict__ x, const number* __restrict__ w,
         int m = first + n;
         if (m >= M || k >= K) continue;
         long long at = (long long)m * K + k;
-        const real *values = result + n * PITCH + k - column, *of_image = shift ? shift + (long long)(m / (H * W)) * K + k : 0;
+        const real* values = result + n * PITCH + k - column;
+        const real* of_image = shift ? shift + (long long)(m / (H * W)) * K + k : 0;
         Pack<number, WIDE> whole;
         bool in_one = K % WIDE == 0;
         if (other && in_one) whole = *(const Pack<number, WIDE>*)(other + at);
@@ -315,8 +316,8 @@ extern "C" __global__ void __launch_bounds__(T, 2) convolve(
 }
 
 extern "C" __global__ void __launch_bounds__(T, 2) convolve_backward(
-    const number* dy, const number* w, const real* bias, const real* shift, const number* other, number* dx, int M, int H,
-    int W, int C, int K, int width, int kh, int kw)
+    const number* dy, const number* w, const real* bias, const real* shift, const number* other, number* dx, int M,
+    int H, int W, int C, int K, int width, int kh, int kw)
 {
     convolve<true>(dy, w, bias, shift, other, dx, M, H, W, C, K, width, kh, kw);
 }
@@ -326,8 +327,8 @@ extern "C" __global__ void __launch_bounds__(T, 2) convolve_backward(
 // parts (splits, kh kw channels, K): sums over `each` slabs of pixels. A tile has TILE of the kernel's kh kw C rows
 // (p, q, c) and TILE channels k; both operands lie across the lines, which are pixels.
 extern "C" __global__ void __launch_bounds__(T, 2) weight_gradient(
-    const number* __restrict__ x, const number* __restrict__ dy, real* __restrict__ parts, int M, int H, int W, int C, int K,
-    int width, int channels, int kh, int kw, int each)
+    const number* __restrict__ x, const number* __restrict__ dy, real* __restrict__ parts, int M, int H, int W, int C,
+    int K, int width, int channels, int kh, int kw, int each)
 {
     const int PACKS = TILE / PACK, LINES = T / PACKS, COUNT = SLAB / LINES;        // COUNT: copies of each number
     int across = (K + TILE - 1) / TILE, first = blockIdx.x / across * TILE, column = blockIdx.x % across * TILE;

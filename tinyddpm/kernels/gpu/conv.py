@@ -110,8 +110,7 @@ def _cut(shape, sides, stride, pads):
 def convolve(x, w, b, shift=None, other=None):
     """The result, with shift (N, 1, 1, K) and other (N, H, W, K) added, and the cache."""
     source, weights = padded(x), filters(w, x.dtype)
-    y = _products("convolve", source, weights, len(b), weights.shape[-1], b,
-                  None if shift is None else cupy.ascontiguousarray(shift), None if other is None else contiguous(other))
+    y = _products("convolve", source, weights, len(b), weights.shape[-1], b, shift, other)
     return y, (source, w, weights)
 
 
@@ -120,9 +119,9 @@ def gradients(dy, cache, dw, db):
     (x, w, weights), dy = cache, contiguous(dy)
     source = padded(dy)
     dx = _products("convolve_backward", source, weights, w.shape[-2], weights.shape[-2])
-    function, grid, block, shared, numbers = _gradient_plan(state.precision, x.dtype, x.shape, w.shape, source.shape[-1])
-    parts = cupy.empty((grid[1], *w.shape), w.dtype)
-    function(grid, block, [x, source, parts, *numbers], shared_mem=shared)
+    plan = _gradient_plan(state.precision, x.dtype, x.shape, w.shape, source.shape[-1])
+    parts = cupy.empty((plan.grid[1], *w.shape), w.dtype)
+    plan.launch(x, source, parts)
     sums = column_sums(dy.reshape(len(dy), -1, w.shape[-1]))
     add_sums(dw, parts, db, sums)
     return dx, sums
@@ -130,23 +129,27 @@ def gradients(dy, cache, dw, db):
 
 def _products(name, source, weights, K, width, *added):
     """An array (N, H, W, K) from a kernel of that name. added: what the kernel adds to its products"""
-    added = [NOTHING if z is None else z for z in added] or [NOTHING] * 3
+    added = [NOTHING if z is None else contiguous(z) for z in added] or [NOTHING] * 3
     y = cupy.empty((*source.shape[:3], K), source.dtype)
-    function, grid, block, shared, numbers = _plan(name, state.precision, source.dtype, source.shape,
-                                                   weights.shape[:-2], K, width)
-    function(grid, block, [source, weights, *added, y, *numbers], shared_mem=shared)
+    plan = _plan(name, state.precision, source.dtype, source.shape, weights.shape[:-2], K, width)
+    plan.launch(source, weights, *added, y)
     return y
 
 
-# A plan: a kernel, its grid, block, bytes of shared memory, and the numbers among its arguments, which a launch only repeats.
+class Plan(namedtuple("Plan", "kernel grid block shared numbers")):
+    """What a launch repeats: the kernel, its shape, bytes of shared memory, and the numbers among its arguments."""
+
+    def launch(self, *arrays):
+        self.kernel(self.grid, self.block, [*arrays, *self.numbers], shared_mem=self.shared)
+
 
 @functools.cache
 def _plan(name, precision, dtype, shape, sides, K, width):
     (N, H, W, C), (kh, kw) = shape, sides or (1, 1)
     tile = _tile(N * H * W, K, dtype, _shared(128, kw), ENOUGH)
     function, _ = kernel(name, dtype, precision, TILE=tile, STAGES=_stages(kw))
-    return (function, (-(-N * H * W // tile) * -(-K // tile),), _threads(tile, dtype), _shared(tile, kw),
-            [np.int32(n) for n in (N * H * W, H, W, C, K, width, kh, kw)])
+    return Plan(function, (-(-N * H * W // tile) * -(-K // tile),), _threads(tile, dtype), _shared(tile, kw),
+                [np.int32(n) for n in (N * H * W, H, W, C, K, width, kh, kw)])
 
 
 @functools.cache
@@ -157,8 +160,8 @@ def _gradient_plan(precision, dtype, shape, w_shape, width):
     tiles = -(-F // tile) * -(-K // tile)
     each = -(-slabs // max(1, min(BLOCKS // tiles, slabs // LEAST)))
     function, _ = kernel("weight_gradient", dtype, precision, TILE=tile, STAGES=GRADIENT_STAGES)
-    return (function, (tiles, -(-slabs // each)), _threads(tile, dtype), 2 * GRADIENT_STAGES * tile * LINE + 1024,
-            [np.int32(n) for n in (N * H * W, H, W, C, K, width, channels, kh, kw, each)])
+    return Plan(function, (tiles, -(-slabs // each)), _threads(tile, dtype), 2 * GRADIENT_STAGES * tile * LINE + 1024,
+                [np.int32(n) for n in (N * H * W, H, W, C, K, width, channels, kh, kw, each)])
 
 
 def _stages(kw):

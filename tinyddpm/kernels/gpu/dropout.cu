@@ -3,7 +3,8 @@
 typedef Pack<number, V> pack;
 
 // keep is true with probability 1 - p; y = x / (1 - p) where keep, else 0
-extern "C" __global__ void dropout(const number* x, number* y, bool* keep, int key0, int key1, int draw, real p, int size)
+extern "C" __global__ void dropout(const number* x, number* y, bool* keep, int key0, int key1, int draw, real p,
+                                   int size)
 {
     int i = thread();
     if (i >= size) return;

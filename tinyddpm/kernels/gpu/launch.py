@@ -20,7 +20,7 @@ LEAST_CAPABILITY = 80       # for products of 16-bit numbers and of TF32
 HOPPER = "90"                                       # the compute capability whose tensor cores conv.cu knows
 
 # A kernel's name -> its file, and the types of its parameters.
-KERNELS = {name: (path.name, ["*" if "*" in parameter else parameter.split()[0] for parameter in parameters.split(",")])
+KERNELS = {name: (path.name, ["*" if "*" in p else p.split()[0] for p in parameters.split(",")])
            for path in sorted(FOLDER.glob("*.cu")) for name, parameters in DECLARATION.findall(path.read_text())}
 
 
@@ -53,8 +53,8 @@ def kernel(name, dtype, precision, **constants):
     """A kernel for arrays of that type, and a converter for each argument: to int, to real, or None for an array."""
     capability = cupy.cuda.Device().compute_capability
     if precision != "fp32" and int(capability) < LEAST_CAPABILITY:
-        raise ValueError(f"precision {precision} needs a GPU of compute capability {LEAST_CAPABILITY / 10}; this one has "
-                         f"{int(capability) / 10}")
+        raise ValueError(f"precision {precision} needs a GPU of compute capability {LEAST_CAPABILITY / 10}; "
+                         f"this one has {int(capability) / 10}")
     real = "double" if dtype == np.float64 else "float"
     narrow = NARROW.get(dtype, 3 if precision != "fp32" and dtype == np.float32 else 0)
     file, kinds = KERNELS[name]

@@ -1,4 +1,4 @@
-// Group normalization, alone or with SiLU: a block handles whole groups of one sample; threads (pack of V channels, lane).
+// Group normalization, alone or with SiLU: a block has whole groups of one sample; threads (pack of V channels, lane).
 
 const int CHANNELS = 256 * V;           // at most, of a block
 
@@ -95,8 +95,8 @@ __device__ real through_silu(real dy, real normal, real gamma, real beta, int si
 // dgamma, dbeta (N, C): separate sums for each sample
 extern "C" __global__ void group_norm_backward(const number* __restrict__ dy, const number* __restrict__ x,
                                                const real* gamma, const real* beta, const real* mean, const real* rstd,
-                                               number* __restrict__ dx, real* dgamma, real* dbeta, int L, int C, int width,
-                                               int silu)
+                                               number* __restrict__ dx, real* dgamma, real* dbeta, int L, int C,
+                                               int width, int silu)
 {
     typedef Pack<number, V> pack;
     __shared__ real sums[CHANNELS], means[CHANNELS], factors[CHANNELS];
@@ -123,10 +123,12 @@ extern "C" __global__ void group_norm_backward(const number* __restrict__ dy, co
     }
     if (threadIdx.y == 0) for (int v = 0; v < V; v++) factors[threadIdx.x * V + v] = scale[v];
     lane_sums(sum, sums);
-    if (there && threadIdx.y == 0) for (int v = 0; v < V; v++) dbeta[blockIdx.y * C + c + v] = sums[threadIdx.x * V + v];
+    if (there && threadIdx.y == 0)
+        for (int v = 0; v < V; v++) dbeta[blockIdx.y * C + c + v] = sums[threadIdx.x * V + v];
     group_means(sums, factors, means, (real)L * width, width, mean_dn);
     lane_sums(sum_normal, sums);
-    if (there && threadIdx.y == 0) for (int v = 0; v < V; v++) dgamma[blockIdx.y * C + c + v] = sums[threadIdx.x * V + v];
+    if (there && threadIdx.y == 0)
+        for (int v = 0; v < V; v++) dgamma[blockIdx.y * C + c + v] = sums[threadIdx.x * V + v];
     group_means(sums, factors, means, (real)L * width, width, mean_dn_n);
     if (!there) return;
 #pragma unroll 2

@@ -6,7 +6,6 @@ from collections import namedtuple
 from functools import partial
 
 import cupy
-import numpy as np
 
 from tinyddpm.kernels.gpu.launch import contiguous, launch, pack
 from tinyddpm.kernels.gpu.product import add_sums
@@ -46,7 +45,7 @@ group_norm_silu_backward = group_norm_backward
 
 @functools.cache
 def _blocks(shape, groups, dtype):
-    """The channels of a group, the grid, the block of threads (packs, lanes): whole groups, about 32 channels; a pack's V.
+    """The channels of a group; grid and block of threads (packs, lanes), for whole groups, about 32 channels; V.
 
     Raises ValueError for a group of more packs than a block can have threads.
     """
@@ -55,5 +54,5 @@ def _blocks(shape, groups, dtype):
     unit = math.lcm(width, V)
     packs = unit * max(1, 32 // unit) // V
     if packs > THREADS:
-        raise ValueError(f"group_norm: x is {shape} in {groups} groups; a GPU has at most {THREADS * V} channels in one")
+        raise ValueError(f"group_norm: x is {shape}, groups {groups}; a GPU takes up to {THREADS * V} channels in one")
     return width, (-(-C // (packs * V)), N), (packs, THREADS // packs), V

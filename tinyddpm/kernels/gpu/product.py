@@ -72,8 +72,10 @@ def multiply(a, b, out, transpose_a=False, transpose_b=False, add=False):
     """
     (M, N), K = out.shape[-2:], a.shape[-2 if transpose_a else -1]
     kinds = [TYPES[z.dtype.type] for z in (b, a, out)]
-    compute = COMPUTE_64F if kinds[2] == R_64F else COMPUTE_TF32 if kinds[0] == R_32F and state.precision != "fp32" else COMPUTE_32F
-    one, factor = (number(value, np.float64 if compute == COMPUTE_64F else np.float32).ctypes.data for value in (1, int(add)))
+    narrower = kinds[0] == R_32F and state.precision != "fp32"
+    compute = COMPUTE_64F if kinds[2] == R_64F else COMPUTE_TF32 if narrower else COMPUTE_32F
+    real = np.float64 if compute == COMPUTE_64F else np.float32
+    one, factor = (number(value, real).ctypes.data for value in (1, int(add)))
     handle = cupy.cuda.device.get_cublas_handle()
     steps = [max(z.strides[-2] // z.itemsize, z.shape[-1]) for z in (b, a, out)]            # from row to row
     B, A, C = ((z.data.ptr, kind, step) for z, kind, step in zip((b, a, out), kinds, steps))

@@ -19,6 +19,7 @@ extern "C" __global__ void upsample_backward(const number* dy, number* dx, int W
     int c = i % C, column = i / C % W, row = i / C / W;
     const pack* corner = (const pack*)dy + ((size_t)2 * row * 2 * W + 2 * column) * C + c;
     pack z[4] = {corner[0], corner[C], corner[2 * W * C], corner[2 * W * C + C]}, sum;
-    for (int v = 0; v < V; v++) sum.at[v] = store(load(z[0].at[v]) + load(z[1].at[v]) + load(z[2].at[v]) + load(z[3].at[v]));
+    for (int v = 0; v < V; v++)
+        sum.at[v] = store(load(z[0].at[v]) + load(z[1].at[v]) + load(z[2].at[v]) + load(z[3].at[v]));
     ((pack*)dx)[i] = sum;
 }
