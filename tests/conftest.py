@@ -20,7 +20,7 @@ sys.path.insert(0, str(HERE))
 import cupy_on_cpu
 
 # Tests that start many processes, or that need none of the others' set-up: a second pytest runs them.
-PROGRAMS = ("test_programs.py", "test_parallel.py", "test_homework.py", "test_files.py")
+SECOND = ("test_programs.py", "test_parallel.py", "test_homework.py", "test_files.py", "test_gpu.py")
 REPORTS = os.environ.get("TINYDDPM_REPORTS")                # in that one, the file for its reports
 ONE_THREAD = {name: "1" for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 # Compiles the kernels for the CPU into numba's cache, where the tests find them.
@@ -61,7 +61,7 @@ class Beside:
 
 def pytest_collection_modifyitems(items):
     """The tests that wait for compiled kernels, for the lessons or for the second pytest come last."""
-    items.sort(key=lambda item: (item.path.name in PROGRAMS,
+    items.sort(key=lambda item: (item.path.name in SECOND,
                                  item.path.stem in ("test_benchmark", "test_kernels", "test_lessons")))
 
 
@@ -93,7 +93,7 @@ def pytest_configure(config):
 def pytest_runtest_protocol(item):
     """The reports of a test that the second pytest runs; None for all others, which run as usual."""
     second = getattr(item.config, "second", None)
-    if second is None or item.path.name not in PROGRAMS:
+    if second is None or item.path.name not in SECOND:
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in second.of(item.nodeid):
@@ -103,12 +103,12 @@ def pytest_runtest_protocol(item):
 
 
 class Second:
-    """A second pytest, for the files PROGRAMS."""
+    """A second pytest, for the files SECOND."""
 
     def __init__(self, config):
         self.config, self.file = config, tempfile.NamedTemporaryFile("r", suffix=".reports")
         self.process = subprocess.Popen([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-                                         *(HERE / name for name in PROGRAMS)], cwd=config.rootpath,
+                                         *(HERE / name for name in SECOND)], cwd=config.rootpath,
                                         env=os.environ | {"TINYDDPM_REPORTS": self.file.name},
                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.found, self.rest = {}, ""

@@ -30,7 +30,7 @@ def conv2d_add(x, w, b, other):
 
 
 def linear(x, w, b):
-    y, cache = convolve(x.reshape(len(x), 1, -1, len(w)), w, b)
+    y, cache = convolve(x.reshape(len(x) if x.ndim > 1 else 1, 1, -1, len(w)), w, b)
     return y.reshape(*x.shape[:-1], len(b)), (*cache, x.shape)
 
 
@@ -48,8 +48,8 @@ def conv2d_add_backward(dy, cache, dw, db):
 @Accumulating
 def linear_backward(dy, cache, dw, db):
     x, w, weights, shape = cache
-    dy = contiguous(dy).reshape(len(dy), -1, len(db))
-    if weights.shape == w.shape:                           # nothing is padded
+    dy = contiguous(dy).reshape(len(x), -1, len(db))
+    if weights.shape == w.shape:                            # nothing is padded
         rows, dx = dy.reshape(-1, len(db)), cupy.empty(shape, dy.dtype)
         multiply(rows, weights, dx.reshape(-1, shape[-1]), transpose_b=True)
         multiply(x.reshape(-1, shape[-1]), rows, dw, transpose_a=True, add=True)

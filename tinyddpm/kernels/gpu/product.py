@@ -1,4 +1,4 @@
-"""Operands of matrix products, products by cuBLAS, and sums over rows."""
+"""Operands of matrix products, their types and their padding; products by cuBLAS; sums over rows."""
 
 import functools
 
@@ -12,8 +12,6 @@ from tinyddpm.kernels.gpu.launch import contiguous, launch, launch_each, pack
 R_64F, R_32F, R_16F, R_16BF = 1, 0, 2, 14                           # cuBLAS's types
 COMPUTE_64F, COMPUTE_32F, COMPUTE_TF32 = 70, 68, 77                 # and its arithmetic
 TYPES = {np.float64: R_64F, np.float32: R_32F, np.float16: R_16F, np.uint16: R_16BF}
-
-
 NARROW_TYPES = {"bf16": np.dtype(np.uint16), "fp16": np.dtype(np.float16)}
 
 
