@@ -128,6 +128,13 @@ static inline Given* exchange(Given mine)           // of the thread's warp
     return all + current / 32 * 32;
 }
 
+static inline Given* exchange(const unsigned* a, const unsigned* b)
+{
+    Given mine;
+    memcpy(mine.registers, a, 4 * sizeof *a), memcpy(mine.registers + 4, b, 2 * sizeof *b);
+    return exchange(mine);
+}
+
 static inline void load_matrices(unsigned* r, const void* row)
 {
     Given mine; mine.row = row;
@@ -160,10 +167,7 @@ static float widened(unsigned short bits)
 
 static inline void multiply_add(float* c, const unsigned* a, const unsigned* b)
 {
-    Given mine;
-    for (int i = 0; i < 4; i++) mine.registers[i] = a[i];
-    for (int i = 0; i < 2; i++) mine.registers[4 + i] = b[i];
-    Given* of = exchange(mine);
+    Given* of = exchange(a, b);
     int lane = current % 32;
     for (int i = 0; i < 4; i++)                     // rows lane / 4 and 8 more, columns lane % 4 * 2 and the next
         for (int k = 0; k < 16; k++) {
@@ -188,9 +192,7 @@ template <bool ACROSS> static float described(unsigned long long d, int i, int k
 template <bool ACROSS, int N> static inline void group_multiply_add(float (&c)[N][4], const unsigned* a,
                                                                    unsigned long long b)
 {
-    Given mine;
-    for (int i = 0; i < 4; i++) mine.registers[i] = a[i];
-    Given* of = exchange(mine);
+    Given* of = exchange(a, a);                     // b is in shared memory
     int lane = current % 32;
     for (int k = 0; k < 16; k++)
         for (int j = 0; j < N; j++)
@@ -205,10 +207,7 @@ static inline unsigned to_tf32(float x) { return __float_as_uint(x) + 0x1000 & 0
 
 static inline void multiply_add(float* c, const unsigned* a, const unsigned* b)
 {
-    Given mine;
-    for (int i = 0; i < 4; i++) mine.registers[i] = a[i];
-    for (int i = 0; i < 2; i++) mine.registers[4 + i] = b[i];
-    Given* of = exchange(mine);
+    Given* of = exchange(a, b);
     int lane = current % 32;
     for (int i = 0; i < 4; i++)
         for (int k = 0; k < 8; k++) {

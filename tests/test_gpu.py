@@ -87,7 +87,7 @@ def test_the_source_compiles(source, arch, real, narrow, tmp_path):
 
 def test_a_mistake_in_the_source_is_seen(source, tmp_path):
     wrong = source("product.cu").replace("= store(x[i])", "= stor(x[i])")
-    assert "stor" in compile_for(wrong, ["-DREAL=float", "-DNARROW=1"], 90, tmp_path)
+    assert '"stor"' in compile_for(wrong, ["-DREAL=float", "-DNARROW=1"], 90, tmp_path)
 
 
 # ---- precisions ----
@@ -247,6 +247,21 @@ def test_large_tiles(gpu, monkeypatch, precision, hopper):
         monkeypatch.setattr(cupy_on_cpu, "compiled", lambda code, options: compiled(code, (*options, "-DWGMMA=1")))
     for x, K, kernel in (((2, 9, 10, 72), 136, (3, 3)), ((1, 3, 77, 136), 72, (1, 1))):
         compare_narrow(precision, "conv2d", [x, (*kernel, x[3], K), (K,)], ())
+
+
+def test_what_a_gpu_refuses(gpu, monkeypatch):
+    """Narrow products on an old one, and more channels in a group than a block has threads for."""
+    tinyddpm.use("cupy")
+    x, one, zero = (from_numpy(z) for z in (np.zeros((1, 1, 1, 1028), np.float32), np.ones(1028, np.float32),
+                                            np.zeros(1028, np.float32)))
+    with pytest.raises(ValueError, match="up to 1024 channels"):
+        ops.group_norm(x, one, zero, 1, 1e-6)
+    if gpu is None:
+        pytest.skip("there is a real GPU")
+    monkeypatch.setattr(cupy_on_cpu.DEVICE, "compute_capability", "75")
+    tinyddpm.use("cupy", precision="bf16")
+    with pytest.raises(ValueError, match="needs a GPU of compute capability 8.0; this one has 7.5"):
+        ops.narrow(x, one)
 
 
 def test_only_a_gpu_has_precisions():

@@ -12,11 +12,11 @@ from tinyddpm.kernels.gpu.product import add_sums, column_sums, filters, multipl
 from tinyddpm.ops.accumulate import Accumulating
 from tinyddpm.ops.conv import check_conv2d, check_conv2d_add
 
-BLOCKS = 264                # that the gradient by w is shared out to: two for each multiprocessor of a large GPU
+BLOCKS = 264                # of threads for the gradient by w: two for each multiprocessor of a large GPU
 LINE = 128                  # bytes of a slab's line
 ENOUGH = 120                # tiles of 128 by 128; where there are fewer, the GPU fills better with tiles of 64
 GRADIENT_STAGES = 3         # slabs of both operands in shared memory
-LEAST = 4                   # slabs of pixels in a part of the gradient by w
+LEAST = 4                   # the fewest slabs of pixels that are summed into one part of that gradient
 NOTHING = np.uintp(0)       # an array that is absent
 
 
