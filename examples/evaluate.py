@@ -7,7 +7,9 @@
 Each command prints its results and writes a JSON file.
 """
 
+import functools
 import json
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,7 +23,8 @@ from tinyddpm.sampling.steps import OPTIONS
 from tinyddpm.training import load_model
 
 SPLITS, ROWS = 10, 10               # parts of the samples for the Inception score; rows of Table 4
-OF_SAMPLES, OF_THE_BOUND = ("samples", "sampler", "steps", *OPTIONS, "inception"), ("times", "cdf")
+OF_SAMPLES = ("samples", "sampler", "steps", *OPTIONS, "clip", "guidance", "avoid", "inception")
+OF_THE_BOUND = ("times", "cdf")
 
 
 def main(argv):
@@ -57,16 +60,26 @@ def main(argv):
 
 def bound(args, model, preset):
     """Print and return the terms of Eq. 5 over some images, and Table 4."""
-    dataset, name = data.compare_with(args.dataset or preset.dataset, preset.model, args.split, args.data_dir)
-    images = dataset.some(args.count or min(256, len(dataset)), args.seed)
-    if len(images) < 2:
+    if args.label not in (None, "none"):
+        raise ValueError(f"--label {args.label}: a likelihood has the true labels, or with --label none, none")
+    labelled = preset.labels is not None and args.label is None
+    config = preset.model if labelled else replace(preset.model, num_classes=None)
+    dataset, name = data.compare_with(args.dataset or preset.dataset, config, args.split, args.data_dir)
+    if labelled and preset.classes not in ((), dataset.classes):
+        raise ValueError(f"{name} has the classes {', '.join(dataset.classes)}; the model knows "
+                         f"{', '.join(preset.classes)}: choose --label none")
+    some = dataset.some(args.count or min(256, len(dataset)), args.seed)
+    if len(some) < 2:
         raise ValueError("a standard error needs at least two images")
+    p = functools.partial(reverse_process, model, preset.diffusion)
     s, progress = preset.diffusion.make_schedule(), Progress()
     strata = {None: min(20 if args.what == "nll" else 100, s.T - 1), 0: s.T - 1}.get(args.times, args.times)
-    found = likelihood.evaluate(reverse_process(model, preset.diffusion), s, images, strata, args.seed, args.cdf,
-                                lambda number, total: progress.count("batch and time", number, total))
+    found = likelihood.evaluate(p if labelled else p(), s, some.images, strata, args.seed, args.cdf,
+                                lambda number, total: progress.count("batch and time", number, total),
+                                some.labels if labelled else None)
     progress.close()
-    print(f"{len(images):,} images of {name}, {strata} of the {s.T - 1} times t > 1 for each, and t = 1; bits/dim:")
+    given = ", given their labels" if labelled else ", without their labels" * (preset.labels is not None)
+    print(f"{len(some):,} images of {name}{given}, {strata} of the {s.T - 1} times t > 1 for each, and t = 1; bits/dim:")
     results = found.summary()
     for part in ("prior", "rate", "distortion", "total"):
         print("  {:10}  {:9.5f} +- {:.5f}".format(part, *results[part]))
@@ -76,13 +89,14 @@ def bound(args, model, preset):
         for time in s.T * np.arange(ROWS, 0, -1) / ROWS:
             rate, rmse = (np.interp(time, times, column) for column in columns)
             print(f"  {time:22.0f}   {rate:15.5f}   {rmse:24.5f}")
-    return {"data": name, "times": strata, "T": s.T, "cdf": args.cdf} | results
+    return {"data": name, "labels": labelled, "times": strata, "T": s.T, "cdf": args.cdf} | results
 
 
 def distance(args, model, preset):
     """Print and return the FID between samples and a data set."""
     extractor, naming = evaluation.extractor(model.config, args.inception)
-    dataset, name = data.compare_with(args.dataset or preset.dataset, preset.model, args.split, args.data_dir)
+    dataset, name = data.compare_with(args.dataset or preset.dataset, replace(preset.model, num_classes=None), args.split,
+                                      args.data_dir)
     samples, how = drawn(args, model, preset, 2)
     statistics = [evaluation.measure(extractor, x, what)[0]
                   for x, what in ((dataset.images, name), (samples, "samples"))]
@@ -109,7 +123,8 @@ def drawn(args, model, preset, least):
         raise ValueError(f"{count} samples are too few to measure: expected at least {least}")
     if args.samples:
         return images, f"{len(images):,} images of {args.samples}"
-    (sampler, method), progress = cli.sampler(args, preset.diffusion.T), Progress()
+    classes, progress = cli.drawn_classes(args, preset), Progress()
+    sampler, method = cli.sampler(args, preset, None if classes is None else np.resize(classes, count))
     images = generate(model, preset.diffusion, count, args.seed, **sampler,
                       watch=lambda step, number, total: progress.count("sampling, step", number, total))
     progress.close()

@@ -1,24 +1,26 @@
-"""Draw new images with a trained model.
+"""Draw new images with a trained model, yours or one that comes with the package.
 
-    python examples/sample.py runs/digits/checkpoint.safetensors
-    python examples/sample.py runs/digits/checkpoint.safetensors --sampler ddim --steps 50 --out film.gif
+    python examples/sample.py mnist                                       a column for each class
+    python examples/sample.py cifar10-small --label horse,ship --guidance 4
+    python examples/sample.py runs/digits/checkpoint.safetensors --sampler ddpm --out film.gif
 """
 
 import numpy as np
 
 from tinyddpm import cli, plots
 from tinyddpm.progress import Progress
-from tinyddpm.sampling.generate import generate
+from tinyddpm.sampling.generate import by_class, generate
 from tinyddpm.training import load_model
+
+COUNT = 36
 
 
 def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0])
     cli.add_checkpoint(parser)
-    parser.add_argument("--count", type=cli.at_least(1), default=36, metavar="N", help="how many images (default 36)")
+    parser.add_argument("--count", type=cli.at_least(1), metavar="N",
+                        help=f"how many images (default {COUNT}, or whole rows with a column for each class)")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, metavar="S", help="for other images (default 0)")
-    parser.add_argument("--label", type=cli.at_least(0), metavar="L",
-                        help="draw only this class, from a model with classes")
     parser.add_argument("--out", default="samples.png", metavar="FILE",
                         help=".png: a grid, .gif: a film of the sampling, .npy: uint8 (N, H, W[, C])")
     cli.add_sampler_flags(parser)
@@ -28,19 +30,21 @@ def main(argv):
     out = cli.require_writable(parser, args, args.out, ".png", ".gif", ".npy")
     cli.use_backend(args)
     model, preset = load_model(args.checkpoint)
-    sampler, _ = cli.sampler(args, preset.diffusion.T)
-    labels = None if args.label is None else np.full(args.count, args.label)
-    film, progress = plots.Film(), Progress()
+    count, labels, columns = by_class(cli.drawn_classes(args, preset), args.count or COUNT)
+    if args.count and labels is not None:
+        count, labels = args.count, labels[:args.count]
+    sampler, _ = cli.sampler(args, preset, labels)
+    film, progress = plots.Film(columns), Progress()
 
     def watch(step, number, total):
         progress.count("step", number, total)
         film.add(step)
 
-    images = generate(model, preset.diffusion, args.count, args.seed, labels=labels, watch=watch, **sampler)
+    images = generate(model, preset.diffusion, count, args.seed, watch=watch, **sampler)
     progress.close()
     images = plots.to_uint8(images)
     if out.suffix == ".png":
-        plots.save_png(out, plots.grid(images))
+        plots.save_png(out, plots.grid(images, columns))
     elif out.suffix == ".gif":
         film.save(out)
     else:

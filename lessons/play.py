@@ -102,7 +102,8 @@ def steps(args):
     """The number of DDIM's steps: its samples beside those of all T steps of Algorithm 2."""
     if args.checkpoint:
         model, preset = load_model(args.checkpoint)
-        make = lambda **options: plots.grid(plots.to_uint8(generate(model, preset.diffusion, 16, **options)))
+        labels = preset.labels and np.resize(preset.labels, 16)
+        make = lambda **options: plots.grid(plots.to_uint8(generate(model, preset.diffusion, 16, labels=labels, **options)))
         whole, T = make(), preset.diffusion.T
     else:
         s, noise = schedule.linear(), np.random.default_rng(0).standard_normal((400, 2))

@@ -421,7 +421,7 @@ def test_the_embedded_digits_are_no_test_images():
 @pytest.mark.parametrize("name, config, message", [
     ("digits", UNetConfig(), "made for"), ("nothing", MNIST, "expected digits, mnist"),
     ("digits", UNetConfig(image_size=28, image_channels=1, channel_multipliers=(1, 2), num_classes=5),
-     "labels up to 9")])
+     "digits has 10 classes, and the model has num_classes = 5")])
 def test_what_does_not_fit_is_refused(name, config, message):
     with pytest.raises(ValueError, match=message):
         data.load(name, config)

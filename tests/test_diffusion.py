@@ -320,11 +320,12 @@ def test_a_new_sampler_is_a_function_and_a_line(monkeypatch):
     np.testing.assert_allclose(generate(Model, DiffusionConfig(), 2, sampler="halves"), start / 8)
     parser = cli.Parser()
     cli.add_sampler_flags(parser)
-    found, title = cli.sampler(parser.parse_args(["--sampler", "halves", "--factor", "0.25"]), 1000)
-    assert (found, title) == ({"sampler": "halves", "steps": 3, "factor": 0.25},
-                              "Halves with 3 steps and factor 0.25")
+    preset = presets.get("cifar10")
+    found, title = cli.sampler(parser.parse_args(["--sampler", "halves", "--factor", "0.25"]), preset, None)
+    assert (found["sampler"], found["steps"], found["factor"], title) == ("halves", 3, 0.25,
+                                                                          "Halves with 3 steps and factor 0.25")
     assert "of Halves (default 0.5)" in parser.format_help()
     with pytest.raises(ValueError, match="--factor does not belong to --sampler ddim, DDIM"):
-        cli.sampler(parser.parse_args(["--sampler", "ddim", "--factor", "1"]), 1000)
+        cli.sampler(parser.parse_args(["--sampler", "ddim", "--factor", "1"]), preset, None)
     with pytest.raises(ValueError, match="sampler is 'euler'; expected ddpm, ddim, halves"):
         generate(Model, DiffusionConfig(), 2, sampler="euler")

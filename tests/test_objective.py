@@ -1,11 +1,13 @@
 """Every prediction, loss and variance: values computed independently, gradients by differences, and what is refused."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from tinyddpm.diffusion import likelihood, objective, process, schedule
 from tinyddpm.diffusion.config import DiffusionConfig
-from tinyddpm.diffusion.prediction import PREDICTIONS, reverse_process
+from tinyddpm.diffusion.prediction import PREDICTIONS, reverse_process, split
 from tinyddpm.gradcheck import check
 from tinyddpm.nn import MLP
 from tinyddpm.presets import Preset
@@ -185,24 +187,43 @@ def test_the_reverse_process_in_training_mode_is_refused():
         reverse_process(MLP((2,)).train(), DiffusionConfig())
 
 
-class WithLabels(Oracle):
-    """Predicts the target if labels are given, and something else if not."""
+class OfClasses:
+    """A different prediction for each class, and v like it; 5 stands for no label. It counts its evaluations."""
+
+    training, config, calls = False, SimpleNamespace(num_classes=5), 0
+
+    def __init__(self, prediction, learned=False):
+        self.y, self.learned = TARGETS[prediction], learned
 
     def forward(self, x, t, labels=None):
-        return self.y if labels is not None else 0.5 * self.y + 0.1 * x
+        self.calls += 1
+        labels = np.full(len(x), 5) if labels is None else labels
+        y = 0.1 * (1 + labels[:, None, None]) * np.resize(self.y, x.shape) + 0.01 * x
+        return np.concatenate([y, np.tanh(y)], -1) if self.learned else y
 
 
 @pytest.mark.parametrize("prediction", TARGETS)
-def test_guidance_moves_every_prediction_away_from_the_one_without_labels(prediction):
-    """x_0 is linear in each prediction, so x_0 moves by the same factor, before it is clipped."""
-    config, labels = DiffusionConfig(prediction=prediction), np.zeros(6, int)
-    model = WithLabels(prediction)
-    model.y = 0.3 * model.y
-    to_x0 = lambda y: PREDICTIONS[prediction].to_x0(S, XT, TIMES, y)
-    with_labels, without = to_x0(model.forward(XT, TIMES, labels)), to_x0(model.forward(XT, TIMES))
-    for w in (0.0, 1.0, 2.0, 2.5):
-        _, _, x0 = reverse_process(model, config, labels, guidance=w)(XT, TIMES)
-        np.testing.assert_allclose(x0, np.clip(without + w * (with_labels - without), -1, 1), atol=1e-8)
+@pytest.mark.parametrize("learned", [False, True])
+def test_guidance_leads_away_from_the_other_prediction(prediction, learned):
+    """x_0 is b + w (a - b), limited only then, in one evaluation; b has no label, or the one to avoid."""
+    config = DiffusionConfig(prediction=prediction, **{"variance": "learned", "loss": "hybrid"} if learned else {})
+    model, labels, results = OfClasses(prediction, learned), np.array([0, 1, 2, 3, 4, 0]), {}
+    outputs = lambda labels: split(model.forward(XT, TIMES, labels), config.variance)
+    to_x0 = lambda labels: PREDICTIONS[prediction].to_x0(S, XT, TIMES, outputs(labels)[0])
+    a, b, c = to_x0(labels), to_x0(None), to_x0(np.full(6, 2))
+    for clip in (True, False):
+        limited = lambda x: np.clip(x, -1, 1) if clip else x
+        for w in (-1.0, 0.0, 0.5, 1.0, 5.0):
+            for given, avoid, expected in ((labels, None, b + w * (a - b)), (labels, 2, c + w * (a - c)),
+                                           (None, 2, c + w * (b - c))):
+                before, p = model.calls, reverse_process(model, config, given, w, avoid, clip)
+                mean, variance, x0 = p(XT, TIMES)
+                assert model.calls == before + 1
+                np.testing.assert_allclose(x0, limited(expected), atol=1e-8)
+                np.testing.assert_allclose(mean, process.mu_from_x0(S, x0, XT, TIMES), atol=1e-9)
+                if learned and w != 0:
+                    np.testing.assert_allclose(np.log(variance), process.learned_log_variance(S, TIMES, outputs(given)[1]))
+    assert abs(a - b).max() > 0.05 and abs(b + 5 * (a - b)).max() > 1               # so that all of this is seen
     with pytest.raises(ValueError, match="needs labels"):
         reverse_process(model, config, guidance=2.0)
 

@@ -36,11 +36,14 @@ CHECKPOINT = "runs/digits/checkpoint.safetensors"
 def trained(tmp_path_factory):
     """A folder in which train_mnist.py has run once, and what it printed."""
     folder = tmp_path_factory.mktemp("user")
-    done = run("train_mnist.py", *SMALL, "--num-classes", 10, "--steps", 20, cwd=folder)
+    done = run("train_mnist.py", *SMALL, "--steps", 20, cwd=folder)
     assert done.returncode == 0, done.stderr
     (folder / "greys").mkdir()
     for i in range(20):
         Image.fromarray(np.full((28, 28), 12 * i, np.uint8)).save(folder / "greys" / f"{i}.png")
+        for name, shade in (("dark", i), ("light", 255 - i)):
+            (folder / "shades" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((28, 28), shade, np.uint8)).save(folder / "shades" / name / f"{i}.png")
     return folder, done
 
 
@@ -53,12 +56,31 @@ def test_train_mnist_leaves_what_it_says(trained):
         assert str(Path("runs/digits") / name) in done.stdout
     with Image.open(out / "denoising.gif") as film:
         assert film.n_frames >= 20
-    with Image.open(out / "samples.png") as picture:
-        assert picture.size[0] >= 200
+    for name, rows in (("samples.png", 7), ("samples_000020.png", 4)):
+        with Image.open(out / name) as picture:             # a column for each digit
+            assert picture.size[0] / picture.size[1] == pytest.approx((29 * 10 + 1) / (29 * rows + 1), rel=1e-3)
+    assert load_model(out / "checkpoint.safetensors")[1].classes == tuple("0123456789")
+
+
+def test_sub_folders_are_classes(trained):
+    """They are named in the checkpoint; --num-classes none ignores them."""
+    folder, _ = trained
+    for flags, names in (([], ("dark", "light")), (["--num-classes", "none"], ())):
+        done = run("train_mnist.py", *SMALL, "--dataset", "shades", "--steps", 3, "--T", 3, "--sample-every", 0, *flags, "--out",
+                   f"of{len(names)}", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert load_model(folder / f"of{len(names)}" / "checkpoint.safetensors")[1].classes == names
+    done = run("sample.py", "of2/checkpoint.safetensors", "--label", "light,1", "--avoid", "dark", "--count", 4, "--out",
+               "light.npy", "--backend", "numpy", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    done = run("evaluate.py", "of2/checkpoint.safetensors", "nll", "--count", 4, "--backend", "numpy", cwd=folder)
+    assert done.returncode == 0 and "4 images of shades, given their labels" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("flags, suffix", [
     ([], ".png"), (["--sampler", "ddim", "--steps", 7, "--eta", 0.5], ".png"), (["--label", 3], ".png"),
+    (["--label", "none", "--sampler", "ddpm"], ".png"), (["--label", "0,2", "--guidance", 0.5, "--no-clip"], ".png"),
+    (["--avoid", 8, "--guidance", -1], ".png"),
     (["--sampler", "ddim", "--steps", 9], ".gif"),
     (["--count", 70, "--sampler", "ddim", "--steps", 2], ".npy")])
 def test_sample(trained, flags, suffix):
@@ -111,7 +133,7 @@ def test_figures(trained, name):
         assert max(picture.size) > 200
         columns, rows = {"progressive": (9, 2), "shared": (9, 4), "interpolation": (9, 2), "coarse-to-fine": (9, 9),
                          "nearest": (9, 2),
-                         "samples": (2, 2)}.get(name, (0, 0))
+                         "samples": (10, 2)}.get(name, (0, 0))
         if rows:
             assert picture.size[0] / picture.size[1] == pytest.approx((29 * columns + 1) / (29 * rows + 1))
 
@@ -182,10 +204,26 @@ WRONG = [
     ("sample.py", ["nothing.safetensors"], "nothing.safetensors"), ("sample.py", ["file.txt"], "file.txt"),
     ("sample.py", [CHECKPOINT, "--out", "x.jpg"], "x.jpg"),
     ("sample.py", [CHECKPOINT, "--out", "no/such/x.png"], "no/such"),
-    ("sample.py", [CHECKPOINT, "--steps", "3"], "--steps does not belong to --sampler ddpm, Algorithm 2"),
+    ("sample.py", [CHECKPOINT, "--sampler", "ddpm", "--steps", "3"], "--steps does not belong to --sampler ddpm"),
     ("sample.py", [CHECKPOINT, "--sampler", "ddim", "--steps", "9999"], "steps is 9999"),
-    ("sample.py", [CHECKPOINT, "--label", "12"], "labels"), ("sample.py", [CHECKPOINT, "--count", "0"],
-                                                             "--count: 0: expected at least 1"),
+    ("sample.py", [CHECKPOINT, "--label", "12"], "--label 12: expected 0 to 9"),
+    ("sample.py", [CHECKPOINT, "--label", "3,cat"], "--label 3,cat: expected 0 to 9"),
+    ("sample.py", [CHECKPOINT, "--avoid", "10"], "--avoid 10: expected 0 to 9"),
+    ("sample.py", [CHECKPOINT, "--avoid", "1,2"], "expected one class"),
+    ("sample.py", [CHECKPOINT, "--avoid", "1", "--guidance", "1"], "it needs a --guidance other than 1"),
+    ("sample.py", [CHECKPOINT, "--label", "none", "--guidance", "2"], "the images have no label"),
+    ("sample.py", [CHECKPOINT, "--guidance", "nan"], "--guidance: nan"),
+    ("sample.py", ["of0/checkpoint.safetensors", "--label", "1"], "the model has no classes"),
+    ("sample.py", ["of0/checkpoint.safetensors", "--guidance", "2"], "the model has no classes"),
+    ("sample.py", [CHECKPOINT, "--count", "0"], "--count: 0: expected at least 1"),
+    ("evaluate.py", [CHECKPOINT, "nll", "--dataset", "shades"], "has 2 classes, and the model has num_classes = 10"),
+    ("evaluate.py", [CHECKPOINT, "nll", "--split", "train", "--label", "3"], "--label 3: a likelihood has the true labels"),
+    ("evaluate.py", [CHECKPOINT, "nll", "--guidance", "2"], "--guidance does not belong to nll"),
+    ("train_mnist.py", ["--dataset", "greys", "--num-classes", "3"], "greys has no labels"),
+    ("train_mnist.py", ["--dataset", "greys", "--guidance", "3"], "guidance is 3.0, which needs a model with classes"),
+    ("train_mnist.py", ["--num-classes", "7"], "num_classes is 7; the classes are 0, 1,"),
+    ("train_mnist.py", ["--num-classes", "many"], "--num-classes"),
+    ("train_mnist.py", ["--dataset", "lonely"], "in the sub-folder dark: labels need two classes or more"),
     ("sample.py", [CHECKPOINT, "--sampler", "ddim", "--eta", "-2"], "eta is -2"),
     ("sample.py", ["truncated.safetensors"], "damaged"),
     ("train_mnist.py", ["--loss", "vlb"], "loss is 'vlb'"),
@@ -231,8 +269,8 @@ WRONG = [
     ("sample.py", [CHECKPOINT, "--ops", "nan.py", "--count", "2"], "not finite at t = 20"),
     ("evaluate.py", [CHECKPOINT, "nll", "--ops", "nan.py", "--split", "train", "--count", "2"], "not finite at t = 1"),
     ("sample.py", ["nan.safetensors"], "holds NaN"), ("sample.py", ["pipes/a.png"], "it is not a file"),
-    ("sample.py", [CHECKPOINT, "--label", "9" * 30], "labels"),
-    ("sample.py", [CHECKPOINT, "--label", "-1"], "--label: -1"),
+    ("sample.py", [CHECKPOINT, "--label", "9" * 30], "expected 0 to 9"),
+    ("sample.py", [CHECKPOINT, "--label", "-1"], "--label -1: expected 0 to 9"),
     ("evaluate.py", [CHECKPOINT, "nll", "--count", "-1"], "--count: -1: expected at least 1"),
     ("evaluate.py", [CHECKPOINT, "fid", "--count", "0"], "--count: 0: expected at least 1"),
     ("evaluate.py", [CHECKPOINT, "nll", "--out", CHECKPOINT], "ending in .json"),
@@ -260,6 +298,8 @@ def wrong_files(trained):
     (folder / "input.json").write_bytes(whole)
     tensors, texts = safetensors.read(folder / CHECKPOINT)
     safetensors.write(folder / "nan.safetensors", tensors | {"ema/conv_in.bias": np.full(8, np.nan, np.float32)}, texts)
+    (folder / "lonely" / "dark").mkdir(parents=True)
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(folder / "lonely" / "dark" / "a.png")
     for name in ("pictures", "pipes"):
         (folder / name).mkdir(exist_ok=True)
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "pictures" / "a.png")

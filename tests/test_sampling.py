@@ -10,6 +10,7 @@ from tinyddpm import figures, nn, presets
 from tinyddpm.backend import generator
 from tinyddpm.data import scaled
 from tinyddpm.diffusion import likelihood, process, schedule
+from tinyddpm.diffusion.config import DiffusionConfig
 from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.sampling import latents
 from tinyddpm.sampling.generate import generate
@@ -79,6 +80,73 @@ def test_eta_is_a_fraction():
     for eta in (-0.1, 1.1, np.nan):
         with pytest.raises(ValueError, match="expected 0 to 1"):
             next(ddim(still, S, np.zeros((1, 1, 1, 1)), RNG, (2, 1), eta))
+
+
+class Exact:
+    """The best prediction of x_0 for numbers of two classes and of both, mixtures of normals whose densities are known.
+
+    Class 0 has 90% of its numbers near 1 and 10% near -1, class 1 the reverse; 2 stands for no label.
+    """
+
+    training, config, s = False, SimpleNamespace(num_classes=2), schedule.cosine(200)
+    means, deviation = np.array([1.0, -1.0]), 0.3
+    shares = np.array([[0.9, 0.1], [0.1, 0.9], [0.5, 0.5]])
+
+    def forward(self, x, t, labels=None):
+        labels = np.full(len(x), 2) if labels is None else labels
+        a = self.s.alpha_bar[t][:, None]
+        variance = a * self.deviation**2 + 1 - a                                # of x_t around each mean
+        log = np.log(self.shares[labels]) - (x - np.sqrt(a) * self.means)**2 / (2 * variance)
+        posterior = np.exp(log - log.max(axis=1, keepdims=True))
+        posterior /= posterior.sum(axis=1, keepdims=True)
+        each = self.means + np.sqrt(a) * self.deviation**2 / variance * (x - np.sqrt(a) * self.means)
+        return (posterior * each).sum(axis=1, keepdims=True)
+
+
+def flow(w, start):
+    """Where the probability flow with guidance w for class 0 leads from x_T: fourth-order steps in sigma = noise / signal."""
+    levels = np.sqrt(1 / Exact.s.alpha_bar - 1)
+    levels = np.geomspace(levels[-1], levels[1] / 20, 1000)
+    y = start * np.sqrt(1 + levels[0]**2)                                       # x / sqrt(alpha_bar), as below
+
+    def score(y, sigma, shares):
+        variance = Exact.deviation**2 + sigma**2
+        density = shares * np.exp(-(y[:, None] - Exact.means)**2 / (2 * variance))
+        return (density * (Exact.means - y[:, None])).sum(axis=1) / variance / density.sum(axis=1)
+
+    def slope(y, sigma):
+        without, given = (score(y, sigma, Exact.shares[k]) for k in (2, 0))
+        return -sigma * (without + w * (given - without))                       # dy / dsigma
+
+    for sigma, following in zip(levels, levels[1:]):
+        h = following - sigma
+        k1 = slope(y, sigma)
+        k2 = slope(y + h / 2 * k1, sigma + h / 2)
+        k3 = slope(y + h / 2 * k2, sigma + h / 2)
+        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(y + h * k3, following))
+    return y
+
+
+@pytest.mark.parametrize("w", [0.0, 1.0, 2.0])
+def test_guidance_on_known_densities(w):
+    """w = 0 draws from both classes, 1 from class 0, 2 from more than that; DDIM arrives where the guided flow does."""
+    N, times, config = 4000, range(200, 0, -1), DiffusionConfig(T=200, schedule="cosine", prediction="x0")
+    p = reverse_process(Exact(), config, np.zeros(N, int), w, clip=False)
+    x = np.random.default_rng(1).standard_normal((N, 1))
+    by_ddim = last(ddim(p, Exact.s, x, None, times))[:, 0]
+    by_ddpm = last(ddpm(p, Exact.s, x, np.random.default_rng(2), times))[:, 0]
+    assert abs(by_ddim[:400] - flow(w, x[:400, 0])).max() < 0.05
+    for found in (by_ddim, by_ddpm):
+        if w == 2:
+            assert (found > 0).mean() > 0.98 and found.mean() > 1
+        else:
+            share = {0: 0.5, 1: 0.9}[w]
+            mean = 2 * share - 1
+            assert (found > 0).mean() == pytest.approx(share, abs=0.03)
+            assert (found.mean(), found.std()) == pytest.approx((mean, np.sqrt(0.3**2 + 1 - mean**2)), abs=0.06)
+    if w == 1:
+        plain = reverse_process(Exact(), config, np.zeros(N, int), clip=False)
+        np.testing.assert_array_equal(last(ddim(plain, Exact.s, x, None, times))[:, 0], by_ddim)
 
 
 def test_defaults():

@@ -13,18 +13,23 @@ import tinyddpm
 from tinyddpm import dispatch, nn
 from tinyddpm.backend import on_gpu, state
 from tinyddpm.diffusion.config import CHOICES, DiffusionConfig
+from tinyddpm.data import CLASSES
 from tinyddpm.data.folder import SUFFIXES
 from tinyddpm.presets import TrainingConfig
 from tinyddpm.progress import Output
+from tinyddpm.sampling.config import SamplingConfig
 from tinyddpm.sampling.steps import OPTIONS, SAMPLERS
 from tinyddpm.training import rendezvous, run
 
-CONFIGS = (TrainingConfig, DiffusionConfig, *(config for config, _ in nn.NETWORKS.values()))
+CONFIGS = (TrainingConfig, DiffusionConfig, SamplingConfig, *(config for config, _ in nn.NETWORKS.values()))
 HELP = {  # texts for the flags that set a preset's fields; the comments on the fields say more
     "steps": "training steps", "minutes": "training time, instead of a number of steps",
     "batch_size": "images per step", "lr": "learning rate", "seed": "seed of all random numbers",
     "attention_resolutions": "such as 16 or 16,8, or none",
     "channel_multipliers": "such as 1,2,2,2: one for each resolution",
+    "num_classes": "learn the labels of the data, or none (default: what the data have, in mnist and cifar10-small)",
+    "sampler": f"of the samples, now and from the checkpoint: {', '.join(SAMPLERS)}",
+    "sampling_steps": "of that sampler", "guidance": "of samples of a model with classes: see sample.py --help",
     **{name: ", ".join(choices) for name, choices in CHOICES.items()}}
 
 Lines = argparse.RawDescriptionHelpFormatter         # keeps the lines of an epilog
@@ -110,28 +115,77 @@ def add_data_flags(parser):
 
 def add_sampler_flags(parser):
     titles = "; ".join(f"{name}: {s.title}, {s.steps or 'all T'} steps" for name, s in SAMPLERS.items())
-    parser.add_argument("--sampler", choices=SAMPLERS, default="ddpm", help=f"{titles} (default ddpm)")
+    parser.add_argument("--sampler", choices=SAMPLERS, help=f"{titles} (default: the model's own choice)")
     parser.add_argument("--steps", type=at_least(1), metavar="K",
                         help="number of steps, for samplers that can skip some")
+    parser.add_argument("--clip", action=argparse.BooleanOptionalAction,
+                        help="keep the predicted x_0 within [-1, 1] (default: the model's own choice)")
+    parser.add_argument("--guidance", type=at_least(-math.inf, float), metavar="W",
+                        help="of models with classes: 1 draws what the label says, 0 ignores it, more exaggerates it, less "
+                             "than 0 avoids it (default: the model's own choice)")
+    parser.add_argument("--label", metavar="L[,L...]",
+                        help="classes to draw, numbers or names, or none (default: all classes, if the model has any)")
+    parser.add_argument("--avoid", metavar="L", help="a class from which guidance leads away, instead of from no label")
     for name, default in OPTIONS.items():
         whose = ", ".join(s.title for s in SAMPLERS.values() if name in s.options)
         parser.add_argument(f"--{name}", type=type(default), metavar="X", help=f"of {whose} (default {default})")
 
 
-def sampler(args, T):
-    """The sampler that the flags choose, for T times: arguments for generate, and a description to print."""
-    chosen, steps = SAMPLERS[args.sampler], args.steps
+def classes(flag, text, preset):
+    """The classes that the text of a flag lists by number or name, as numbers; None for `none`. Raises ValueError."""
+    n, names = preset.model.num_classes, preset.classes
+    if text == "none":
+        return None
+    if n is None:
+        raise ValueError(f"{flag} {text}: the model has no classes")
+    found = [names.index(one) if one in names else int(one) if one.isdecimal() else n for one in text.split(",")]
+    if max(found) >= n:
+        raise ValueError(f"{flag} {text}: expected 0 to {n - 1}" + f", or {', '.join(names)}" * (names != CLASSES["digits"]))
+    return found
+
+
+def drawn_classes(args, preset):
+    """The classes that --label chooses: a list, or None for a model without classes and for `--label none`."""
+    return preset.labels if args.label is None else classes("--label", args.label, preset)
+
+
+def sampler(args, preset, labels):
+    """What the flags choose for a trained model and labels (N,) or None: arguments for generate, and a description.
+
+    Raises ValueError for flags that do not fit each other or the model.
+    """
+    name = args.sampler or preset.sampling.sampler
+    chosen, steps = SAMPLERS[name], args.steps
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
-    wrong = [name for name in options if name not in chosen.options]
+    wrong = [option for option in options if option not in chosen.options]
     if chosen.steps is None and steps is not None:
         wrong.append("steps")
     if wrong:
-        raise ValueError(f"--{wrong[0]} does not belong to --sampler {args.sampler}, {chosen.title}: choose another")
-    title = chosen.title
-    if chosen.steps is not None:
-        steps = min(chosen.steps, T) if steps is None else steps
-        title += f" with {steps} steps" + "".join(f" and {name} {value}" for name, value in options.items() if value)
-    return {"sampler": args.sampler, "steps": steps, **options}, title
+        raise ValueError(f"--{wrong[0]} does not belong to --sampler {name}, {chosen.title}: choose another")
+    found = preset.sampling.arguments(preset.diffusion.T, labels) | {"sampler": name} | options
+    if name != preset.sampling.sampler or found["steps"] is None:
+        found["steps"] = chosen.steps and min(chosen.steps, preset.diffusion.T)
+    found |= {name: given for name, given in (("steps", steps), ("clip", args.clip)) if given is not None}
+    found |= guided(args, preset, labels)
+    title = chosen.title + f" with {found['steps']} steps" * (chosen.steps is not None)
+    title += "".join(f" and {option} {value:g}" for option, value in options.items() if value)
+    return found, title + f" and guidance {found['guidance']:g}" * (found["guidance"] != 1)
+
+
+def guided(args, preset, labels):
+    """The arguments of generate for --guidance and --avoid. Raises ValueError where they would change nothing."""
+    avoid = None if args.avoid is None else classes("--avoid", args.avoid, preset)
+    if avoid is not None and len(avoid) > 1:
+        raise ValueError(f"--avoid {args.avoid}: expected one class")
+    w = args.guidance
+    if w is None:
+        w = 1.0 if labels is None and avoid is None else preset.sampling.guidance
+    elif labels is None and avoid is None:
+        raise ValueError(f"--guidance {w:g}: the images have no label" if preset.model.num_classes else
+                         f"--guidance {w:g}: the model has no classes")
+    if avoid and w == 1:
+        raise ValueError(f"--avoid {args.avoid}: it needs a --guidance other than 1")
+    return {"guidance": w, "avoid": avoid and avoid[0]}
 
 
 def add_run_flags(parser, dataset):
@@ -152,31 +206,39 @@ def add_run_flags(parser, dataset):
     group.add_argument("--timeout", type=at_least(1, float), metavar="S", default=rendezvous.TIMEOUT,
                        help="seconds that a rank may be silent, samples and checkpoints included (default %(default)s)")
     group = parser.add_argument_group("configuration", "each overrides a field of the preset")
-    known = {field.name: field for config in CONFIGS for field in fields(config)}     # networks share some
-    for field in known.values():
-        if field.name != "learned_variance":                 # which follows from --variance
-            options = {"default": argparse.SUPPRESS, "help": HELP.get(field.name)}
-            if field.type is bool:
-                options["action"] = argparse.BooleanOptionalAction
-            elif isinstance(field.type, types.UnionType):                # int | None, float | None
-                options["type"] = field.type.__args__[0]
-            else:
-                options["type"] = field.type if field.type in (int, float, str) else _integers
-            if "type" in options:
-                options["metavar"] = {int: "N", float: "X", str: "NAME"}.get(options["type"], "N,N,...")
-            group.add_argument("--" + field.name.replace("_", "-"), **options)
+    for name, kind in settings().items():
+        options = {"default": argparse.SUPPRESS, "help": HELP.get(name)}
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options["type"] = kind if kind in (int, float, str) else _or_none(kind)
+            options["metavar"] = {int: "N", float: "X", str: "NAME"}.get(getattr(kind, "__args__", [kind])[0])
+            if kind == tuple[int, ...]:
+                options["metavar"] = "N,N,..."
+        group.add_argument("--" + name.replace("_", "-"), **options)
 
 
-def _integers(text):
-    return tuple(int(n) for n in text.split(",")) if text != "none" else ()
+def settings():
+    """The fields of a preset's parts, by the names that Preset.override knows: name -> type. learned_variance follows
+    from the variance."""
+    return {"sampling_steps" if (config, f.name) == (SamplingConfig, "steps") else f.name: f.type
+            for config in CONFIGS for f in fields(config) if f.name != "learned_variance"}       # networks share some
 
 
-_integers.__name__ = "list of integers"
+def _or_none(kind):
+    """The type of a flag for an optional field or a list of integers, which `none` leaves empty."""
+    def value(text):
+        if kind == tuple[int, ...]:
+            return tuple(int(n) for n in text.split(",")) if text != "none" else ()
+        return None if text == "none" else kind.__args__[0](text)
+
+    value.__name__ = "list of integers" if kind == tuple[int, ...] else kind.__args__[0].__name__
+    return value
 
 
 def overrides(args):
     """The fields that were given as flags: name -> value."""
-    names = {f.name for config in CONFIGS for f in fields(config)} | {"dataset"}
+    names = settings().keys() | {"dataset"}
     given = {name: value for name, value in vars(args).items() if name in names}
     if "steps" in given and "minutes" in given:
         raise ValueError("--steps and --minutes exclude each other")

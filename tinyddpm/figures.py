@@ -11,9 +11,9 @@ from tinyddpm.diffusion import likelihood
 from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.progress import Progress
 from tinyddpm.sampling import latents
-from tinyddpm.sampling.generate import generate
+from tinyddpm.sampling.generate import by_class, generate
 
-COLUMNS = 9
+COLUMNS, FILM = 9, 16   # of the figures; images of a film
 RATE_IMAGES = 32        # over which Figure 5 takes the mean
 
 
@@ -29,21 +29,24 @@ class Figure:
         self.model, self.preset, self.out, self.rows, self.seed = model, preset, out, rows, seed
         self.dataset, self.data_dir, self.inception = dataset or preset.dataset, data_dir, inception
         self.progress, self.s = Progress(), preset.diffusion.make_schedule()
-        self.p, self.rng = reverse_process(model, preset.diffusion), generator(seed, "figure")
+        self.rng = generator(seed, "figure")
 
     def samples(self):
-        """Figures 11 and 13: samples by Algorithm 2"""
-        plots.save_png(self.out, plots.grid(self._generate(self.rows**2)))
+        """Figures 11 and 13: samples; of a model with classes, a column for each"""
+        images, columns = self._generate(self.rows * (self.preset.model.num_classes or self.rows))
+        plots.save_png(self.out, plots.grid(images, columns))
 
     def film(self):
         """the film of a reverse process"""
-        film = plots.Film()
-        self._generate(16, film.add)
+        _, _, columns = by_class(self.preset.labels, FILM)
+        film = plots.Film(columns)
+        self._generate(FILM, film.add)
         film.save(self.out)
 
     def progressive(self):
         """Figures 6, 10 and 14: the estimate of x_0 as t falls, a row for each sample"""
-        self._save(latents.progressive(self._watched(self.s.T), self.s, self._noise(self.rows), self.rng, COLUMNS))
+        labels = self.preset.labels and np.resize(self.preset.labels, self.rows)
+        self._save(latents.progressive(self._watched(self.s.T, labels), self.s, self._noise(self.rows), self.rng, COLUMNS))
 
     def shared(self):
         """Figure 7: a row for t = T, 3T/4, T/2, T/4: x_t, then samples that share it"""
@@ -66,7 +69,7 @@ class Figure:
     def nearest(self):
         """Figures 12 and 15: a sample (left), and the training images nearest to it in pixels and in features"""
         extractor, _ = evaluation.extractor(self.model.config, self.inception)
-        images, samples = self._images(None), self._generate(self.rows)
+        images, (samples, _) = self._images(None), self._generate(self.rows)
         found = [evaluation.nearest(measure, images, samples, COLUMNS // 2) for measure in
                  (evaluation.pixels, lambda images: extractor.measure(images)[0])]
         self._save([np.concatenate([sample[None], *(images[indices[row]] for indices in found)])
@@ -78,25 +81,30 @@ class Figure:
 
     def rate_distortion(self):
         """Figure 5: rate and distortion over the reverse process"""
-        bound = likelihood.evaluate(self.p, self.s, self._images(RATE_IMAGES), min(100, self.s.T - 1), self.seed,
+        p = reverse_process(self.model, self.preset.diffusion)
+        bound = likelihood.evaluate(p, self.s, self._images(RATE_IMAGES), min(100, self.s.T - 1), self.seed,
                                     watch=lambda number, total: self.progress.count("batch and time", number, total))
         plots.rate_distortion(self.out, *bound.rate_distortion())
 
     def _generate(self, count, watch=lambda step: None):
-        """uint8 samples by Algorithm 2; watch(step) is called with each step."""
+        """uint8 samples, and the columns of their grid; watch(step) is called with each step."""
         def show(step, number, total):
             self.progress.count("sampling, step", number, total)
             watch(step)
 
-        return plots.to_uint8(generate(self.model, self.preset.diffusion, count, self.seed, watch=show))
+        count, labels, columns = by_class(self.preset.labels, count)
+        how = self.preset.sampling.arguments(self.s.T, labels)
+        return plots.to_uint8(generate(self.model, self.preset.diffusion, count, self.seed, watch=show, **how)), columns
 
-    def _watched(self, total):
-        """The reverse process, with its evaluations counted."""
+    def _watched(self, total, labels=None):
+        """The reverse process for these labels, with its evaluations counted."""
         number = iter(range(1, total + 1))
+        how = self.preset.sampling.arguments(self.s.T, labels)
+        reverse = reverse_process(self.model, self.preset.diffusion, labels, how["guidance"], clip=how["clip"])
 
         def p(xt, t):
             self.progress.count("step", next(number), total)
-            return self.p(xt, t)
+            return reverse(xt, t)
 
         return p
 
@@ -108,7 +116,7 @@ class Figure:
         """`count` training images, uint8; for None all of them, in the order of the data set."""
         model = replace(self.preset.model, num_classes=None)            # labels do not matter here
         dataset = data.load(self.dataset, model, "train", self.data_dir)
-        return dataset.some(count, self.seed)
+        return dataset.images if count is None else dataset.some(count, self.seed).images
 
     def _save(self, rows):
         """Write images (rows, columns, H, W, C), in [-1, 1] or uint8, as a grid."""

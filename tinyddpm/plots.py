@@ -25,10 +25,13 @@ def grid(images, columns=None, margin=1):
 
 
 class Film:
-    """Evenly spaced pictures of one reverse process. Add every Step; those of batches after the first are ignored."""
+    """Evenly spaced pictures of one reverse process. Add every Step; those of batches after the first are ignored.
 
-    def __init__(self, count=24, images=16):
-        self.pictures, self.count, self.images = [], count, images
+    columns: of its grid, which has four rows at most
+    """
+
+    def __init__(self, columns=4, count=24):
+        self.pictures, self.count, self.columns = [], count, columns
         self.first = self.previous = None
 
     def add(self, step):
@@ -38,7 +41,7 @@ class Film:
             self.previous = 0
             return
         if step.t == 1 or step.t <= self.first * (1 - len(self.pictures) / self.count):
-            self.pictures.append(grid(to_uint8(step.x[:self.images])))
+            self.pictures.append(grid(to_uint8(step.x[:4 * self.columns]), self.columns))
         self.previous = step.t
 
     def save(self, path, seconds=4.0, hold=2.0):

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from tinyddpm import files, nn
 from tinyddpm.diffusion.config import DiffusionConfig
 from tinyddpm.nn import UNetConfig
+from tinyddpm.sampling.config import SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class TrainingConfig:
     clip_norm: float = 1.0
     ema_decay: float = 0.9999
     flip: bool = True                   # mirror each image with probability 1/2
-    label_dropout: float = 0.1          # with classes: how often the label is hidden, to allow sampling without one
+    label_dropout: float = 0.1          # with classes: how often the label is hidden, for guidance and --label none
     save_every: int = 5000              # steps between checkpoints
     sample_every: int = 5000            # steps between sample grids; 0 for none
     seed: int = 0
@@ -52,7 +53,9 @@ class Preset:
     """Everything that defines a run. It is stored in every checkpoint, so that sampling needs no flags for it.
 
     model: the configuration of one of nn.NETWORKS. All of them have the fields image_size, image_channels,
-        num_classes and learned_variance, and the property least_parameters.
+        num_classes and learned_variance, and the property least_parameters. num_classes not None: the run learns the
+        labels of its data, if they have any
+    classes: the names of the model's classes, once the data are known
     """
 
     name: str
@@ -60,21 +63,37 @@ class Preset:
     model: object = field(default_factory=UNetConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self):
+        if self.classes and len(self.classes) != self.model.num_classes:
+            raise ValueError(f"num_classes is {self.model.num_classes}; the classes are {', '.join(self.classes)}")
+        if self.sampling.guidance != 1 and self.model.num_classes is None:
+            raise ValueError(f"guidance is {self.sampling.guidance}, which needs a model with classes")
         if self.model.learned_variance != (self.diffusion.variance == "learned"):
             raise ValueError(f"the variance is {self.diffusion.variance}, but the model has learned_variance = "
                              f"{self.model.learned_variance}")
 
+    @property
+    def labels(self):
+        """All labels of the model, a list; None for a model without classes."""
+        return None if self.model.num_classes is None else list(range(self.model.num_classes))
+
     def override(self, **values):
-        """A copy with fields replaced, in whichever part they belong: preset.override(lr=1e-3, base_channels=64)."""
+        """A copy with fields replaced, in whichever part they belong: preset.override(lr=1e-3, base_channels=64).
+
+        sampling_steps stands for the field steps of `sampling`. A model without classes has no guidance either.
+        """
         given = dict(values)
-        parts = {part: getattr(self, part) for part in ("model", "diffusion", "training")}
-        own = {f.name for f in fields(self)} - parts.keys()
-        changes = {name: values.pop(name) for name in list(values) if name in own}
-        for part, config in parts.items():
-            mine = {f.name for f in fields(config)} & values.keys()
-            changes[part] = replace(config, **{name: values.pop(name) for name in mine})
+        if values.get("num_classes", 1) is None:
+            values = {"guidance": 1.0, "classes": ()} | values
+        changes = {name: values.pop(name) for name in ("name", "dataset", "classes") if name in values}
+        for part in ("model", "diffusion", "training", "sampling"):
+            config = getattr(self, part)
+            mine = {name: f"sampling_{name}" if (part, name) == ("sampling", "steps") else name
+                    for name in (f.name for f in fields(config))}
+            changes[part] = replace(config, **{name: values.pop(key) for name, key in mine.items() if key in values})
         if values:
             raise ValueError(f"no configuration has a field {', '.join(values)}")
         possible = getattr(changes["model"], "resolutions", ())
@@ -92,10 +111,13 @@ class Preset:
         try:
             d = files.parse_json(text)
             config, _ = nn.NETWORKS[d.get("network", "unet")]           # older checkpoints do not name it
-            parts = ("model", config), ("diffusion", DiffusionConfig), ("training", TrainingConfig)
+            parts = (("model", config), ("diffusion", DiffusionConfig), ("training", TrainingConfig),
+                     ("sampling", SamplingConfig))
+            d = {"sampling": {}, "classes": []} | d                         # which older checkpoints lack
             return cls(_typed("name", d["name"], str), _typed("dataset", d["dataset"], str),
                        *(kind(**{f.name: _typed(f.name, d[part].pop(f.name), f.type)
-                                 for f in fields(kind) if f.name in d[part]}, **d[part]) for part, kind in parts))
+                                 for f in fields(kind) if f.name in d[part]}, **d[part]) for part, kind in parts),
+                       _typed("classes", d["classes"], tuple[str, ...]))
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a configuration of this version of tinyddpm: {error}") from None
 
@@ -104,8 +126,8 @@ def _typed(name, value, kind):
     """A value out of JSON for a field of this type. Raises ValueError for one of another type."""
     if isinstance(kind, types.UnionType):                               # int | None, float | None
         return None if value is None else _typed(name, value, kind.__args__[0])
-    if isinstance(value, list) and kind == tuple[int, ...]:
-        return tuple(_typed(name, n, int) for n in value)
+    if isinstance(value, list) and kind in (tuple[int, ...], tuple[str, ...]):
+        return tuple(_typed(name, n, kind.__args__[0]) for n in value)
     if type(value) is not kind and (type(value), kind) != (int, float) or kind is int and abs(value) >= 2**63:
         raise ValueError(f"{name} is {value!r}; expected {getattr(kind, '__name__', kind)}")
     return kind(value)
@@ -120,10 +142,11 @@ PRESETS = {preset.name: preset for preset in (
     # a batch of 32, or twice the learning rate changed little.
     Preset("mnist", "digits",
            UNetConfig(image_size=28, image_channels=1, base_channels=32, channel_multipliers=(1, 2), blocks_per_level=1,
-                      attention_resolutions=(), dropout=0.0, groups=8, patch_size=2),
+                      attention_resolutions=(), dropout=0.0, groups=8, num_classes=10, patch_size=2),
            DiffusionConfig(schedule="cosine", prediction="x0"),
            TrainingConfig(steps=1300, batch_size=64, lr=3e-3, lr_final=1e-4, warmup=100, adam_beta2=0.99,
-                          ema_decay=0.995, flip=False, save_every=250, sample_every=500)),
+                          ema_decay=0.995, flip=False, save_every=250, sample_every=500),
+           SamplingConfig("ddim", 50, guidance=1.5)),
     Preset("cifar10", "cifar10"),
     # The paper's recipe at a size that two cores train overnight: 2x2 patches leave a quarter of the positions.
     Preset("cifar10-small", "cifar10",

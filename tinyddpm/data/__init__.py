@@ -4,7 +4,6 @@ import functools
 import hashlib
 import itertools
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ DATASETS = {            # name -> load(split, data_dir), which returns images an
     "fashion-mnist": functools.partial(mnist.load, "fashion-mnist"),
     "cifar10": cifar10.load,
 }
+CLASSES = {"digits": mnist.CLASSES["mnist"], "cifar10": cifar10.CLASSES, **mnist.CLASSES}         # what the labels mean
 
 
 def scaled(images):
@@ -27,22 +27,21 @@ def scaled(images):
 
 
 class Dataset:
-    """Images (N, H, W, C) in uint8, an array or folder.Images, and labels (N,) or None."""
+    """Images (N, H, W, C) in uint8, an array or folder.Images, labels (N,) or None, and the names of the classes."""
 
-    def __init__(self, images, labels=None):
-        self.images, self.labels = images, labels
+    def __init__(self, images, labels=None, classes=()):
+        self.images, self.labels, self.classes = images, labels, classes
         self._epoch = self._order = None
 
     def __len__(self):
         return len(self.images)
 
     def some(self, count, seed):
-        """`count` images chosen at random, or for None all, in order. Raises ValueError if there are fewer."""
-        if count is None:
-            return self.images
+        """`count` images chosen at random, with their labels. Raises ValueError if there are fewer."""
         if len(self) < count:
             raise ValueError(f"{count} images are needed; the data set has {len(self)}")
-        return self.images[np.random.default_rng(seed).permutation(len(self))[:count]]
+        chosen = np.random.default_rng(seed).permutation(len(self))[:count]
+        return Dataset(self.images[chosen], None if self.labels is None else self.labels[chosen], self.classes)
 
     def fingerprint(self):
         """A text by which to know the data set again: number, shape and checksum of its images.
@@ -90,15 +89,26 @@ class Dataset:
 
 
 def compare_with(name, config, split, data_dir):
-    """The Dataset that a model is compared with, without regard to labels, and its name with the split (None: test).
+    """The Dataset that a model is compared with, and its name with the split (None: test).
 
+    config: with num_classes None, if labels do not matter
     Raises ValueError for a split of a folder of images, which has none.
     """
-    folder = name not in DATASETS and Path(name).is_dir()
-    if folder and split:
+    is_folder = name not in DATASETS and Path(name).is_dir()
+    if is_folder and split:
         raise ValueError(f"--split {split}: a folder of images has no splits")
-    dataset = load(name, replace(config, num_classes=None), split or "test", data_dir)
-    return dataset, name if folder else f"{name} ({split or 'test'})"
+    dataset = load(name, config, split or "test", data_dir)
+    return dataset, name if is_folder else f"{name} ({split or 'test'})"
+
+
+def classes(name):
+    """The names of the classes of a data set, or of a folder of images whose sub-folders they are; () without labels.
+
+    Raises ValueError for a folder with a single class.
+    """
+    if name in CLASSES:
+        return CLASSES[name]
+    return folder.classes(name) if name and Path(name).is_dir() else ()
 
 
 def load(name, config, split="train", data_dir=None):
@@ -107,21 +117,21 @@ def load(name, config, split="train", data_dir=None):
     Raises ValueError for an unknown name, and for images or labels that do not fit the configuration.
     """
     if name in DATASETS:
-        dataset = Dataset(*DATASETS[name](split, data_dir))
+        dataset = Dataset(*DATASETS[name](split, data_dir), CLASSES[name])
     elif name and Path(name).is_dir():
         dataset = Dataset(folder.load(name, config.image_size, config.image_channels))
+        if config.num_classes is not None:
+            dataset.classes = folder.classes(name)
+            dataset.labels = folder.labels(name, dataset.classes) if dataset.classes else None
     else:
         raise ValueError(f"no data set {name!r}; expected {', '.join(DATASETS)} or a folder of images, which --dataset "
                          "also names when it has moved")
     shape = (config.image_size, config.image_size, config.image_channels)
     if dataset.images.shape[1:] != shape:
         raise ValueError(f"the images of {name} are {dataset.images.shape[1:]}; the model is made for {shape}")
-    if config.num_classes is not None:
-        if dataset.labels is None:
-            raise ValueError(f"{name} has no labels, and the model has num_classes = {config.num_classes}")
-        if dataset.labels.max() >= config.num_classes:
-            raise ValueError(f"{name} has labels up to {dataset.labels.max()}; the model has num_classes = "
-                             f"{config.num_classes}")
+    if config.num_classes not in (None, len(dataset.classes)):
+        found = f"{len(dataset.classes)} classes" if dataset.classes else "no labels"
+        raise ValueError(f"{name} has {found}, and the model has num_classes = {config.num_classes}")
     return dataset
 
 

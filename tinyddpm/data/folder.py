@@ -18,11 +18,34 @@ def load(folder, size, channels):
     Each is cut to its central square and resized. A large folder is read batch by batch, as Images.
     Raises ValueError for a folder without images and for a file that cannot be read as an image.
     """
-    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
-    images = Images(paths, size, channels)
+    images = Images(_paths(folder), size, channels)
     if not len(images):
         raise ValueError(f"{folder} holds no PNG or JPEG files")
     return images[np.arange(len(images))] if math.prod(images.shape) <= IN_MEMORY else images
+
+
+def classes(folder):
+    """The names of the sub-folders that hold the images, each a class; () if images lie in the folder itself.
+
+    Raises ValueError for a single class.
+    """
+    places = [p.relative_to(folder).parts for p in _paths(folder)]
+    if any(len(parts) == 1 for parts in places):
+        return ()
+    names = tuple(sorted({parts[0] for parts in places}))
+    if len(names) == 1:
+        raise ValueError(f"all images of {folder} are in the sub-folder {names[0]}: labels need two classes or more; "
+                         "choose that folder, or --num-classes none")
+    return names
+
+
+def labels(folder, names):
+    """(N,) for each image of `load`, the index of its sub-folder among the names of the classes"""
+    return np.array([names.index(p.relative_to(folder).parts[0]) for p in _paths(folder)])
+
+
+def _paths(folder):
+    return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
 
 
 class Images:

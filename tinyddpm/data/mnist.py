@@ -29,7 +29,11 @@ MIRRORS = {
     "fashion-mnist": ["http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
                       "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"],
 }
-CLASSES = 10
+CLASSES = {
+    "mnist": tuple("0123456789"),
+    "fashion-mnist": ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+                      "Ankle boot"),
+}
 LARGEST = 10**8             # bytes of a file
 
 
@@ -97,7 +101,7 @@ def _pair(images, labels, where):
     """Parse images and labels, and check that they belong together."""
     images, labels = (parse_idx(_unpack(raw, where), d, f"{what} of {where}")
                       for raw, d, what in ((images, 3, "images"), (labels, 1, "labels")))
-    if not 0 < len(images) == len(labels) or images.shape[1:] != (28, 28) or labels.max() >= CLASSES:
+    if not 0 < len(images) == len(labels) or images.shape[1:] != (28, 28) or labels.max() > 9:
         raise ValueError(f"{where}: images {images.shape}, labels {labels.shape} up to {labels.max(initial=0)}; "
                          "expected (N, 28, 28), N > 0, and N labels 0..9")
     return images[..., None], labels.astype(np.int64)

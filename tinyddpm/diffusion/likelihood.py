@@ -157,10 +157,11 @@ class Bound:
         return self.edges[-1] - t, rate, np.sqrt(self.mse.mean(axis=0)) * 127.5
 
 
-def evaluate(p, s, images, times=None, seed=0, cdf="exact", watch=None):
+def evaluate(p, s, images, times=None, seed=0, cdf="exact", watch=None, labels=None):
     """The Bound of uint8 images (N, H, W, C) (Eq. 5).
 
     p: the reverse process, p(xt, t) -> mean, variance, x_0 of p(x_{t-1} | x_t)
+    labels: (N,) for the bound on log p(image | label); then p(labels) returns the reverse process for those labels
     times: None for all t, or how many of 2..T to draw for each image: a quick estimate with unbiased rate and total
     cdf: see decoder; watch(number, total) is called after each evaluation of a batch
     """
@@ -172,11 +173,12 @@ def evaluate(p, s, images, times=None, seed=0, cdf="exact", watch=None):
     for number, start in enumerate(starts):
         x0 = scaled(images[start:start + BATCH])
         noise, choices = generator(seed, "bound", start), np.random.default_rng([seed, start])
-        decoder_term, mse = one_term(p, s, x0, np.ones(len(x0), int), noise, cdf)
+        p_batch = p if labels is None else p(labels[start:start + BATCH])
+        decoder_term, mse = one_term(p_batch, s, x0, np.ones(len(x0), int), noise, cdf)
         kl, errors = [], [mse]
         for k in range(times):
             t = choices.integers(edges[k], edges[k + 1], len(x0))
-            term, mse = one_term(p, s, x0, t, noise, cdf)
+            term, mse = one_term(p_batch, s, x0, t, noise, cdf)
             kl.append(term)
             errors.append(mse)
             if watch:

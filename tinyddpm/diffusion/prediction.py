@@ -25,34 +25,40 @@ PREDICTIONS = {
 }
 
 
-def reverse_process(model, config, labels=None, guidance=1.0):
+def reverse_process(model, config, labels=None, guidance=1.0, avoid=None, clip=True):
     """p(xt, t) of a network in evaluation mode: the mean, the variance and the x_0 of p(x_{t-1} | x_t), for t (N,).
 
     config: the DiffusionConfig that the network was trained with
-    labels: (N,) for a network with classes
-    guidance: w of classifier-free guidance (Ho and Salimans 2022): the prediction is e + w (e_labels - e), where e is
-        the one without labels and e_labels the one with them; w = 1 gives the latter
+    labels: (N,) for a network with classes; None: no label
+    guidance: w of classifier-free guidance (Ho and Salimans 2022): x_0 is b + w (a - b), where the network predicts a
+        with the labels and b without, or b with the class `avoid`. w = 1 gives a, w = 0 gives b, a larger w goes
+        further from b, and a negative one away from the labels
+    clip: keep x_0 within [-1, 1], after guidance
     Raises ValueError for a model in training mode, and for guidance without labels; p, where the output is not finite.
     """
     if model.training:
         raise ValueError("the reverse process needs a model in evaluation mode (dropout off): call model.eval() first")
-    if guidance != 1 and labels is None:
+    if guidance != 1 and labels is None and avoid is None:
         raise ValueError(f"guidance is {guidance}, which needs labels")
-    s, inputs = config.make_schedule(), {} if labels is None else {"labels": labels}
+    s = config.make_schedule()
 
-    def network(xt, t, **inputs):
-        y = model.forward(xt, t, **inputs)
+    def network(xt, t, labels):
+        y = model.forward(xt, t) if labels is None else model.forward(xt, t, labels=labels)
         if not array_module(y).isfinite(y).all():
             raise ValueError(f"the network's output is not finite at t = {t[0]}")
-        return split(y, config.variance)
+        predicted, v = split(y, config.variance)
+        return PREDICTIONS[config.prediction].to_x0(s, xt, t, predicted), v
 
     def p(xt, t):
-        predicted, v = network(xt, t, **inputs)
-        if guidance != 1:
-            unlabelled, _ = network(xt, t)
-            predicted = unlabelled + guidance * (predicted - unlabelled)
-        x0 = PREDICTIONS[config.prediction].to_x0(s, xt, t, predicted)
-        return process.p_mean_variance(s, x0, xt, t, variance=config.variance, v=v)
+        N, others = len(xt), None if avoid is None else np.full(len(xt), avoid)
+        if guidance in (0, 1):
+            x0, v = network(xt, t, labels if guidance else others)
+        else:                                                       # both predictions in one evaluation
+            none = np.full(N, model.config.num_classes)
+            both = np.concatenate([none if classes is None else classes for classes in (labels, others)])
+            x0, v = network(array_module(xt).concatenate([xt, xt]), np.concatenate([t, t]), both)
+            x0, v = x0[N:] + guidance * (x0[:N] - x0[N:]), None if v is None else v[:N]
+        return process.p_mean_variance(s, x0, xt, t, clip, config.variance, v)
 
     return p
 

@@ -12,11 +12,13 @@ BATCH = 64                      # images that are sampled together
 PIXELS_ON_GPU = 2**18           # on a GPU, their pixels instead: 256 images of 32x32
 
 
-def generate(model, diffusion, count, seed=0, sampler="ddpm", steps=None, labels=None, watch=None, **options):
+def generate(model, diffusion, count, seed=0, sampler="ddpm", steps=None, labels=None, watch=None, guidance=1.0,
+             avoid=None, clip=True, **options):
     """`count` new images from a network in evaluation mode, in batches: a NumPy array (count, H, W, C).
 
-    diffusion: the DiffusionConfig that the network was trained with; labels: None, or (count,) classes
+    diffusion: the DiffusionConfig that the network was trained with
     sampler: a name in SAMPLERS; steps: how many (default: the sampler's own number); options: of the sampler
+    labels: None, or (count,) classes; guidance, avoid, clip: see reverse_process
     watch(step, number, total) is called with each Step of each batch
     The same seed and count give the same images. Raises ValueError for an unknown sampler or wrong options.
     """
@@ -31,10 +33,23 @@ def generate(model, diffusion, count, seed=0, sampler="ddpm", steps=None, labels
         rng, stop = generator(seed, "sample", start), min(count, start + batch)
         shape = (stop - start, config.image_size, config.image_size, config.image_channels)
         x = rng.standard_normal(shape, dtype=np.float32)
-        p = reverse_process(model, diffusion, labels=None if labels is None else labels[start:stop])
+        p = reverse_process(model, diffusion, None if labels is None else labels[start:stop], guidance, avoid, clip)
         for step in chosen.run(p, s, x, rng, times, **options):
             number += 1
             if watch:
                 watch(step, number, total)
         images.append(to_numpy(step.x))
     return np.concatenate(images)
+
+
+def by_class(classes, count):
+    """Labels for a grid of `count` images, or a few more, with a column for each of the classes, and its columns.
+
+    Returns (N, labels, columns). For one class, or without labels (None), the grid is a square; for more classes than
+    images, it shows the first ones.
+    """
+    if classes is None or len(classes) == 1:
+        return count, None if classes is None else np.repeat(classes, count), math.ceil(math.sqrt(count))
+    columns = min(len(classes), count)
+    labels = np.tile(classes[:columns], math.ceil(count / columns))
+    return len(labels), labels, columns

@@ -13,7 +13,7 @@ import numpy as np
 from tinyddpm import files, plots
 from tinyddpm.backend import on_gpu
 from tinyddpm.progress import Progress, duration
-from tinyddpm.sampling.generate import generate
+from tinyddpm.sampling.generate import by_class, generate
 from tinyddpm.training.checkpoint import CHECKPOINT, save_checkpoint
 
 COLUMNS = ("step", "loss", "grad_norm", "lr", "seconds")
@@ -124,11 +124,13 @@ class Log:
                 f"{duration(max(0, left))} left{skipped}")
 
     def draw(self):
-        """Save a grid of samples from the averaged model."""
+        """Save a grid of samples from the averaged model, by DDIM."""
         preset, step = self.trainer.preset, self.trainer.steps_done
+        count, labels, columns = by_class(preset.labels, GRID)
+        how = preset.sampling.arguments(preset.diffusion.T, labels) | {"sampler": "ddim", "steps": None}
         with self.trainer.averaged() as model:
-            images = generate(model, preset.diffusion, GRID, preset.training.seed, "ddim")
-        plots.save_png(self.folder / f"samples_{step:06}.png", plots.grid(plots.to_uint8(images)))
+            images = generate(model, preset.diffusion, count, preset.training.seed, **how)
+        plots.save_png(self.folder / f"samples_{step:06}.png", plots.grid(plots.to_uint8(images), columns))
 
     def save(self):
         self.file.flush()

@@ -7,13 +7,14 @@ from pathlib import Path
 from tinyddpm import data, files, plots
 from tinyddpm.presets import Preset
 from tinyddpm.progress import Progress
-from tinyddpm.sampling.generate import generate
+from tinyddpm.sampling.generate import by_class, generate
 from tinyddpm.training import parallel
 from tinyddpm.training.checkpoint import CHECKPOINT, load_checkpoint, same_state
 from tinyddpm.training.fit import METRICS, read_metrics
 from tinyddpm.training.trainer import Trainer
 
-MAY_CHANGE = ("steps", "minutes", "save_every", "sample_every", "dataset")      # when a run is resumed
+MAY_CHANGE = ("steps", "minutes", "save_every", "sample_every", "sampler", "sampling_steps", "guidance", "clip",
+              "dataset")                                                        # when a run is resumed
 LOCK = ".lock"                      # a file in the folder of a run, which the process that trains there has locked
 
 
@@ -37,8 +38,9 @@ def prepare(preset, given, ranks, version, out=None, data_dir=None, resume=False
         folder = run_folder(out, preset.dataset, resume)
         lock = claim(folder, new=False) if resume else None
         trainer = load_checkpoint(folder / CHECKPOINT) if resume else None
+        preset = resumed(trainer, given) if resume else with_classes(preset, given)
         if resume:
-            trainer.preset = preset = resumed(trainer, given)
+            trainer.preset = preset
         dataset = data.load(preset.dataset, preset.model, "train", data_dir)
         if preset.training.batch_size % ranks.size:
             raise ValueError(f"--batch-size is {preset.training.batch_size}; expected a multiple of the {ranks.size} "
@@ -98,8 +100,23 @@ def resumed(trainer, given):
     return changed
 
 
+def with_classes(preset, given):
+    """The preset of a new run, with the classes of its data set if it learns labels; without, if the data have none.
+
+    Raises ValueError if the fields that were given do not fit the data.
+    """
+    if preset.model.num_classes is None:
+        return preset
+    names = data.classes(preset.dataset)
+    fixed = {name: given[name] for name in ("num_classes", "guidance") if name in given}
+    return preset.override(**{"num_classes": len(names) or None, "classes": names} | fixed)
+
+
 def require_same_data(trainer, dataset):
     """Raise ValueError unless the data set is the one that the run began with; in a new run, remember it."""
+    if trainer.preset.classes and trainer.preset.classes != tuple(dataset.classes):
+        raise ValueError(f"the run has begun with the classes {', '.join(trainer.preset.classes)}; "
+                         f"{trainer.preset.dataset} has {', '.join(dataset.classes)}")
     found = dataset.fingerprint()
     if trainer.fingerprint not in (None, found):
         raise ValueError(f"the run has begun with other images than {trainer.preset.dataset} holds now: "
@@ -108,19 +125,22 @@ def require_same_data(trainer, dataset):
 
 
 def draw(trainer, folder, count):
-    """On rank 0, draw the pictures at the end of a run: `count` samples by Algorithm 2, their film, and the loss."""
+    """On rank 0, draw the pictures at the end of a run: a grid of about `count` samples, their film, and the loss."""
     if trainer.group.rank:
         return
-    preset, film, progress = trainer.preset, plots.Film(), Progress()
+    preset, progress = trainer.preset, Progress()
+    count, labels, columns = by_class(preset.labels, count)
+    film = plots.Film(columns)
 
     def watch(step, number, total):
-        progress.count("sampling by Algorithm 2, step", number, total)
+        progress.count("sampling, step", number, total)
         film.add(step)
 
     with trainer.averaged() as model:
-        images = generate(model, preset.diffusion, count, preset.training.seed + 1, watch=watch)
+        images = generate(model, preset.diffusion, count, preset.training.seed + 1, watch=watch,
+                          **preset.sampling.arguments(preset.diffusion.T, labels))
     progress.close()
-    plots.save_png(folder / "samples.png", plots.grid(plots.to_uint8(images)))
+    plots.save_png(folder / "samples.png", plots.grid(plots.to_uint8(images), columns))
     film.save(folder / "denoising.gif")
     metrics = read_metrics(folder / METRICS, trainer.steps_done)
     if len(metrics["step"]):
