@@ -78,8 +78,10 @@ def bound(args, model, preset):
                                 lambda number, total: progress.count("batch and time", number, total),
                                 some.labels if labelled else None)
     progress.close()
-    given = ", given their labels" if labelled else ", without their labels" * (preset.labels is not None)
-    print(f"{len(some):,} images of {name}{given}, {strata} of the {s.T - 1} times t > 1 for each, and t = 1; bits/dim:")
+    given = f"{len(some):,} images of {name}"
+    if preset.labels is not None:
+        given += ", given their labels" if labelled else ", without their labels"
+    print(f"{given}, {strata} of the {s.T - 1} times t > 1 for each, and t = 1; bits/dim:")
     results = found.summary()
     for part in ("prior", "rate", "distortion", "total"):
         print("  {:10}  {:9.5f} +- {:.5f}".format(part, *results[part]))
@@ -95,8 +97,8 @@ def bound(args, model, preset):
 def distance(args, model, preset):
     """Print and return the FID between samples and a data set."""
     extractor, naming = evaluation.extractor(model.config, args.inception)
-    dataset, name = data.compare_with(args.dataset or preset.dataset, replace(preset.model, num_classes=None), args.split,
-                                      args.data_dir)
+    config = replace(preset.model, num_classes=None)
+    dataset, name = data.compare_with(args.dataset or preset.dataset, config, args.split, args.data_dir)
     samples, how = drawn(args, model, preset, 2)
     statistics = [evaluation.measure(extractor, x, what)[0]
                   for x, what in ((dataset.images, name), (samples, "samples"))]

@@ -21,6 +21,8 @@ def main(argv):
     parser.add_argument("--preset", choices=PRESETS, help="the configuration to start from (default: cifar10)")
     cli.add_run_flags(parser, "cifar10, or a folder of images (default: the preset's)")
     args = parser.parse_args(argv)
+    if args.preset and args.start:
+        parser.error("--preset and --from exclude each other")
     trainer, dataset, folder = cli.prepare(args, presets.get(args.preset or "cifar10"), QUICK)
     if args.preset and args.preset != trainer.preset.name:
         parser.error(f"--preset {args.preset}: the run to resume has the preset {trainer.preset.name}")

@@ -5,6 +5,7 @@ import http.server
 import io
 import tarfile
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -427,8 +428,35 @@ def test_what_does_not_fit_is_refused(name, config, message):
         data.load(name, config)
 
 
-def test_a_folder_has_no_labels(tmp_path):
+def test_sub_folders_are_classes(tmp_path):
+    """In the order of their names, whatever is below them; not where an image lies beside them, or in one alone."""
+    def load(classes):
+        return data.load(str(tmp_path), replace(MNIST, num_classes=classes))
+
+    for i, name in enumerate(("b/1.png", "a/x/2.png", "b/3.png", "a/4.jpg", "c/5.png")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((28, 28), 20 * i, np.uint8)).save(tmp_path / name)
+    assert data.classes(str(tmp_path)) == load(3).classes == ("a", "b", "c")
+    assert load(3).labels.tolist() == [0, 0, 1, 1, 2]
+    assert [int(image.mean()) for image in load(3).images] == [60, 20, 0, 40, 80]
+    some = load(3).some(4, seed=1)
+    assert {(int(image.mean()), label) for image, label in zip(some.images, some.labels)} < {
+        (60, 0), (20, 0), (0, 1), (40, 1), (80, 2)} and len(some) == 4
+    assert load(None).labels is None and load(None).classes == ()
+    with pytest.raises(ValueError, match="has 3 classes, and the model has num_classes = 2"):
+        load(2)
     Image.fromarray(np.zeros((28, 28), np.uint8)).save(tmp_path / "a.png")
-    assert len(data.load(str(tmp_path), MNIST)) == 1
-    with pytest.raises(ValueError, match="no labels"):
-        data.load(str(tmp_path), UNetConfig(image_size=28, image_channels=1, channel_multipliers=(1, 2), num_classes=2))
+    assert data.classes(str(tmp_path)) == () and len(load(None)) == 6
+    with pytest.raises(ValueError, match="has no labels, and the model has num_classes = 3"):
+        load(3)
+    with pytest.raises(ValueError, match="in the sub-folder x: labels need two classes"):
+        (tmp_path / "a" / "4.jpg").unlink()
+        data.classes(str(tmp_path / "a"))
+
+
+def test_the_classes_of_the_data_sets():
+    assert data.classes("digits") == data.classes("mnist") == tuple("0123456789")
+    assert data.classes("cifar10")[3] == "cat" and data.classes("fashion-mnist")[9] == "Ankle boot"
+    assert data.classes("nothing") == () and data.classes("") == ()
+    assert data.DATASETS.keys() == data.CLASSES.keys()
+

@@ -53,13 +53,13 @@ def test_targets_keep_their_digits_in_float32(prediction, s):
     np.testing.assert_allclose(rounded, exact, atol=2e-6)
 
 
-@pytest.mark.parametrize("loss, variance",
-                         [("simple", "large"), ("L", "large"), ("L", "small"), ("L", "learned"), ("hybrid", "learned")])
+@pytest.mark.parametrize("loss, variance", [("simple", "large"), ("capped", "large"), ("L", "large"), ("L", "small"),
+                                            ("L", "learned"), ("hybrid", "learned")])
 @pytest.mark.parametrize("prediction", TARGETS)
 def test_gradients_of_every_loss(prediction, loss, variance):
     """By differences over every element of the output; for the hybrid over v alone: the mean's gradient is stopped."""
     z, v = RNG.standard_normal(X0.shape), RNG.uniform(-1, 1, X0.shape)
-    unit = {"simple": 1.0, "hybrid": 0.01}.get(loss, scale(prediction))
+    unit = {"simple": 1.0, "capped": scale(prediction), "hybrid": 0.01}.get(loss, scale(prediction))
 
     def of_output(z, v):
         y = TARGETS[prediction] + unit * z
@@ -76,6 +76,17 @@ def test_gradients_of_every_loss(prediction, loss, variance):
         assert check(of_output, scaled, z, v) < 1e-7
         with pytest.raises(AssertionError):
             check(of_output, lambda d, gradients: scaled(d * (1 + 1e-6), gradients), z, v)
+
+
+@pytest.mark.parametrize("prediction", TARGETS)
+def test_the_capped_loss_weighs_the_error_of_x0(prediction):
+    """By 1 + SNR, as the error of v does, or by 5 where that is less; whatever the network predicts."""
+    to_x0 = PREDICTIONS[prediction].to_x0
+    y = TARGETS[prediction] + scale(prediction) * RNG.standard_normal(X0.shape)
+    weight = np.minimum(1 / (1 - S.alpha_bar[TIMES]), 5)[:, None, None]
+    expected = np.mean(weight * (to_x0(S, XT, TIMES, y) - X0)**2)
+    assert objective.l_capped(S, X0, XT, TIMES, EPS, y, prediction)[0] == pytest.approx(expected, rel=1e-9)
+    assert weight.min() < 1.1 and weight.max() == 5
 
 
 def check_hybrid(prediction, y, v):
@@ -207,7 +218,7 @@ class OfClasses:
 def test_guidance_leads_away_from_the_other_prediction(prediction, learned):
     """x_0 is b + w (a - b), limited only then, in one evaluation; b has no label, or the one to avoid."""
     config = DiffusionConfig(prediction=prediction, **{"variance": "learned", "loss": "hybrid"} if learned else {})
-    model, labels, results = OfClasses(prediction, learned), np.array([0, 1, 2, 3, 4, 0]), {}
+    model, labels = OfClasses(prediction, learned), np.array([0, 1, 2, 3, 4, 0])
     outputs = lambda labels: split(model.forward(XT, TIMES, labels), config.variance)
     to_x0 = lambda labels: PREDICTIONS[prediction].to_x0(S, XT, TIMES, outputs(labels)[0])
     a, b, c = to_x0(labels), to_x0(None), to_x0(np.full(6, 2))
@@ -222,7 +233,8 @@ def test_guidance_leads_away_from_the_other_prediction(prediction, learned):
                 np.testing.assert_allclose(x0, limited(expected), atol=1e-8)
                 np.testing.assert_allclose(mean, process.mu_from_x0(S, x0, XT, TIMES), atol=1e-9)
                 if learned and w != 0:
-                    np.testing.assert_allclose(np.log(variance), process.learned_log_variance(S, TIMES, outputs(given)[1]))
+                    np.testing.assert_allclose(np.log(variance),
+                                               process.learned_log_variance(S, TIMES, outputs(given)[1]))
     assert abs(a - b).max() > 0.05 and abs(b + 5 * (a - b)).max() > 1               # so that all of this is seen
     with pytest.raises(ValueError, match="needs labels"):
         reverse_process(model, config, guidance=2.0)

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyddpm import data, safetensors
+from tinyddpm import data, presets, safetensors
 from tinyddpm.figures import FIGURES, Figure
 from tinyddpm.interop import save_diffusers
 from tinyddpm.nn import UNet, UNetConfig
-from tinyddpm.training import Trainer, load_checkpoint, load_model
+from tinyddpm.training import Trainer, load_checkpoint, load_model, save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--quick", "--base-channels", "8", "--groups", "4", "--blocks-per-level", "1", "--attention-resolutions",
@@ -66,12 +66,12 @@ def test_sub_folders_are_classes(trained):
     """They are named in the checkpoint; --num-classes none ignores them."""
     folder, _ = trained
     for flags, names in (([], ("dark", "light")), (["--num-classes", "none"], ())):
-        done = run("train_mnist.py", *SMALL, "--dataset", "shades", "--steps", 3, "--T", 3, "--sample-every", 0, *flags, "--out",
-                   f"of{len(names)}", cwd=folder)
+        done = run("train_mnist.py", *SMALL, "--dataset", "shades", "--steps", 3, "--T", 3, "--sample-every", 0, *flags,
+                   "--out", f"of{len(names)}", cwd=folder)
         assert done.returncode == 0, done.stderr
         assert load_model(folder / f"of{len(names)}" / "checkpoint.safetensors")[1].classes == names
-    done = run("sample.py", "of2/checkpoint.safetensors", "--label", "light,1", "--avoid", "dark", "--count", 4, "--out",
-               "light.npy", "--backend", "numpy", cwd=folder)
+    done = run("sample.py", "of2/checkpoint.safetensors", "--label", "light,1", "--avoid", "dark", "--count", 4,
+               "--out", "light.npy", "--backend", "numpy", cwd=folder)
     assert done.returncode == 0, done.stderr
     done = run("evaluate.py", "of2/checkpoint.safetensors", "nll", "--count", 4, "--backend", "numpy", cwd=folder)
     assert done.returncode == 0 and "4 images of shades, given their labels" in done.stdout, done.stderr
@@ -213,11 +213,11 @@ WRONG = [
     ("sample.py", [CHECKPOINT, "--avoid", "1", "--guidance", "1"], "it needs a --guidance other than 1"),
     ("sample.py", [CHECKPOINT, "--label", "none", "--guidance", "2"], "the images have no label"),
     ("sample.py", [CHECKPOINT, "--guidance", "nan"], "--guidance: nan"),
-    ("sample.py", ["of0/checkpoint.safetensors", "--label", "1"], "the model has no classes"),
-    ("sample.py", ["of0/checkpoint.safetensors", "--guidance", "2"], "the model has no classes"),
+    ("sample.py", ["plain.safetensors", "--label", "1"], "the model has no classes"),
+    ("sample.py", ["plain.safetensors", "--guidance", "2"], "the model has no classes"),
     ("sample.py", [CHECKPOINT, "--count", "0"], "--count: 0: expected at least 1"),
     ("evaluate.py", [CHECKPOINT, "nll", "--dataset", "shades"], "has 2 classes, and the model has num_classes = 10"),
-    ("evaluate.py", [CHECKPOINT, "nll", "--split", "train", "--label", "3"], "--label 3: a likelihood has the true labels"),
+    ("evaluate.py", [CHECKPOINT, "nll", "--split", "train", "--label", "3"], "a likelihood has the true labels"),
     ("evaluate.py", [CHECKPOINT, "nll", "--guidance", "2"], "--guidance does not belong to nll"),
     ("train_mnist.py", ["--dataset", "greys", "--num-classes", "3"], "greys has no labels"),
     ("train_mnist.py", ["--dataset", "greys", "--guidance", "3"], "guidance is 3.0, which needs a model with classes"),
@@ -298,6 +298,7 @@ def wrong_files(trained):
     (folder / "input.json").write_bytes(whole)
     tensors, texts = safetensors.read(folder / CHECKPOINT)
     safetensors.write(folder / "nan.safetensors", tensors | {"ema/conv_in.bias": np.full(8, np.nan, np.float32)}, texts)
+    save_checkpoint(folder / "plain.safetensors", Trainer(presets.get("mnist").override(num_classes=None, T=5)))
     (folder / "lonely" / "dark").mkdir(parents=True)
     Image.fromarray(np.zeros((28, 28), np.uint8)).save(folder / "lonely" / "dark" / "a.png")
     for name in ("pictures", "pipes"):

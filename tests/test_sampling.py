@@ -104,7 +104,7 @@ class Exact:
 
 
 def flow(w, start):
-    """Where the probability flow with guidance w for class 0 leads from x_T: fourth-order steps in sigma = noise / signal."""
+    """Where the probability flow with guidance w for class 0 leads from x_T: fourth-order steps in noise / signal."""
     levels = np.sqrt(1 / Exact.s.alpha_bar - 1)
     levels = np.geomspace(levels[-1], levels[1] / 20, 1000)
     y = start * np.sqrt(1 + levels[0]**2)                                       # x / sqrt(alpha_bar), as below

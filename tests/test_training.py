@@ -2,6 +2,7 @@
 
 import csv
 import gc
+import json
 import math
 import os
 import signal
@@ -17,11 +18,13 @@ from tinyddpm import cli, data, nn, plots, presets, safetensors
 from tinyddpm.diffusion import objective, process
 from tinyddpm.nn import Module, Parameter, UNetConfig
 from tinyddpm.presets import Preset
+from tinyddpm.sampling.config import SamplingConfig
 from tinyddpm.sampling.generate import generate
 from tinyddpm.training import Trainer, load_checkpoint, load_model, save_checkpoint
 from tinyddpm.training import fit as fit_module
 from tinyddpm.training.fit import fit, open_metrics, read_metrics
 from tinyddpm.training import run as run_module
+from tinyddpm.training.checkpoint import PRETRAINED, save_model
 from tinyddpm.training.rendezvous import Ranks
 from tinyddpm.training.run import claim, run_folder
 
@@ -252,8 +255,61 @@ def test_inconsistent_checkpoints_are_refused(tmp_path, tensors, metadata, messa
 
 
 def test_a_missing_checkpoint_is_an_os_error(tmp_path):
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="with the package come"):
         load_model(tmp_path / "none")
+
+
+def test_a_model_alone_takes_16_bits_a_number(tmp_path):
+    trainer = Trainer(TINY)
+    run(trainer, 3)
+    save_model(tmp_path / "m", trainer)
+    model, preset = load_model(tmp_path / "m")
+    assert preset == TINY and model.flat_values.dtype == np.float32
+    np.testing.assert_allclose(model.flat_values, trainer.optimizer.ema, rtol=2**-11, atol=2**-25)
+    save_checkpoint(tmp_path / "c", trainer)
+    assert 7 < (tmp_path / "c").stat().st_size / (tmp_path / "m").stat().st_size < 8.1
+    with pytest.raises(ValueError, match="start a new run from it, with --from"):
+        load_checkpoint(tmp_path / "m")
+    change(tmp_path / "c", {"model/conv_in.bias": np.zeros(16, np.float16)})
+    with pytest.raises(ValueError, match="model/conv_in.bias is .*float16"):
+        load_checkpoint(tmp_path / "c")
+
+
+@pytest.mark.parametrize("known", [("a", "b", "c"), None])
+def test_a_run_from_a_trained_model(known):
+    """Everything is copied, and what is new draws as "no label" did; a different network is refused."""
+    base = TINY.override(classes=known) if known else TINY.override(num_classes=None)
+    model = nn.build(base.model, seed=5)
+    model.flat_values[...] = RNG.standard_normal(model.flat_values.size)
+    new = TINY.override(num_classes=4, classes=("c", "x", "a", "y"))
+    trainer = Trainer(new)
+    run_module.start_from(trainer, model, base)
+    for name, p in trainer.model.parameters().items():
+        if name != "labels.table":
+            np.testing.assert_array_equal(p.value, model.parameters()[name].value)
+        elif known:
+            np.testing.assert_array_equal(p.value, model.labels.table.value[[2, 3, 0, 3, 3]])
+        else:
+            assert not p.value.any()
+    np.testing.assert_array_equal(trainer.optimizer.ema, trainer.model.flat_values)
+    assert trainer.steps_done == 0
+    x, t = RNG.standard_normal((2, 8, 8, 1)).astype(np.float32), np.array([3, 9])
+    y = [network.eval().forward(x, t, *labels) for network, labels in
+         ((model, ()), (trainer.model, ()), (trainer.model, (np.array([1, 3]),)))]
+    np.testing.assert_array_equal(y[0], y[1])
+    np.testing.assert_array_equal(y[0], y[2])
+    with pytest.raises(ValueError, match="conv_in.weight does not fit"):
+        run_module.start_from(Trainer(TINY.override(patch_size=2)), model, base)
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_the_models_of_the_package(name):
+    """Each is found by its name, has the preset that it claims, and a card beside it."""
+    model, preset = load_model(name)
+    assert preset.name == name.removesuffix("-eps") and np.isfinite(model.flat_values).all()
+    assert preset.model.num_classes == 10 == len(preset.classes)
+    card = PRETRAINED[name].with_suffix(".md").read_text()
+    assert all(word in card for word in ("steps", "hours", "bits/dim", "FID", "licence", "seed"))
 
 
 # ---- presets ----
@@ -261,6 +317,15 @@ def test_a_missing_checkpoint_is_an_os_error(tmp_path):
 def test_presets_survive_json_and_overrides_reach_their_place():
     for preset in (*presets.PRESETS.values(), TINY):
         assert Preset.from_json(preset.to_json()) == preset
+    drawn = TINY.override(sampler="ddpm", sampling_steps=None, steps=7, guidance=3.0, clip=False,
+                          classes=("a", "b", "c"))
+    assert drawn.sampling == SamplingConfig("ddpm", None, 3.0, False) and drawn.training.steps == 7
+    assert Preset.from_json(drawn.to_json()) == drawn
+    without = drawn.override(num_classes=None)
+    assert (without.sampling.guidance, without.classes, without.labels, drawn.labels) == (1, (), None, [0, 1, 2])
+    old = json.loads(drawn.to_json())
+    del old["sampling"], old["classes"]                         # as in checkpoints of earlier versions
+    assert Preset.from_json(json.dumps(old)).sampling == SamplingConfig()
     changed = presets.get("cifar10").override(lr=1e-3, base_channels=64, T=10, dataset="x")
     assert (changed.training.lr_final, changed.training.lr, changed.model.base_channels, changed.diffusion.T,
             changed.dataset) == (
@@ -285,10 +350,23 @@ def test_the_cifar10_preset_is_the_papers():
 @pytest.mark.parametrize("field, value", [
     ("steps", 0), ("batch_size", 0), ("lr", 0.0), ("lr", math.nan), ("lr_final", 1.0), ("adam_beta2", 1.0),
     ("ema_decay", -0.1), ("minutes", 0.0),
+    ("sampler", "euler"), ("guidance", math.nan), ("classes", ("a",)), ("label_dropout", 1.0),
     ("T", 0), ("schedule", "sigmoid"), ("variance", "huge"), ("prediction", "x1"), ("beta_T", 1.5), ("seed", -1)])
 def test_impossible_settings_are_refused(field, value):
     with pytest.raises(ValueError, match=field.removesuffix("_T") if field != "T" else "T is 0"):
         TINY.override(**{field: value})
+
+
+def test_how_a_model_is_drawn_from():
+    """The arguments of generate: steps within T, no guidance without labels."""
+    config = SamplingConfig("ddim", 50, 2.0)
+    assert config.arguments(1000, "labels") == {"sampler": "ddim", "steps": 50, "guidance": 2.0, "clip": True,
+                                                "labels": "labels"}
+    assert config.arguments(20) == {"sampler": "ddim", "steps": 20, "guidance": 1.0, "clip": True, "labels": None}
+    with pytest.raises(ValueError, match="sampling steps is 0"):
+        SamplingConfig(steps=0)
+    with pytest.raises(ValueError, match="needs a model with classes"):
+        presets.get("cifar10").override(guidance=2.0)
 
 
 # ---- whole runs ----

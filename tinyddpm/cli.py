@@ -5,12 +5,11 @@ import importlib.util
 import math
 import os
 import sys
-import types
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import tinyddpm
-from tinyddpm import dispatch, nn
+from tinyddpm import dispatch, nn, presets
 from tinyddpm.backend import on_gpu, state
 from tinyddpm.diffusion.config import CHOICES, DiffusionConfig
 from tinyddpm.data import CLASSES
@@ -19,7 +18,8 @@ from tinyddpm.presets import TrainingConfig
 from tinyddpm.progress import Output
 from tinyddpm.sampling.config import SamplingConfig
 from tinyddpm.sampling.steps import OPTIONS, SAMPLERS
-from tinyddpm.training import rendezvous, run
+from tinyddpm.training import load_model, rendezvous, run
+from tinyddpm.training.checkpoint import PRETRAINED
 
 CONFIGS = (TrainingConfig, DiffusionConfig, SamplingConfig, *(config for config, _ in nn.NETWORKS.values()))
 HELP = {  # texts for the flags that set a preset's fields; the comments on the fields say more
@@ -32,6 +32,7 @@ HELP = {  # texts for the flags that set a preset's fields; the comments on the 
     "sampling_steps": "of that sampler", "guidance": "of samples of a model with classes: see sample.py --help",
     **{name: ", ".join(choices) for name, choices in CHOICES.items()}}
 
+MODELS = ", ".join(["the checkpoint.safetensors of a run", *PRETRAINED, "or a published model"])
 Lines = argparse.RawDescriptionHelpFormatter         # keeps the lines of an epilog
 
 
@@ -95,8 +96,7 @@ def add_backend_flags(parser):
 
 
 def add_checkpoint(parser):
-    parser.add_argument("checkpoint", metavar="CHECKPOINT",
-                        help="the checkpoint.safetensors of a run, or a published model")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=MODELS)
 
 
 def add_data_dir(parser):
@@ -121,8 +121,8 @@ def add_sampler_flags(parser):
     parser.add_argument("--clip", action=argparse.BooleanOptionalAction,
                         help="keep the predicted x_0 within [-1, 1] (default: the model's own choice)")
     parser.add_argument("--guidance", type=at_least(-math.inf, float), metavar="W",
-                        help="of models with classes: 1 draws what the label says, 0 ignores it, more exaggerates it, less "
-                             "than 0 avoids it (default: the model's own choice)")
+                        help="of models with classes: 1 draws what the label says, 0 ignores it, more exaggerates it, "
+                             "less than 0 avoids it (default: the model's own choice)")
     parser.add_argument("--label", metavar="L[,L...]",
                         help="classes to draw, numbers or names, or none (default: all classes, if the model has any)")
     parser.add_argument("--avoid", metavar="L", help="a class from which guidance leads away, instead of from no label")
@@ -140,7 +140,8 @@ def classes(flag, text, preset):
         raise ValueError(f"{flag} {text}: the model has no classes")
     found = [names.index(one) if one in names else int(one) if one.isdecimal() else n for one in text.split(",")]
     if max(found) >= n:
-        raise ValueError(f"{flag} {text}: expected 0 to {n - 1}" + f", or {', '.join(names)}" * (names != CLASSES["digits"]))
+        known = f", or {', '.join(names)}" if names and names != CLASSES["digits"] else ""
+        raise ValueError(f"{flag} {text}: expected 0 to {n - 1}{known}")
     return found
 
 
@@ -196,6 +197,8 @@ def add_run_flags(parser, dataset):
     parser.add_argument("--out", metavar="DIR", help="folder for all files (default: a new one in runs/)")
     parser.add_argument("--resume", action="store_true",
                         help="continue the run in --out (default: the newest on that data set in runs/)")
+    parser.add_argument("--from", dest="start", metavar="MODEL",
+                        help=f"begin with the weights and the configuration of a trained model: {MODELS}")
     parser.add_argument("--quick", action="store_true", help="take only a few steps, to check that everything works")
     group = parser.add_argument_group("several GPUs or machines", "one process for each, with the same flags except "
                                       "--rank; torchrun, mpirun and srun set both in the environment")
@@ -253,10 +256,16 @@ def prepare(args, preset, quick):
     if args.quick:
         given = quick | given
     ranks = rendezvous.ranks(os.environ, args.world_size, args.rank, args.host, args.port, args.timeout)
+    if args.start and args.resume:
+        raise ValueError("--from and --resume exclude each other")
     active = use_backend(args, ranks)
+    start = load_model(args.start) if args.start and not ranks.rank else None
+    if start:
+        preset = replace(start[1], training=presets.PRESETS.get(start[1].name, start[1]).training)
     trainer, dataset, folder = run.prepare(preset, given, ranks, tinyddpm.__version__, args.out, args.data_dir,
-                                           args.resume)
-    images = f"{len(dataset):,} images of {trainer.preset.dataset}"
+                                           args.resume, start)
+    classes = trainer.preset.model.num_classes
+    images = f"{len(dataset):,} images of {trainer.preset.dataset}" + f" in {classes} classes" * (classes is not None)
     print(f"rank {ranks.rank} of {ranks.size}; {images}" if ranks.rank else
           f"{active}; {trainer.model.flat_values.size:,} parameters; {images}; files go to {folder}", flush=True)
     return trainer, dataset, folder

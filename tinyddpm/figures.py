@@ -46,7 +46,8 @@ class Figure:
     def progressive(self):
         """Figures 6, 10 and 14: the estimate of x_0 as t falls, a row for each sample"""
         labels = self.preset.labels and np.resize(self.preset.labels, self.rows)
-        self._save(latents.progressive(self._watched(self.s.T, labels), self.s, self._noise(self.rows), self.rng, COLUMNS))
+        p = self._watched(self.s.T, labels)
+        self._save(latents.progressive(p, self.s, self._noise(self.rows), self.rng, COLUMNS))
 
     def shared(self):
         """Figure 7: a row for t = T, 3T/4, T/2, T/4: x_t, then samples that share it"""

@@ -1,4 +1,4 @@
-"""The losses that training minimizes: L_simple, the variational bound L, and the hybrid of both.
+"""The losses that training minimizes: L_simple, the variational bound L, the hybrid of both, and other weights.
 
 A loss is a function of the network's output y that returns its value and its gradient with respect to y. The output has
 the shape of the data, or twice its channels, [prediction, v], where the variance of the reverse process is learned.
@@ -13,6 +13,8 @@ from tinyddpm.diffusion.likelihood import bound_terms, bound_terms_backward
 from tinyddpm.diffusion.prediction import PREDICTIONS, join, split
 from tinyddpm.diffusion.schedule import per_sample
 
+LARGEST_WEIGHT = 5.0            # of l_capped
+
 
 def l_simple(s, x0, xt, t, eps, y, prediction="eps", variance="large"):
     """L_simple (Eq. 14), the mean over all elements of (target - prediction)^2, and its gradient with respect to y."""
@@ -20,6 +22,19 @@ def l_simple(s, x0, xt, t, eps, y, prediction="eps", variance="large"):
     loss, cache = ops.mean_squared_error(predicted, PREDICTIONS[prediction].target(s, x0, xt, t, eps))      # Eq. 14
     dv = None if v is None else array_module(v).zeros_like(v)
     return loss, join(ops.mean_squared_error_backward(1.0, cache), dv)
+
+
+def l_capped(s, x0, xt, t, eps, y, prediction="eps", variance="large"):
+    """L_simple of v with less weight where little noise is left: for images that look right after a short training.
+
+    The squared error of x_0 counts min(1 + SNR, 5) times, whatever is predicted; in L_simple of v, 1 + SNR times. This
+    is Min-SNR (Hang et al. 2023), except that strong noise keeps its weight: objects take shape there.
+    Returns the loss and its gradient with respect to y.
+    """
+    factor = np.sqrt(np.minimum(1 + s.snr[t], LARGEST_WEIGHT)) * PREDICTIONS[prediction].x0_slope(s, t)
+    factor = per_sample(factor, xt)
+    loss, cache = ops.mean_squared_error(factor * y, factor * PREDICTIONS[prediction].target(s, x0, xt, t, eps))
+    return loss, factor * ops.mean_squared_error_backward(1.0, cache)
 
 
 def l_bound(s, x0, xt, t, eps, y, prediction="eps", variance="large"):
@@ -76,7 +91,7 @@ def draw_times(s, loss, N, rng):
     return rng.choice(np.arange(1, s.T + 1), N, p=time_probabilities(s)) if loss == "L" else rng.integers(1, s.T + 1, N)
 
 
-LOSSES = {"simple": l_simple, "L": l_bound, "hybrid": l_hybrid}
+LOSSES = {"simple": l_simple, "capped": l_capped, "L": l_bound, "hybrid": l_hybrid}
 
 
 def loss_and_gradient(model, s, x0, t, eps, loss="simple", prediction="eps", variance="large", loss_scale=1.0,
@@ -85,7 +100,7 @@ def loss_and_gradient(model, s, x0, t, eps, loss="simple", prediction="eps", var
 
     model: its forward(xt, t, **inputs) makes the prediction, its backward adds to the gradients of its parameters
     x0, eps (N, ...): data in [-1, 1] and standard normal noise; t (N,) integers 1..T
-    loss: "simple", "L" or "hybrid"; prediction: "eps" as in the paper, "x0", "mu" (mu_tilde) or "v"
+    loss: a name in LOSSES; prediction: "eps" as in the paper, "x0", "mu" (mu_tilde) or "v"
     loss_scale: a factor that multiplies the gradients, but not the returned loss
     """
     xt = process.q_sample(s, x0, t, eps)

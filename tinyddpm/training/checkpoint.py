@@ -1,4 +1,4 @@
-"""A run in one file: parameters, averages, Adam's moments, step, time and the whole configuration.
+"""A run in one file: parameters, averages, Adam's moments, step, time and the whole configuration; or its model alone.
 
 A run draws its random numbers from (seed, step), so these two are the state of all its generators.
 """
@@ -16,19 +16,31 @@ from tinyddpm.training.optimizer import LossScale
 from tinyddpm.training.trainer import Trainer
 
 FORMAT = "tinyddpm checkpoint 1"
+PRETRAINED = {path.stem: path for path in sorted(Path(__file__).parent.parent.glob("pretrained/*.safetensors"))}
 CHECKPOINT = "checkpoint.safetensors"             # its name in the folder of a run
 
 
 def save_checkpoint(path, trainer):
     """Write the trainer's state to path; an older file there stays intact until the new one is complete."""
-    metadata = {"format": FORMAT, "preset": trainer.preset.to_json(), "steps_done": json.dumps(trainer.steps_done),
-                "seconds": json.dumps(trainer.seconds), "data": json.dumps(trainer.fingerprint)}
+    metadata = _metadata(trainer)
     if trainer.loss_scale:
         scale = trainer.loss_scale
         metadata["loss_scale"] = json.dumps([float(scale.scale), float(scale.good), trainer.skipped])
     tensors = {f"{part}/{name}": view for part, flat in buffers(trainer).items()
                for name, view in trainer.model.views(to_numpy(flat)).items()}
     safetensors.write(path, tensors, metadata)
+
+
+def save_model(path, trainer):
+    """Write only what load_model reads, the averaged parameters, rounded to 16 bits: an eighth of a checkpoint."""
+    averages = trainer.model.views(to_numpy(trainer.optimizer.ema))
+    safetensors.write(path, {f"ema/{name}": view.astype(np.float16) for name, view in averages.items()},
+                      _metadata(trainer))
+
+
+def _metadata(trainer):
+    return {"format": FORMAT, "preset": trainer.preset.to_json(), "steps_done": json.dumps(trainer.steps_done),
+            "seconds": json.dumps(trainer.seconds), "data": json.dumps(trainer.fingerprint)}
 
 
 def load_checkpoint(path):
@@ -38,6 +50,8 @@ def load_checkpoint(path):
     """
     tensors, metadata = safetensors.read(path)
     with _parsing(path):
+        if not any(name.startswith("adam_m/") for name in tensors):
+            raise ValueError("it holds a model without the state of its training: start a new run from it, with --from")
         trainer = Trainer(_preset(tensors, metadata))
         for part, flat in buffers(trainer).items():
             _fill(trainer.model, flat, tensors, part)
@@ -67,9 +81,13 @@ def same_state(trainer):
 def load_model(path):
     """The model of a checkpoint with its averaged parameters, in evaluation mode, and the preset.
 
-    path: a checkpoint, or a published model in the layout of diffusers, a .safetensors file or its folder
+    path: a name in PRETRAINED, a checkpoint or a file of save_model, or a published model in the layout of diffusers, a
+        .safetensors file or its folder
     Raises ValueError as load_checkpoint does.
     """
+    path = PRETRAINED.get(str(path), path)
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist; with the package come the models {', '.join(PRETRAINED)}")
     if Path(path).is_dir():
         return _published(path)
     tensors, metadata = safetensors.read(path, checked=False)
@@ -110,10 +128,11 @@ def _preset(tensors, metadata):
 
 
 def _fill(model, flat, tensors, part):
-    """Copy the arrays part/name of a file into a flat buffer of the model."""
+    """Copy the arrays part/name of a file into a flat buffer of the model. Averages may have 16 bits."""
+    types = (np.float32, np.float16) if part == "ema" else (np.float32,)
     for name, view in model.views(flat).items():
         a = tensors.get(f"{part}/{name}")
-        if a is None or a.shape != view.shape or a.dtype != np.float32:
+        if a is None or a.shape != view.shape or a.dtype not in types:
             raise ValueError(f"{part}/{name} is {'missing' if a is None else (a.dtype, a.shape)}; its configuration "
                              f"says float32 {view.shape}")
-        view[...] = from_numpy(a)
+        view[...] = from_numpy(a.astype(np.float32))

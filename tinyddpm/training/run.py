@@ -4,7 +4,10 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from tinyddpm import data, files, plots
+from tinyddpm.backend import from_numpy, to_numpy
 from tinyddpm.presets import Preset
 from tinyddpm.progress import Progress
 from tinyddpm.sampling.generate import by_class, generate
@@ -18,10 +21,11 @@ MAY_CHANGE = ("steps", "minutes", "save_every", "sample_every", "sampler", "samp
 LOCK = ".lock"                      # a file in the folder of a run, which the process that trains there has locked
 
 
-def prepare(preset, given, ranks, version, out=None, data_dir=None, resume=False):
+def prepare(preset, given, ranks, version, out=None, data_dir=None, resume=False, start=None):
     """The run that a preset and the given fields describe, new or resumed: its Trainer, data set and folder.
 
     given: the fields that override those of the preset, name -> value
+    start: for a new run, the trained model (and its preset, see load_model) whose weights it begins with
     ranks: training.rendezvous.Ranks; on ranks other than 0, which write no files, the folder is None, and of the
         configuration only data_dir is used: rank 0 sends the rest
     Raises ValueError for a configuration, data or a folder that do not fit.
@@ -50,6 +54,8 @@ def prepare(preset, given, ranks, version, out=None, data_dir=None, resume=False
             raise ValueError(f"{folder} is within {preset.dataset}, and its pictures would join that data set: choose "
                              "another --out")
         trainer = trainer or Trainer(preset)
+        if start:
+            start_from(trainer, *start)
         require_same_data(trainer, dataset)
         trainer.lock = lock or claim(folder, new=True)          # held as long as the trainer lives
         trainer.group = parallel.join(ranks, version, json.dumps([preset.to_json(), trainer.fingerprint]))
@@ -110,6 +116,26 @@ def with_classes(preset, given):
     names = data.classes(preset.dataset)
     fixed = {name: given[name] for name in ("num_classes", "guidance") if name in given}
     return preset.override(**{"num_classes": len(names) or None, "classes": names} | fixed)
+
+
+def start_from(trainer, model, preset):
+    """Give a new run the parameters of a trained model. Classes of the same name keep their embedding.
+
+    Other classes begin with that of "no label", so that the model draws as before until it knows them better.
+    Raises ValueError if the models differ in anything but their classes.
+    """
+    flat = trainer.model.flat_values
+    given, views = model.parameters(), trainer.model.views(flat)
+    for name, view in views.items():
+        if name == "labels.table":
+            known = to_numpy(given[name].value) if name in given else np.zeros((1, view.shape[1]), np.float32)
+            rows = [preset.classes.index(c) if c in preset.classes else -1 for c in trainer.preset.classes]
+            view[...] = from_numpy(known[[*rows, -1]])
+        elif name not in given or given[name].value.shape != view.shape:
+            raise ValueError(f"--from: {name} does not fit the model that begins with it; only its classes may differ")
+        else:
+            view[...] = given[name].value
+    trainer.optimizer.ema[...] = flat
 
 
 def require_same_data(trainer, dataset):
