@@ -1,9 +1,10 @@
-"""Time a training step, sampling and each layer, and the same in PyTorch if it is installed.
+"""Time a training step, sampling and each layer, or judge what a training leads to; beside PyTorch if it is installed.
 
     python examples/benchmark.py                               the mnist preset, on numba and PyTorch in turn
     python examples/benchmark.py --models mnist small cifar10 --sides numpy numba torch --rounds 5
     python examples/benchmark.py --tasks layers                where the time of a training step goes
     python examples/benchmark.py --tasks growth                time and memory by batch size, image size and width
+    python examples/benchmark.py --tasks quality --minutes 5  how good samples are after that time, by a classifier
     python examples/benchmark.py --gpu --batch-sizes 128 256   the paper's model on a GPU, each precision and PyTorch
 
 The sides run in turn, each in its own process, with the same number of threads and without OPENBLAS_* settings.
@@ -34,11 +35,12 @@ from tinyddpm.training import Trainer
 # A small U-Net with 1.1M parameters: one channel, 32x32, attention at 16x16.
 SMALL = UNetConfig(image_channels=1, base_channels=32, channel_multipliers=(1, 2, 2), blocks_per_level=1,
                    attention_resolutions=(16,), dropout=0.0)
-MODELS = {"mnist": presets.get("mnist"),
+MODELS = {"mnist": presets.get("mnist").override(num_classes=None),
           "small": replace(presets.get("cifar10"), name="small", model=SMALL).override(batch_size=64),
+          "cifar10-small": presets.get("cifar10-small").override(num_classes=None),
           "cifar10": presets.get("cifar10").override(batch_size=8)}
 ON_GPU = (*(f"cupy-{p}" for p in dispatch.PRECISIONS), "torch-cuda-tf32", "torch-cuda-bf16", "torch-cuda-bf16-compiled")
-SIDES, TASKS = ("numpy", "numba", "torch", *ON_GPU), ("train", "sample", "layers", "growth")
+SIDES, TASKS = ("numpy", "numba", "torch", *ON_GPU), ("train", "sample", "layers", "growth", "quality")
 GROWTH = {"batch_size": (1 / 4, 1 / 2, 1, 2), "image_size": (1, 2), "base_channels": (1, 2)}        # as factors
 LAYERS = ("conv2d", "conv2d_add", "group_norm", "group_norm_silu", "linear", "attention", "concatenate", "upsample")
 OF_IMAGES = {"conv2d_add": (0, 3), "attention": (0, 1, 2), "concatenate": (0, 1)}        # arguments with a batch axis
@@ -62,6 +64,12 @@ def main(argv):
                         help="turns of each side (default 3)")
     parser.add_argument("--seconds", type=cli.at_least(0.01, float), default=6.0, metavar="S",
                         help="length of each turn (default 6)")
+    group = parser.add_argument_group("quality")
+    group.add_argument("--steps", type=cli.at_least(1), metavar="N", help="of training (default: the preset's)")
+    group.add_argument("--minutes", type=cli.at_least(0.01, float), metavar="M", help="of training, instead of --steps")
+    group.add_argument("--count", type=cli.at_least(100), default=1000, metavar="N", help="samples (default 1000)")
+    group.add_argument("--seed", type=cli.at_least(0), default=0, metavar="S", help="of the training and the samples")
+    cli.add_data_dir(group)
     parser.add_argument("--threads", type=cli.at_least(1), default=os.cpu_count(), metavar="N",
                         help="(default: all cores)")
     parser.add_argument("--compile", action="store_true", help="torch.compile instead of eager PyTorch")
@@ -78,6 +86,8 @@ def main(argv):
     args.models = args.models or ["cifar10" if args.gpu else "mnist"]
     args.batch_sizes = args.batch_sizes or ([128] if args.gpu else [None])
 
+    if args.steps and args.minutes:
+        parser.error("--steps and --minutes exclude each other")
     args.ceilings = {name: run(args, task="gemm", side=name, seconds=2.0) for name in layouts(args)}
     print("; ".join(f"{name}: {found['what']}, {found['gflops']:,.0f} GFLOP/s" for name, found in args.ceilings.items())
           + ("" if installed else "; PyTorch is not installed: no comparison"))
@@ -89,6 +99,8 @@ def main(argv):
                     layers(model, args, changes)
                 elif task == "growth":
                     growth(model, args)
+                elif task == "quality":
+                    quality(model, args)
                 else:
                     compare(model, args, task, **changes)
     return 0
@@ -119,6 +131,19 @@ def growth(model, args):
         config = MODELS[model].training if field == "batch_size" else MODELS[model].model
         for factor in factors:
             compare(model, args, "train", **{field: max(1, round(getattr(config, field) * factor))})
+
+
+def quality(model, args):
+    """Print how good samples are after a training on each side, beside as many training images."""
+    what = {name: getattr(args, name) for name in ("steps", "minutes", "count", "seed", "data_dir")}
+    print(f"\n{model}, {args.count:,} samples:\n  {'':20}{'steps':>8}{'training':>11}{'drawing':>10}{'FID':>9}"
+          f"{'surely read':>13}{'as asked':>10}")
+    for side in ("training images", *args.sides):
+        row = run(args, shown=True, task="quality", side=side, seconds=0, model=model, changes=what)
+        took = f"{row['steps']:8,}{row['training']:9.0f} s{row['drawing']:8.0f} s" if "steps" in row else " " * 29
+        asked = f"{row['right']:10.1%}" if row["right"] is not None else ""
+        print(f"  {side:20}{took}{row['fid']:9.3f}{row['sure']:13.1%}{asked}", flush=True)
+    print(f"  {row['measure']}, against the test images")
 
 
 def layers(model, args, changes):
@@ -159,14 +184,15 @@ def in_turn(args, names, **what):
     return turns
 
 
-def run(args, **what):
-    """The result of one turn, run in a process with a clean environment."""
+def run(args, shown=False, **what):
+    """The result of one turn, run in a process with a clean environment. shown: let it show its progress."""
     threads = {name: str(args.threads) for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS")}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")} | threads
-    done = subprocess.run([sys.executable, __file__, "--turn", json.dumps(what)], env=environment, capture_output=True,
-                          text=True)
+    done = subprocess.run([sys.executable, __file__, "--turn", json.dumps(what)], env=environment, text=True,
+                          stdout=subprocess.PIPE, stderr=None if shown else subprocess.PIPE)
     if done.returncode:
-        raise ValueError(f"{what['side']} could not run: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+        problem = (done.stderr or "").strip().splitlines() or ["see above" if shown else "no output"]
+        raise ValueError(f"{what['side']} could not run: {problem[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -179,6 +205,9 @@ def turn(task, side, seconds, model=None, compiled=False, changes=None):
         prepare_cuda()
     if task == "gemm":
         return gemm(side, seconds)
+    if task == "quality":
+        import benchmark_quality
+        return benchmark_quality.turn(side, model, **changes)
     preset = MODELS[model].override(**changes or {})
     if task == "layers":
         found = calls(preset.model, preset.training.batch_size)

@@ -1,11 +1,22 @@
 """The same U-Net and training step in plain PyTorch, for benchmark.py to compare with."""
 
+from contextlib import contextmanager
+
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from tinyddpm.diffusion import process
+from tinyddpm.diffusion import objective, process
 from tinyddpm.nn.layers import NORM_EPS
+from tinyddpm.training import Trainer
+
+
+def near_zero(layer):
+    """The layer, initialized as ours are that end a block or the network."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 class ResBlock(nn.Module):
@@ -14,7 +25,7 @@ class ResBlock(nn.Module):
         self.norm1, self.conv1 = nn.GroupNorm(c.groups, C, NORM_EPS), nn.Conv2d(C, K, 3, padding=1)
         self.time = nn.Linear(D, K)
         self.norm2, self.dropout = nn.GroupNorm(c.groups, K, NORM_EPS), nn.Dropout(c.dropout)
-        self.conv2 = nn.Conv2d(K, K, 3, padding=1)
+        self.conv2 = near_zero(nn.Conv2d(K, K, 3, padding=1))
         self.shortcut = nn.Conv2d(C, K, 1) if C != K else nn.Identity()
 
     def forward(self, x, temb):
@@ -26,7 +37,7 @@ class Attention(nn.Module):
     def __init__(self, C, c):
         super().__init__()
         self.norm, self.heads = nn.GroupNorm(c.groups, C, NORM_EPS), c.heads
-        self.qkv, self.out = nn.Conv2d(C, 3 * C, 1), nn.Conv2d(C, C, 1)
+        self.qkv, self.out = nn.Conv2d(C, 3 * C, 1), near_zero(nn.Conv2d(C, C, 1))
 
     def forward(self, x):
         N, C, H, W = x.shape
@@ -45,7 +56,7 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """The network that a UNetConfig describes; x (N, C, H, W), t (N,) counted from 1."""
+    """The network that a UNetConfig describes; x (N, C, H, W), t (N,) counted from 1, labels (N,) if it has classes."""
 
     def __init__(self, c):
         super().__init__()
@@ -53,7 +64,8 @@ class UNet(nn.Module):
         widths, resolution = [base * m for m in c.channel_multipliers], c.image_size // c.patch_size
         attention = [resolution >> level in c.attention_resolutions for level in levels]
         self.register_buffer("frequency", torch.logspace(0, -4, base // 2))      # for torch.compile to know its device
-        self.time = nn.Sequential(nn.Linear(base, 4 * base), nn.SiLU(), nn.Linear(4 * base, 4 * base), nn.SiLU())
+        self.time = nn.Sequential(nn.Linear(base, 4 * base), nn.SiLU(), nn.Linear(4 * base, 4 * base))
+        self.labels = nn.Embedding(c.num_classes + 1, 4 * base) if c.num_classes else None
         folded = c.image_channels * c.patch_size**2
         self.conv_in = nn.Conv2d(folded, base, 3, padding=1)
         C, skips, self.down, self.up = base, [base], nn.ModuleList(), nn.ModuleList()
@@ -71,11 +83,13 @@ class UNet(nn.Module):
                 C = widths[level]
             if level:
                 self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(C, C, 3, padding=1)))
-        self.out = nn.Sequential(nn.GroupNorm(c.groups, C, NORM_EPS), nn.SiLU(), nn.Conv2d(C, folded, 3, padding=1))
+        self.out = nn.Sequential(nn.GroupNorm(c.groups, C, NORM_EPS), nn.SiLU(),
+                                 near_zero(nn.Conv2d(C, folded, 3, padding=1)))
 
-    def forward(self, x, t):
+    def forward(self, x, t, labels=None):
         angles = (t - 1)[:, None] * self.frequency
         temb = self.time(torch.cat([angles.sin(), angles.cos()], 1))
+        temb = F.silu(temb if labels is None else temb + self.labels(labels))
         h = self.conv_in(F.pixel_unshuffle(x, self.config.patch_size))
         skips = [h]
         for module in self.down:
@@ -84,6 +98,65 @@ class UNet(nn.Module):
         for module in self.up:
             h = module(torch.cat([h, skips.pop()], 1), temb) if isinstance(module, Block) else module(h)
         return F.pixel_shuffle(self.out(h), self.config.patch_size)
+
+
+class TorchTrainer(Trainer):
+    """A Trainer with PyTorch's network, optimizer and average, but the same recipe, batches and random numbers."""
+
+    def __init__(self, preset):
+        super().__init__(preset)
+        torch.manual_seed(preset.training.seed)
+        self.net = UNet(preset.model).to(memory_format=torch.channels_last)
+        self.average = [p.detach().clone() for p in self.net.parameters()]
+        c = preset.training
+        self.adam = torch.optim.Adam(self.net.parameters(), c.lr, (c.adam_beta1, c.adam_beta2), c.adam_eps)
+
+    def step(self, images, labels=None):
+        number, c, d = self.steps_done + 1, self.preset.training, self.preset.diffusion
+        x0, t, eps, inputs = self.draw(number, images, labels)
+        xt = process.q_sample(self.schedule, x0, t, eps)
+        y = self.run(xt, t, inputs.get("labels"))
+        loss, dy = objective.LOSSES[d.loss](self.schedule, x0, xt, t, eps, y.detach().numpy(), d.prediction, d.variance)
+        self.adam.zero_grad()
+        y.backward(torch.from_numpy(dy))
+        nn.utils.clip_grad_norm_(self.net.parameters(), c.clip_norm)
+        self.adam.param_groups[0]["lr"] = self.optimizer.learning_rate(number, self.progress)
+        self.adam.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, list(self.net.parameters()),
+                                 1 - min(c.ema_decay, number / (number + 9)))
+        self.steps_done = number
+        return loss
+
+    def run(self, x, t, labels):
+        """NumPy arrays (N, H, W, C), (N,) and (N,) or None -> a tensor (N, H, W, C)"""
+        labels = None if labels is None else torch.from_numpy(labels)
+        return self.net(torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(t), labels).permute(0, 2, 3, 1)
+
+    @contextmanager
+    def averaged(self):
+        """Within the block, the network has the averaged parameters; it is called like one of ours."""
+        parameters, kept = list(self.net.parameters()), [p.detach().clone() for p in self.net.parameters()]
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, self.average)
+            self.net.eval()
+            yield Sampled(self)
+            self.net.train()
+            torch._foreach_copy_(parameters, kept)
+
+
+class Sampled:
+    """The network of a TorchTrainer as the reverse process calls one."""
+
+    training = False
+
+    def __init__(self, trainer):
+        self.trainer, self.config = trainer, trainer.preset.model
+
+    def forward(self, x, t, labels=None):
+        if self.config.num_classes and labels is None:
+            labels = np.full(len(x), self.config.num_classes)
+        return self.trainer.run(x, t, labels).numpy()
 
 
 def prepare_cuda():

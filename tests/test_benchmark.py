@@ -4,11 +4,15 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from tinyddpm import data, presets
+from tinyddpm.data import mnist
 from tinyddpm.nn import UNet
+from tinyddpm.training import Trainer
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -83,3 +87,44 @@ def test_a_gpu_has_its_turns(benchmark, gpu, monkeypatch):
             assert found["seconds"] > 0 and found["peak"] == 123
         assert benchmark.turn("gemm", side, 0.001)["gflops"] > 0
         assert {"conv2d", "attention"} <= {layer.split()[0] for layer in benchmark.turn("layers", side, 0.001, "tiny")}
+
+
+@pytest.mark.parametrize("side", ["numpy", "torch"])
+def test_quality_trains_draws_and_judges(benchmark, monkeypatch, side):
+    """On few digits; real ones are judged far better. PyTorch begins with the same loss: the same batch and noise."""
+    if side == "torch":
+        pytest.importorskip("torch")
+    quality = importlib.import_module("benchmark_quality")
+    digits, losses = mnist.load_digits(), []
+    order = np.random.default_rng(0).permutation(5000)[:400]
+    monkeypatch.setattr(quality.data, "load", lambda name, config, split, data_dir: data.Dataset(
+        digits[0][order], digits[1][order]))
+    preset = presets.get("mnist").override(base_channels=8, groups=4, batch_size=4, T=20, sampling_steps=2)
+    monkeypatch.setattr(quality.presets, "get", lambda name: preset)
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, *batch: losses.append(step(self, *batch)) or losses[-1])
+    rows = [quality.turn(name, "mnist", 100, 0, None, steps=3) for name in (quality.REAL, side)]
+    assert rows[0]["sure"] > 0.9 and rows[0]["right"] > 0.95 and "steps" not in rows[0]
+    assert rows[1]["steps"] == 3 and rows[1]["fid"] > 10 * rows[0]["fid"] and rows[1]["right"] < 0.5
+    assert 0 < rows[1]["training"] and 0 < rows[1]["drawing"]
+    trainer = Trainer(preset.override(seed=0))
+    if side == "torch":
+        from benchmark_torch import TorchTrainer
+        batch = data.Dataset(digits[0][order], digits[1][order]).batch(0, 4, 0)
+        assert TorchTrainer(preset).step(*batch) == pytest.approx(trainer.step(*batch), rel=1e-4)
+    else:
+        assert len(losses) == 4                                             # one to compile
+
+
+def test_quality_prints_a_row_for_each_side(benchmark, monkeypatch, capsys):
+    found = {"steps": 1300, "training": 151.0, "drawing": 12.0, "fid": 1.5, "sure": 0.95, "right": 0.98,
+             "measure": "FID"}
+    asked = []
+    monkeypatch.setattr(benchmark, "run", lambda args, **what: asked.append(what) or found)
+    args = SimpleNamespace(steps=None, minutes=2.0, count=200, seed=1, data_dir=None, sides=["numba", "torch"])
+    benchmark.quality("mnist", args)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-4:-1]] == ["training", "numba", "torch"]
+    assert lines[-2].split()[1:] == ["1,300", "151", "s", "12", "s", "1.500", "95.0%", "98.0%"]
+    assert all(what["changes"] == {"steps": None, "minutes": 2.0, "count": 200, "seed": 1, "data_dir": None}
+               for what in asked)

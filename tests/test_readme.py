@@ -42,12 +42,12 @@ def test_every_indexed_function_exists_and_cites_its_equation(equation, name):
                      inspect.getsource(resolve(name))), f"{name} does not cite {equation}"
 
 
-COMMANDS = re.findall(r"`examples/(\w+\.py) ([^`]+)`", README[README.index("## Equations"):README.index("## Measured")])
+COMMANDS = re.findall(r"`examples/(\w+\.py) ([^`]+)`", README[README.index("## Equations"):])
 
 
 def test_the_index_is_complete():
     """Eq. 1-16, Algorithms 1-4, Tables 1-4, Figures 3-15."""
-    text = README[README.index("## Equations"):README.index("## Measured")]
+    text = README[README.index("## Equations"):]
     rows = re.findall(r"^\| (Eq\.|Algorithm|Tables?|Figures?) ([^|]+) \|", text, re.MULTILINE)
     for kind, first, last in (("Eq", 1, 16), ("Algorithm", 1, 4), ("Table", 1, 4), ("Figure", 3, 15)):
         found = set()
@@ -98,6 +98,13 @@ def test_the_check_shown_runs(capsys):
     assert float(capsys.readouterr().out) < 1e-7
 
 
-def test_links_lead_somewhere():
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    assert links and all((ROOT / link).exists() for link in links)
+@pytest.mark.parametrize("page", ["README.md", "examples/RESULTS.md"])
+def test_links_lead_somewhere(page):
+    """Files, and the headings of other pages."""
+    links = re.findall(r"\]\((?!http)([^)#]+)(?:#([^)]+))?\)", (ROOT / page).read_text())
+    folder = (ROOT / page).parent
+    assert links and all((folder / link).exists() for link, _ in links)
+    for link, heading in links:
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", (folder / link).read_text(), re.MULTILINE)
+            assert heading in [title.lower().replace(" ", "-") for title in titles]

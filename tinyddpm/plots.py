@@ -46,7 +46,7 @@ class Film:
 
     def save(self, path, seconds=4.0, hold=2.0):
         """Write a looping GIF that lasts `seconds`, and then holds its last picture for `hold` seconds."""
-        first, *others = [_image(p, 250).quantize(32) for p in self.pictures]
+        first, *others = [_image(p, 500).quantize(32) for p in self.pictures]
         each = max(20, round(1000 * seconds / len(self.pictures)))
         first.save(path, format="GIF", save_all=True, append_images=others, loop=0, optimize=True,
                    duration=[each] * len(others) + [round(1000 * hold)])

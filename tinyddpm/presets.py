@@ -148,13 +148,15 @@ PRESETS = {preset.name: preset for preset in (
                           ema_decay=0.995, flip=False, save_every=250, sample_every=500),
            SamplingConfig("ddim", 50, guidance=1.5)),
     Preset("cifar10", "cifar10"),
-    # The paper's recipe at a size that two cores train overnight: 2x2 patches leave a quarter of the positions.
+    # For two cores and a night: 2x2 patches leave a quarter of the positions. Small batches, v along the cosine
+    # schedule and the capped loss were the best in trials of twelve minutes.
     Preset("cifar10-small", "cifar10",
-           UNetConfig(base_channels=64, channel_multipliers=(1, 2, 2), attention_resolutions=(8,), dropout=0.0,
-                      patch_size=2),
-           DiffusionConfig(),
-           TrainingConfig(steps=50_000, batch_size=64, lr=5e-4, lr_final=5e-5, warmup=500, ema_decay=0.999,
-                          save_every=500, sample_every=1000)),
+           UNetConfig(base_channels=64, channel_multipliers=(1, 2, 2), blocks_per_level=1, attention_resolutions=(8,),
+                      dropout=0.0, num_classes=10, patch_size=2),
+           DiffusionConfig(schedule="cosine", prediction="v", loss="capped"),
+           TrainingConfig(steps=60_000, batch_size=32, lr=1e-3, lr_final=5e-5, warmup=500, ema_decay=0.9995,
+                          save_every=500, sample_every=2500),
+           SamplingConfig("ddim", 50, guidance=3.0)),
     # The paper's 256x256 models, for folders of images (--dataset FOLDER). The paper flips all but LSUN bedrooms.
     Preset("celebahq-256", "celebahq", LARGE, training=replace(FOR_LARGE, steps=500_000)),
     Preset("lsun-256", "lsun", LARGE, training=FOR_LARGE),
