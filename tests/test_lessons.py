@@ -119,7 +119,7 @@ COMMANDS = [                # the arguments, the status, and what is said on std
     ("play.py", ["forward", "--out", "none/x.png"], 2, "existing folder"),
     ("play.py", ["walk", "--out", ""], 2, "is empty"),
     ("play.py", ["walk", "--checkpoint", "x"], 2, "does not belong"),
-    ("play.py", ["steps", "--checkpoint", "none"], 2, "No such file"),
+    ("play.py", ["steps", "--checkpoint", "none"], 2, "none does not exist"),
     ("play.py", ["steps", "--checkpoint", "few.png", "--out", "few.png"], 2, "an input (checkpoint)"),
     ("play.py", ["steps", "--checkpoint", "few.png", "--out", "a.png"], 0, ""),
     ("play.py", ["rate-distortion", "--checkpoint", "few.png", "--out", "b.png"], 0, ""),
