@@ -240,6 +240,15 @@ def test_a_bound_is_summed_up_and_watched():
     np.testing.assert_array_equal(found.total, likelihood.evaluate(exact(S), S, images, times=3, seed=0).total)
 
 
+def test_each_batch_has_its_labels():
+    images, labels, seen = gaussian_data(70)[0], np.arange(70) % 3, []
+    p = lambda labels: seen.append(labels) or exact(S)
+    found = likelihood.evaluate(p, S, images, times=3, labels=labels)
+    np.testing.assert_array_equal(np.concatenate(seen), labels)
+    assert len(seen) == 2
+    np.testing.assert_array_equal(found.total, likelihood.evaluate(exact(S), S, images, times=3).total)
+
+
 def test_the_same_seed_gives_the_same_bound():
     images, _ = gaussian_data(5)
     a, b, c = (likelihood.evaluate(exact(S), S, images, times=5, seed=seed).total for seed in (1, 1, 2))

@@ -75,6 +75,13 @@ def test_sub_folders_are_classes(trained):
     assert done.returncode == 0, done.stderr
     done = run("evaluate.py", "of2/checkpoint.safetensors", "nll", "--count", 4, "--backend", "numpy", cwd=folder)
     assert done.returncode == 0 and "4 images of shades, given their labels" in done.stdout, done.stderr
+    done = run("train_mnist.py", *SMALL, "--dataset", "greys", "--from", "of2/checkpoint.safetensors", "--steps", 2,
+               "--out", "more", cwd=folder)
+    assert done.returncode == 0 and "in 2 classes" not in done.stdout, done.stderr
+    model, preset = load_model(folder / "more" / "checkpoint.safetensors")
+    assert preset.model.num_classes is None and preset.dataset == "greys" and preset.training.steps == 2
+    start, _ = load_model(folder / "of2" / "checkpoint.safetensors")
+    assert abs(model.conv_in.weight.value - start.conv_in.weight.value).max() < 0.02
 
 
 @pytest.mark.parametrize("flags, suffix", [
@@ -223,6 +230,12 @@ WRONG = [
     ("train_mnist.py", ["--dataset", "greys", "--guidance", "3"], "guidance is 3.0, which needs a model with classes"),
     ("train_mnist.py", ["--num-classes", "7"], "num_classes is 7; the classes are 0, 1,"),
     ("train_mnist.py", ["--num-classes", "many"], "--num-classes"),
+    ("train_mnist.py", ["--from", "file.txt"], "file.txt"),
+    ("train_mnist.py", ["--from", "mnits"], "mnits does not exist"),
+    ("train_mnist.py", ["--from", CHECKPOINT, "--resume"], "--from and --resume exclude each other"),
+    ("train_mnist.py", ["--from", CHECKPOINT, "--base-channels", "12"], "does not fit the model"),
+    ("train_cifar10.py", ["--from", CHECKPOINT, "--preset", "cifar10-small"], "--preset and --from exclude each other"),
+    ("benchmark.py", ["--tasks", "quality", "--steps", "3", "--minutes", "1"], "exclude each other"),
     ("train_mnist.py", ["--dataset", "lonely"], "in the sub-folder dark: labels need two classes or more"),
     ("sample.py", [CHECKPOINT, "--sampler", "ddim", "--eta", "-2"], "eta is -2"),
     ("sample.py", ["truncated.safetensors"], "damaged"),

@@ -6,15 +6,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tinyddpm import figures, nn, presets
+from tinyddpm import figures, nn, plots, presets
 from tinyddpm.backend import generator
 from tinyddpm.data import scaled
 from tinyddpm.diffusion import likelihood, process, schedule
 from tinyddpm.diffusion.config import DiffusionConfig
 from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.sampling import latents
-from tinyddpm.sampling.generate import generate
-from tinyddpm.sampling.steps import ddim, ddpm, last, spread
+from tinyddpm.sampling.generate import by_class, generate
+from tinyddpm.sampling.steps import Step, ddim, ddpm, last, spread
 
 S = schedule.linear(T=12, beta_1=0.01, beta_T=0.5)
 RNG = np.random.default_rng(0)
@@ -147,6 +147,36 @@ def test_guidance_on_known_densities(w):
     if w == 1:
         plain = reverse_process(Exact(), config, np.zeros(N, int), clip=False)
         np.testing.assert_array_equal(last(ddim(plain, Exact.s, x, None, times))[:, 0], by_ddim)
+
+
+def test_a_grid_by_class():
+    """Whole rows with a column for each class; a square for one class or none; no more classes than images."""
+    for classes, count, labels, columns in ((range(3), 6, [0, 1, 2] * 2, 3), (range(3), 7, [0, 1, 2] * 3, 3),
+                                            (range(3), 2, [0, 1], 2), ([4, 1], 3, [4, 1, 4, 1], 2),
+                                            ([5], 5, [5] * 5, 3)):
+        found = by_class(classes, count)
+        assert (found[0], list(found[1]), found[2]) == (len(labels), labels, columns)
+    assert by_class(None, 10) == (10, None, 4)
+
+
+def test_generate_passes_on_what_belongs_to_the_reverse_process():
+    labels, seen = np.arange(3), {}
+    for name, how in {"plain": {}, "guided": {"guidance": 90.0}, "away": {"guidance": 90.0, "avoid": 1},
+                      "free": {"guidance": 90.0, "clip": False}}.items():
+        seen[name] = generate(MODEL, PRESET.diffusion, 3, 5, "ddim", 4, labels, **how)
+        p = reverse_process(MODEL, PRESET.diffusion, labels, **how)
+        rng = generator(5, "sample", 0)
+        x = rng.standard_normal((3, 8, 8, 1), dtype=np.float32)
+        expected = last(ddim(p, PRESET.diffusion.make_schedule(), x, rng, spread(12, 4)))
+        np.testing.assert_array_equal(seen[name], expected)
+    assert len({images.tobytes() for images in seen.values()}) == 4
+
+
+@pytest.mark.parametrize("columns, size", [(4, (4, 4)), (10, (2, 10)), (8, (2, 8)), (20, (1, 20))])
+def test_the_grid_of_a_film(columns, size):
+    film, x = plots.Film(columns, count=1), np.zeros((40, 3, 3, 1))
+    film.add(Step(1, x, x))
+    assert film.pictures[0].shape == (4 * size[0] + 1, 4 * size[1] + 1, 1)
 
 
 def test_defaults():

@@ -27,11 +27,11 @@ def grid(images, columns=None, margin=1):
 class Film:
     """Evenly spaced pictures of one reverse process. Add every Step; those of batches after the first are ignored.
 
-    columns: of its grid, which has four rows at most
+    columns: of its grid, which holds about sixteen images
     """
 
     def __init__(self, columns=4, count=24):
-        self.pictures, self.count, self.columns = [], count, columns
+        self.pictures, self.count, self.columns, self.images = [], count, columns, columns * max(1, round(16 / columns))
         self.first = self.previous = None
 
     def add(self, step):
@@ -41,12 +41,12 @@ class Film:
             self.previous = 0
             return
         if step.t == 1 or step.t <= self.first * (1 - len(self.pictures) / self.count):
-            self.pictures.append(grid(to_uint8(step.x[:4 * self.columns]), self.columns))
+            self.pictures.append(grid(to_uint8(step.x[:self.images]), self.columns))
         self.previous = step.t
 
     def save(self, path, seconds=4.0, hold=2.0):
         """Write a looping GIF that lasts `seconds`, and then holds its last picture for `hold` seconds."""
-        first, *others = [_image(p, 500).quantize(32) for p in self.pictures]
+        first, *others = [_image(p, 500).quantize(16) for p in self.pictures]
         each = max(20, round(1000 * seconds / len(self.pictures)))
         first.save(path, format="GIF", save_all=True, append_images=others, loop=0, optimize=True,
                    duration=[each] * len(others) + [round(1000 * hold)])
