@@ -1,8 +1,8 @@
 """Draw new images with a trained model, yours or one that comes with the package.
 
     python examples/sample.py mnist                                       a column for each class
-    python examples/sample.py cifar10-small --label horse,ship --guidance 4
-    python examples/sample.py runs/digits/checkpoint.safetensors --sampler ddpm --out film.gif
+    python examples/sample.py mnist --label 3,8 --guidance 2 --out film.gif
+    python examples/sample.py runs/digits/checkpoint.safetensors --sampler ddpm
 """
 
 import numpy as np

@@ -214,28 +214,29 @@ def add_run_flags(parser, dataset):
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
-            options["type"] = kind if kind in (int, float, str) else _or_none(kind)
-            options["metavar"] = {int: "N", float: "X", str: "NAME"}.get(getattr(kind, "__args__", [kind])[0])
-            if kind == tuple[int, ...]:
-                options["metavar"] = "N,N,..."
+            options["type"], one = _reader(kind), getattr(kind, "__args__", [kind])[0]
+            options["metavar"] = "N,N,..." if kind == tuple[int, ...] else {int: "N", float: "X", str: "NAME"}[one]
         group.add_argument("--" + name.replace("_", "-"), **options)
 
 
 def settings():
-    """The fields of a preset's parts, by the names that Preset.override knows: name -> type. learned_variance follows
-    from the variance."""
+    """The fields of a preset's parts by the names that Preset.override knows: name -> type. Networks share some."""
     return {"sampling_steps" if (config, f.name) == (SamplingConfig, "steps") else f.name: f.type
-            for config in CONFIGS for f in fields(config) if f.name != "learned_variance"}       # networks share some
+            for config in CONFIGS for f in fields(config) if f.name != "learned_variance"}   # follows from the variance
 
 
-def _or_none(kind):
-    """The type of a flag for an optional field or a list of integers, which `none` leaves empty."""
+def _reader(kind):
+    """What reads the text of a flag for a field of this type; `none` stands for None, or for an empty list."""
+    if kind in (int, float, str):
+        return kind
+    name, read, nothing = kind.__args__[0].__name__, kind.__args__[0], None
+    if kind == tuple[int, ...]:
+        name, read, nothing = "list of integers", lambda text: tuple(int(n) for n in text.split(",")), ()
+
     def value(text):
-        if kind == tuple[int, ...]:
-            return tuple(int(n) for n in text.split(",")) if text != "none" else ()
-        return None if text == "none" else kind.__args__[0](text)
+        return nothing if text == "none" else read(text)
 
-    value.__name__ = "list of integers" if kind == tuple[int, ...] else kind.__args__[0].__name__
+    value.__name__ = name               # for argparse's message
     return value
 
 

@@ -70,7 +70,7 @@ class Figure:
     def nearest(self):
         """Figures 12 and 15: a sample (left), and the training images nearest to it in pixels and in features"""
         extractor, _ = evaluation.extractor(self.model.config, self.inception)
-        images, (samples, _) = self._images(None), self._generate(self.rows)
+        images, samples = self._images(None), self._generate(self.rows)[0][:self.rows]
         found = [evaluation.nearest(measure, images, samples, COLUMNS // 2) for measure in
                  (evaluation.pixels, lambda images: extractor.measure(images)[0])]
         self._save([np.concatenate([sample[None], *(images[indices[row]] for indices in found)])
