@@ -9,7 +9,7 @@ import tinyddpm
 ROOT = Path(tinyddpm.__file__).parent
 LAYERS = [{"backend", "files", "gradcheck", "overrides", "progress"}, {"ops", "data", "plots", "safetensors"},
           {"kernels"},
-          {"dispatch"}, {"nn"}, {"diffusion"}, {"sampling", "presets", "interop"}, {"training", "evaluation"},
+          {"dispatch"}, {"nn"}, {"diffusion"}, {"sampling", "interop"}, {"presets"}, {"training", "evaluation"},
           {"figures", "cli"}]
 
 
