@@ -65,9 +65,8 @@ def bound(args, model, preset):
     labelled = preset.labels is not None and args.label is None
     config = preset.model if labelled else replace(preset.model, num_classes=None)
     dataset, name = data.compare_with(args.dataset or preset.dataset, config, args.split, args.data_dir)
-    if labelled and preset.classes not in ((), dataset.classes):
-        raise ValueError(f"{name} has the classes {', '.join(dataset.classes)}; the model knows "
-                         f"{', '.join(preset.classes)}: choose --label none")
+    if labelled:
+        dataset.require_classes(preset.classes, name)
     some = dataset.some(args.count or min(256, len(dataset)), args.seed)
     if len(some) < 2:
         raise ValueError("a standard error needs at least two images")

@@ -454,6 +454,14 @@ def test_sub_folders_are_classes(tmp_path):
         data.classes(str(tmp_path / "a"))
 
 
+def test_other_classes_are_refused():
+    dataset = data.Dataset(np.zeros((2, 1, 1, 1), np.uint8), np.arange(2), ("a", "b"))
+    dataset.require_classes(("a", "b"), "letters")
+    dataset.require_classes((), "letters")                      # of an old checkpoint, which does not name them
+    with pytest.raises(ValueError, match="letters has the classes a, b; the model knows b, a"):
+        dataset.require_classes(("b", "a"), "letters")
+
+
 def test_the_classes_of_the_data_sets():
     assert data.classes("digits") == data.classes("mnist") == tuple("0123456789")
     assert data.classes("cifar10")[3] == "cat" and data.classes("fashion-mnist")[9] == "Ankle boot"

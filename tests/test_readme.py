@@ -18,7 +18,7 @@ INDEX = re.findall(r"^\| ((?:Eq\.|Algorithm) [\d-]+) \| .* \| `([\w.]+)` \|$", R
 
 
 def resolve(name):
-    """The function or class of a dotted name. Raises AttributeError if there is none."""
+    """The function or class of a dotted name. Raises AttributeError for a name that does not exist."""
     parts = name.split(".")
     for i in range(len(parts), 0, -1):
         try:

@@ -166,7 +166,7 @@ PRESETS = {preset.name: preset for preset in (
 
 
 def get(name):
-    """The preset of that name. Raises ValueError, with the list of names, if there is none."""
+    """The preset of that name. Raises ValueError, listing the names, for an unknown one."""
     if name not in PRESETS:
         raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]

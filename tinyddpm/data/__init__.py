@@ -55,6 +55,11 @@ class Dataset:
             digest.update(b"" if a is None else np.ascontiguousarray(a).data)
         return f"{len(self):,} images {self.images.shape[1:]}, checksum {digest.hexdigest()[:16]}"
 
+    def require_classes(self, names, name):
+        """Raise ValueError if the data set of this name has other classes than `names`; () stands for any."""
+        if names and names != self.classes:
+            raise ValueError(f"{name} has the classes {', '.join(self.classes)}; the model knows {', '.join(names)}")
+
     def to_device(self):
         """Move the images to the GPU, as bytes, if they are an array and not read from a folder batch by batch."""
         if isinstance(self.images, np.ndarray):

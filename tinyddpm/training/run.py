@@ -140,9 +140,7 @@ def start_from(trainer, model, preset):
 
 def require_same_data(trainer, dataset):
     """Raise ValueError unless the data set is the one that the run began with; in a new run, remember it."""
-    if trainer.preset.classes and trainer.preset.classes != tuple(dataset.classes):
-        raise ValueError(f"the run has begun with the classes {', '.join(trainer.preset.classes)}; "
-                         f"{trainer.preset.dataset} has {', '.join(dataset.classes)}")
+    dataset.require_classes(trainer.preset.classes, trainer.preset.dataset)
     found = dataset.fingerprint()
     if trainer.fingerprint not in (None, found):
         raise ValueError(f"the run has begun with other images than {trainer.preset.dataset} holds now: "
