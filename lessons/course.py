@@ -67,8 +67,8 @@ def train(preset, images, steps, watch=None):
 
 
 def small(preset, quick):
-    """The preset without labels, or for --quick a network of the same kind that is trained in a moment."""
-    preset = preset.override(num_classes=None)
+    """The preset with L_simple and without labels, or for --quick a network of the same kind that is trained in a moment."""
+    preset = preset.override(num_classes=None, loss="simple")
     return preset.override(base_channels=8, groups=4, batch_size=8, T=50, beta_1=2e-3, beta_T=0.3, warmup=2) if quick else preset
 
 

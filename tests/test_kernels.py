@@ -235,10 +235,3 @@ def test_a_network_on_numba_equals_the_readable_one():
     for what, e, g in zip(("y", "dx", "gradients"), *results):
         compare(e, g, 1e-4, what)
 
-
-def test_without_openblas_the_rest_still_works(monkeypatch):
-    from tinyddpm.kernels.cpu import blas
-
-    monkeypatch.setattr(blas, "library", None)
-    tinyddpm.use("numba")
-    assert ops.conv2d is READABLE["conv2d"] and ops.group_norm_silu is not READABLE["group_norm_silu"]

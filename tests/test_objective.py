@@ -139,8 +139,9 @@ def test_the_weights_are_the_divergence_of_the_means():
 def test_the_times_of_training():
     """L_simple draws t uniformly; L draws it by Eq. 12's weights, and divides by them: its mean is that over all t."""
     rng = np.random.default_rng(0)
-    uniform, weighted = (objective.draw_times(S, loss, 200_000, rng) for loss in ("simple", "L"))
-    for t, p in ((uniform, np.full(1000, 1e-3)), (weighted, objective.time_probabilities(S))):
+    uniform, weighted, tilted = (objective.draw_times(S, loss, 200_000, rng) for loss in ("simple", "L", "tilted"))
+    for t, p in ((uniform, np.full(1000, 1e-3)), (weighted, objective.time_probabilities(S)),
+                 (tilted, np.arange(1, 1001) / 500_500)):
         counts = np.bincount(t, minlength=1001)
         assert counts[0] == 0 and len(counts) == 1001
         np.testing.assert_allclose(counts[1:], 200_000 * p, atol=5 * np.sqrt(200_000 * p.max()))

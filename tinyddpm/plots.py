@@ -66,8 +66,9 @@ def _image(picture, size):
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-LOSSES = {"simple": "L_simple (Eq. 14)", "capped": "error of x_0, times min(1 + SNR, 5)",
-          "L": "L, a term of Eq. 5 in bits/dim", "hybrid": "L_simple + 0.001 L"}
+LOSSES = {"simple": "L_simple (Eq. 14)", "tilted": "L_simple, with t drawn in proportion to t",
+          "capped": "error of x_0, times min(1 + SNR, 5)", "L": "L, a term of Eq. 5 in bits/dim",
+          "hybrid": "L_simple + 0.001 L"}
 
 
 def loss_curve(path, steps, losses, kind):

@@ -19,7 +19,7 @@ class DiffusionConfig:
     beta_T: float = 0.02
     prediction: str = "eps"             # mu stands for mu_tilde
     variance: str = "large"             # sigma_t^2 of p: large (beta_t), small (beta_tilde_t), learned
-    loss: str = "simple"                # L_simple; capped: other weights; L: the bound; hybrid: for a learned variance
+    loss: str = "simple"                # tilted, capped: other weights; L: the bound; hybrid: for a learned variance
 
     def __post_init__(self):
         if not 2 <= self.T <= 10**6:
@@ -27,7 +27,7 @@ class DiffusionConfig:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {', '.join(choices)}")
-        if self.loss in ("simple", "capped") and self.variance == "learned":
+        if self.loss in ("simple", "tilted", "capped") and self.variance == "learned":
             raise ValueError(f"{self.loss} does not train the variance: a learned variance needs --loss hybrid or L")
         if self.loss == "hybrid" and self.variance != "learned":
             raise ValueError(f"the hybrid loss needs a learned variance; the variance is {self.variance}")

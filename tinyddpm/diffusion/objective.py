@@ -87,11 +87,17 @@ def time_probabilities(s):
 
 
 def draw_times(s, loss, N, rng):
-    """t (N,) for a training step: uniform on 1..T (Algorithm 1), or, for L, from time_probabilities."""
-    return rng.choice(np.arange(1, s.T + 1), N, p=time_probabilities(s)) if loss == "L" else rng.integers(1, s.T + 1, N)
+    """t (N,) for a training step: uniform on 1..T (Algorithm 1); for L, from time_probabilities.
+
+    For "tilted", L_simple with more weight on strong noise, where objects take shape, it is in proportion to t.
+    """
+    times = np.arange(1, s.T + 1)
+    if loss in ("L", "tilted"):
+        return rng.choice(times, N, p=time_probabilities(s) if loss == "L" else times / times.sum())
+    return rng.integers(1, s.T + 1, N)
 
 
-LOSSES = {"simple": l_simple, "capped": l_capped, "L": l_bound, "hybrid": l_hybrid}
+LOSSES = {"simple": l_simple, "tilted": l_simple, "capped": l_capped, "L": l_bound, "hybrid": l_hybrid}
 
 
 def loss_and_gradient(model, s, x0, t, eps, loss="simple", prediction="eps", variance="large", loss_scale=1.0,

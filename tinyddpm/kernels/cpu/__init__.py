@@ -1,18 +1,31 @@
-"""The twins for the CPU: numba, and BLAS inside its parallel loops.
+"""The twins for the CPU, compiled by numba.
 
 In every kernel a loop over `worker` gives each thread one fixed part of the work, so that sums are added in the same
 order in every run.
 """
 
+import os
+
+import numba
 import numpy as np
 
-from tinyddpm.kernels.cpu import attention, blas, concatenate, conv, linear, memory, norm, resample, threads, update
-from tinyddpm.kernels.cpu.threads import describe
+from tinyddpm.kernels.cpu import attention, concatenate, conv, linear, memory, norm, resample, update
 
 
 def activate():
-    """Give the cores to numba's threads. Returns the files with the twins, the array library, its random generator."""
+    """Give numba all cores, before it starts its threads; NUMBA_NUM_THREADS sets their number.
+
+    To wait for each other they spin briefly, and then sleep: with the long spin of GNU's OpenMP, a step takes twice as
+    long as soon as another program needs one of the cores. Environment variables for how OpenMP waits have no effect.
+    Returns the files with the twins, the array library, its random generator.
+    """
     memory.keep()
-    threads.share()
-    files = [concatenate, norm, resample, update] + ([attention, conv, linear] if blas.library else [])
-    return files, np, np.random.default_rng
+    os.environ["OMP_DYNAMIC"] = "false"
+    os.environ.pop("OMP_WAIT_POLICY", None)
+    os.environ["GOMP_SPINCOUNT"] = "1000"               # of 300,000
+    return [attention, concatenate, conv, linear, norm, resample, update], np, np.random.default_rng
+
+
+def describe():
+    """One line for --verbose."""
+    return f"numba {numba.__version__} with {numba.get_num_threads()} threads"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import prange
 
-from tinyddpm.kernels.cpu.blas import gemm
+from tinyddpm.kernels.cpu.gemm import gemm, multiply, pack
 from tinyddpm.kernels.cpu.jit import compiled, parallel
 from tinyddpm.kernels.cpu.simd import LANES, exp, fill, largest, load, store, total
 from tinyddpm.ops.attention import check_attention
@@ -41,11 +41,11 @@ def _attention(q, k, v, scale, p, y):
 def _attend(q, k, v, scale, p, y):
     """p = softmax(q k^T scale), y = p v"""
     L = len(p)
-    gemm(q, k, p[:, :L], False, True, False)
+    multiply(q, pack(k.T), p, False)
     p[:, L:] = -np.inf
     for i in range(L):
         _softmax(p, i, scale)
-    gemm(p[:, :L], v, y, False, False, False)
+    gemm(p[:, :L], v, y, False)
 
 
 @compiled
@@ -80,9 +80,9 @@ def _attention_backward(dy, q, k, v, p, scale, dq, dk, dv):
 def _attend_backward(dy, q, k, v, p, scale, dq, dk, dv):
     """The formulas of ops/attention.py, p cached by the forward; dp and the gradient of the logits share an array."""
     L = len(p)
-    dlogits = np.zeros_like(p)
-    gemm(p[:, :L], dy, dv, True, False, False)
-    gemm(dy, v, dlogits[:, :L], False, True, False)
+    dlogits = np.empty_like(p)
+    gemm(p[:, :L].T, dy, dv, False)
+    multiply(dy, pack(v.T), dlogits, False)
     for i in range(L):
         sums = fill(p.dtype.type(0))
         for j in range(0, p.shape[1], LANES):
@@ -90,5 +90,5 @@ def _attend_backward(dy, q, k, v, p, scale, dq, dk, dv):
         mean = fill(total(sums))
         for j in range(0, p.shape[1], LANES):
             store(dlogits, (i, j), load(p, (i, j)) * (load(dlogits, (i, j)) - mean) * scale)
-    gemm(dlogits[:, :L], k, dq, False, False, False)
-    gemm(dlogits[:, :L], q, dk, True, False, False)
+    gemm(dlogits[:, :L], k, dq, False)
+    gemm(dlogits[:, :L].T, q, dk, False)

@@ -4,10 +4,10 @@ import numba
 import numpy as np
 from numba import prange
 
-from tinyddpm.kernels.cpu.blas import gemm
+from tinyddpm.kernels.cpu.gemm import gemm, multiply, pack_panel, panels_for
 from tinyddpm.kernels.cpu.jit import parallel
 
-ROWS = 128          # in a block
+ROWS = 120          # in a block; a multiple of the product's own rows
 
 
 def linear(x, w, b):
@@ -22,31 +22,36 @@ def linear_backward(dy, cache):
     dx = np.empty_like(rows)
     shares = max(1, min(numba.get_num_threads(), len(rows) // ROWS))
     dw, db = np.zeros((shares, *w.shape), w.dtype), np.zeros((shares, w.shape[1]), w.dtype)
-    _linear_backward(rows, np.ascontiguousarray(w.T), drows, dx, dw, db)      # faster in small products
+    _linear_backward(rows, w, drows, dx, dw, db)
     return dx.reshape(x.shape), dw.sum(axis=0), db.sum(axis=0)
 
 
 @parallel
 def _linear(x, w, b, y, workers):
+    panels = panels_for(w)
+    for block in prange(len(panels)):
+        pack_panel(w, block, panels)
     for worker in prange(workers):
         end = len(x) * (worker + 1) // workers
         for start in range(len(x) * worker // workers, end, ROWS):
             stop = min(start + ROWS, end)
-            for i in range(start, stop):
-                for k in range(len(b)):
-                    y[i, k] = b[k]
-            gemm(x[start:stop], w, y[start:stop], False, False, True)
+            y[start:stop] = b
+            multiply(x[start:stop], panels, y[start:stop], True)
 
 
 @parallel
-def _linear_backward(x, w_transposed, dy, dx, dw, db):
+def _linear_backward(x, w, dy, dx, dw, db):
     shares = len(dw)
+    transposed = w.T
+    panels = panels_for(transposed)
+    for block in prange(len(panels)):
+        pack_panel(transposed, block, panels)
     for share in prange(shares):
         end = len(x) * (share + 1) // shares
         for start in range(len(x) * share // shares, end, ROWS):
             stop = min(start + ROWS, end)
-            gemm(dy[start:stop], w_transposed, dx[start:stop], False, False, False)
-            gemm(x[start:stop], dy[start:stop], dw[share], True, False, True)
+            multiply(dy[start:stop], panels, dx[start:stop], False)
+            gemm(x[start:stop].T, dy[start:stop], dw[share], True)
             for i in range(start, stop):
                 for k in range(dy.shape[1]):
                     db[share, k] += dy[i, k]

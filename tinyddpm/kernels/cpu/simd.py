@@ -82,12 +82,12 @@ def store(typing, array, index, vector):
 def fill(typing, number):
     """The vector that holds the same number sixteen times."""
     def build(context, builder, signature, values):
-        return _fill(context, builder, Vector(number), values[0])
+        return broadcast(context, builder, Vector(number), values[0])
 
     return Vector(number)(number), build
 
 
-def _fill(context, builder, vector, number):
+def broadcast(context, builder, vector, number):
     zero = ir.Constant(ir.IntType(32), 0)
     first = builder.insert_element(ir.Constant(context.get_value_type(vector), ir.Undefined), number, zero)
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
@@ -109,7 +109,7 @@ def _define(function, combine):
         vector = signature.return_type
         return combine(builder, *(
             value if kind == vector else
-            _fill(context, builder, vector, context.cast(builder, value, kind, vector.real))
+            broadcast(context, builder, vector, context.cast(builder, value, kind, vector.real))
             for value, kind in zip(values, signature.args)))
 
 

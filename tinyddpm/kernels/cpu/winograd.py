@@ -7,8 +7,9 @@ convolution is such a product. Four outputs of a filter of three taps need six p
     y = A^T [(G w G^T) * (B^T d B)] A     for a 6x6 tile d of the input and a 4x4 tile y of the output
 
 Over channels, the product * of the 36 values is 36 matrix products. A thread takes TILES tiles at a
-time through the three stages, so that everything stays in its cache. The float32 error is about 5e-6
-of the largest output, five times that of the direct sum.
+time through the three stages, so that everything stays in its cache; where there are few tiles, it
+takes sixteen channels after the other. The float32 error is about 5e-6 of the largest output, five
+times that of the direct sum.
 
     B^T = [4  0 -5  0  1  0]     A^T = [1  1  1  1  1  0]    G = [ 1/4     0     0 ]
           [0 -4 -4  1  1  0]           [0  1 -1  2 -2  0]        [-1/6  -1/6  -1/6 ]
@@ -18,22 +19,25 @@ of the largest output, five times that of the direct sum.
           [0  4  0 -5  0  1]                                     [  0     0     1  ]
 
 Each transform multiplies a small square of vectors (sixteen channels each) by such a matrix from the left, column by
-column, and then by its transpose from the right, row by row. V[p, t, c], M[p, t, k] and U[p, c, k] hold the point p
-of the 36, tile t, and the channels; _load6(a, first, step, t, c) takes six of the points, step apart.
+column, and then by its transpose from the right, row by row. V[p, t, c] and M[p, t, k] hold the point p of
+the 36, tile t, and the channels; U and dM are in the panels of gemm.py, U[p, k // 16, c, k % 16].
+_load6(a, first, step, t, c) takes six of the points, step apart.
 """
 
 import numba
 import numpy as np
 from numba import prange
 
-from tinyddpm.kernels.cpu.blas import gemm
+from tinyddpm.kernels.cpu.gemm import multiply
 from tinyddpm.kernels.cpu.jit import compiled, parallel
 from tinyddpm.kernels.cpu.simd import LANES, fill, gather, load, store
 
-TILES = 32                      # tiles at a time, for each thread
-MANY = 512                      # tiles at a time, for all threads together
-BLOCKS = (64, 48, 32, 16)       # columns of the matrix products: OpenBLAS is fastest on small and contiguous ones
-SMALL = 2**21                   # elements of transformed filters, one filter for each thread, that fit the caches
+TILES = 36                      # tiles at a time, for each thread: whole blocks of rows of the product
+OF_GRADIENT = 2 * TILES         # for weight gradients, which read and write their result once for each of them
+PANELS = 2                      # of sixteen columns of the product at a time, which the output's transform follows
+FEW = 64                        # tiles for which the threads divide up the channels instead
+SMALL = 2**20                   # elements of transformed filters, one filter for each thread, that fit the caches
+MANY = 256                      # tiles at a time, for all threads together, where they do not
 
 
 def pays(w, stride, padding):
@@ -52,9 +56,6 @@ def convolve(x, w, b, other=None, rotated=False):
     rotated: use w rotated by 180 degrees, with its two channel axes swapped; this takes dy to dx.
     """
     C, K = w.shape[2:] if not rotated else w.shape[:1:-1]
-    block = next(size for size in BLOCKS if K % size == 0)
-    U = np.empty((36, K // block, C, block), x.dtype)
-    _transform_filter(np.ascontiguousarray(w), rotated, U)
     y = np.empty((*x.shape[:3], K), x.dtype)
     biases, residual = np.empty((len(x), K), x.dtype), np.empty((0, 0, 0, 0), x.dtype)
     biases[...] = b
@@ -62,7 +63,13 @@ def convolve(x, w, b, other=None, rotated=False):
         residual = other
     elif other is not None:
         biases += other.reshape(-1, K)
-    _convolve(x, U, biases, residual, y, numba.get_num_threads())
+    w = np.ascontiguousarray(w)
+    if _tiles(x) <= FEW:
+        _convolve_by_channels(x, w, rotated, biases, residual, y)
+    else:
+        U = np.empty((36, K // LANES, C, LANES), x.dtype)
+        _transform_filter(w, rotated, U)
+        _convolve(x, U, biases, residual, y, numba.get_num_threads())
     return y
 
 
@@ -71,61 +78,72 @@ def weight_gradient(x, dy, dw):
 
     Returns the sums (N, K) of dy over each image, which the bias and a time embedding need.
     """
-    (N, H, W, C), K = x.shape, dy.shape[3]
-    workers = min(numba.get_num_threads(), N * ((H + 3) // 4) * ((W + 3) // 4))            # each has at least one tile
+    N, C, K = len(x), x.shape[3], dy.shape[3]
+    workers = min(numba.get_num_threads(), _tiles(x))                           # each has at least one tile
     sums = np.zeros((workers, N, K), x.dtype)
     if workers * 36 * C * K <= SMALL:
         dU = np.empty((workers, 36, C, K), x.dtype)
         _weight_gradient(x, dy, dU, sums)
+        _transform_filter_gradient(dU, dw)
     else:
-        dU = np.empty((1, 36, C, K), x.dtype)
-        _weight_gradient_by_points(x, dy, dU[0], sums)
-    _transform_filter_gradient(dU, dw)
+        _weight_gradient_by_channels(x, dy, dw, sums)
     return sums.sum(axis=0)
 
 
 @parallel
 def _convolve(x, U, biases, residual, y, workers):
-    """The three stages and the sum with biases and residual, fused: V and M hold only 32 tiles."""
-    (N, H, W, C), K = x.shape, y.shape[3]
-    blocks, block = U.shape[1], U.shape[3]
-    tiles = N * ((H + 3) // 4) * ((W + 3) // 4)
+    """The three stages and the sum with biases and residual, fused: V and M hold only a few tiles."""
+    C, tiles = x.shape[3], _tiles(x)
     for worker in prange(workers):
-        V, M = np.empty((36, TILES + 1, C), x.dtype), np.empty((36, TILES + 1, K), x.dtype)
+        V, M = np.empty((36, TILES + 1, C), x.dtype), np.empty((36, TILES + 1, PANELS * LANES), x.dtype)
         square = np.empty((36, 1, LANES), x.dtype)
         stop = tiles * (worker + 1) // workers
         for first in range(tiles * worker // workers, stop, TILES):
             count = min(TILES, stop - first)
             _transform_input(x, first, count, square, V, 0)
-            for p in range(36):
-                for k in range(blocks):
-                    gemm(V[p, :count], U[p, k], M[p, :count, k * block:(k + 1) * block], False, False, False)
-            _transform_output(M, first, count, square, biases, residual, y)
+            for block in range(0, U.shape[1], PANELS):
+                for p in range(36):
+                    multiply(V[p, :count], U[p, block:block + PANELS], M[p, :count], False)
+                _transform_output(M, first, count, block * LANES, square, biases, residual, y)
 
 
 @parallel
 def _weight_gradient(x, dy, dU, sums):
     """dU = V^T dM, one for each thread; the tiles of dy are read once, for dM and for their sums."""
-    (N, H, W, C), K, workers = x.shape, dy.shape[3], len(dU)
-    tiles = N * ((H + 3) // 4) * ((W + 3) // 4)
+    C, K, tiles, workers = x.shape[3], dy.shape[3], _tiles(x), len(dU)
     for worker in prange(workers):
-        V, dM = np.empty((36, TILES + 1, C), x.dtype), np.empty((36, TILES + 1, K), x.dtype)
+        V, dM = np.empty((36, OF_GRADIENT + 1, C), x.dtype), np.empty((36, K // LANES, OF_GRADIENT, LANES), x.dtype)
         square = np.empty((36, 1, LANES), x.dtype)
         start, stop = tiles * worker // workers, tiles * (worker + 1) // workers
-        for first in range(start, stop, TILES):
-            count = min(TILES, stop - first)
+        for first in range(start, stop, OF_GRADIENT):
+            count = min(OF_GRADIENT, stop - first)
             _transform_input(x, first, count, square, V, 0)
             _transform_gradient(dy, first, count, square, dM, 0, sums[worker])
             for p in range(36):
-                gemm(V[p, :count], dM[p, :count], dU[worker, p], True, False, first > start)
+                multiply(V[p, :count].T, dM[p, :, :count], dU[worker, p], first > start)
 
 
 @parallel
-def _weight_gradient_by_points(x, dy, dU, sums):
-    """The same for filters too large for the caches: the threads divide up many tiles, and then the 36 products."""
-    (N, H, W, C), K, workers = x.shape, dy.shape[3], len(sums)
-    tiles = N * ((H + 3) // 4) * ((W + 3) // 4)
-    V, dM = np.empty((36, min(tiles, MANY) + 1, C), x.dtype), np.empty((36, min(tiles, MANY) + 1, K), x.dtype)
+def _convolve_by_channels(x, w, rotated, biases, residual, y):
+    """The same for few tiles: the threads divide up the channels of y, whose filters never leave the cache."""
+    C, tiles = x.shape[3], _tiles(x)
+    V = np.empty((36, tiles + 1, C), x.dtype)
+    for t in prange(tiles):
+        _transform_input(x, t, 1, np.empty((36, 1, LANES), x.dtype), V, t)
+    for block in prange(y.shape[3] // LANES):
+        U, M = np.empty((36, 1, C, LANES), x.dtype), np.empty((36, tiles + 1, LANES), x.dtype)
+        _transform_panel(w, rotated, block * LANES, U[:, 0])
+        for p in range(36):
+            multiply(V[p, :tiles], U[p], M[p, :tiles], False)
+        _transform_output(M, 0, tiles, block * LANES, np.empty((36, 1, LANES), x.dtype), biases, residual, y)
+
+
+@parallel
+def _weight_gradient_by_channels(x, dy, dw, sums):
+    """The same for large filters: the threads divide up many tiles, then the channels of dy."""
+    C, K, tiles, workers = x.shape[3], dy.shape[3], _tiles(x), len(sums)
+    size = min(tiles, MANY)
+    V, dM = np.empty((36, size + 1, C), x.dtype), np.empty((36, K // LANES, size, LANES), x.dtype)
     for start in range(0, tiles, MANY):
         many = min(MANY, tiles - start)
         for worker in prange(workers):
@@ -133,22 +151,26 @@ def _weight_gradient_by_points(x, dy, dU, sums):
             first, stop = many * worker // workers, many * (worker + 1) // workers
             _transform_input(x, start + first, stop - first, square, V, first)
             _transform_gradient(dy, start + first, stop - first, square, dM, first, sums[worker])
-        for p in prange(36):
-            gemm(V[p, :many], dM[p, :many], dU[p], True, False, start > 0)
+        for block in prange(K // LANES):
+            dU = np.empty((1, 36, C, LANES), x.dtype)
+            for p in range(36):
+                multiply(V[p, :many].T, dM[p, block:block + 1, :many], dU[0, p], False)
+            for c in range(C):
+                _transform_channel_gradient(dU, c, block * LANES, dw)
 
 
 @parallel
 def _transform_filter(w, rotated, U):
-    """U = G w G^T in blocks of output channels; rotated: of w rotated by 180 degrees with its channel axes swapped."""
-    for group in prange(U.shape[2] // LANES):
-        _transform_sixteen_channels(w, rotated, group * LANES, U)
+    """U = G w G^T in panels; rotated: of w rotated by 180 degrees with its channel axes swapped."""
+    for block in prange(U.shape[1]):
+        _transform_panel(w, rotated, block * LANES, U[:, block])
 
 
 @compiled
-def _transform_sixteen_channels(w, rotated, first, U):
-    taps, square = np.empty((3, 3, LANES, LANES), U.dtype), np.empty((18, 1, LANES), U.dtype)
-    blocks, block = U.shape[1], U.shape[3]
-    for k in range(0, blocks * block, LANES):
+def _transform_panel(w, rotated, k, panel):
+    """U[:, :, k:k + 16], contiguous: panel (36, C, 16)"""
+    taps, square = np.empty((3, 3, LANES, LANES), w.dtype), np.empty((18, 1, LANES), w.dtype)
+    for first in range(0, panel.shape[1], LANES):
         for p in range(3):                          # a small copy: in w they are far apart and would evict each other
             for q in range(3):
                 for i in range(LANES):
@@ -164,19 +186,19 @@ def _transform_sixteen_channels(w, rotated, first, U):
                     column = load(taps, (0, q, i, 0)), load(taps, (1, q, i, 0)), load(taps, (2, q, i, 0))
                 _store6(square, q, 3, 0, 0, _times_G(column))
             for j in range(6):
-                row = _times_G(_load3(square, 3 * j, 1, 0, 0))
-                _store6(U[:, k // block], 6 * j, 1, first + i, k % block, row)
+                _store6(panel, 6 * j, 1, first + i, 0, _times_G(_load3(square, 3 * j, 1, 0, 0)))
 
 
 @parallel
 def _transform_filter_gradient(dU, dw):
     """dw += G^T dU G, dU summed over the threads."""
     for c in prange(dU.shape[2]):
-        _transform_channel_gradient(dU, c, dw)
+        _transform_channel_gradient(dU, c, 0, dw)
 
 
 @compiled
-def _transform_channel_gradient(dU, c, dw):
+def _transform_channel_gradient(dU, c, first, dw):
+    """dU holds the channels of dy from that one on."""
     square, dm = np.empty((18, 1, LANES), dU.dtype), np.empty((36, 1, LANES), dU.dtype)
     for k in range(0, dU.shape[3], LANES):
         for p in range(36):
@@ -191,7 +213,14 @@ def _transform_channel_gradient(dU, c, dw):
         for i in range(3):
             row = _times_G_transposed(_load6(square, 6 * i, 1, 0, 0))
             for j in range(3):
-                store(dw, (i, j, c, k), load(dw, (i, j, c, k)) + row[j])
+                at = i, j, c, first + k
+                store(dw, at, load(dw, at) + row[j])
+
+
+@compiled
+def _tiles(x):
+    """The number of tiles that cover the images."""
+    return len(x) * ((x.shape[1] + 3) // 4) * ((x.shape[2] + 3) // 4)
 
 
 @compiled
@@ -226,15 +255,18 @@ def _transform_input(x, first, count, square, V, at):
 
 
 @compiled
-def _transform_output(M, first, count, square, biases, residual, y):
-    """y = A^T m A + bias + residual (if there is one) for each tile; pixels outside the image are left out."""
+def _transform_output(M, first, count, channel, square, biases, residual, y):
+    """y = A^T m A + bias + residual (if there is one) for each tile; pixels outside the image are left out.
+
+    M holds the channels of y from that one on.
+    """
     (H, W, K), adds = y.shape[1:], len(residual) > 0
     for t in range(count):
         n, top, left = _place(first + t, H, W)
-        for k in range(0, K, LANES):
+        for k in range(channel, min(channel + M.shape[2], K), LANES):
             bias = load(biases, (n, k))
             for j in range(6):
-                _store4(square, j, 6, 0, 0, _times_A(_load6(M, j, 6, t, k)))
+                _store4(square, j, 6, 0, 0, _times_A(_load6(M, j, 6, t, k - channel)))
             for i in range(min(4, H - top)):
                 row = _times_A(_load6(square, 6 * i, 1, 0, 0))
                 for j in range(min(4, W - left)):
@@ -258,7 +290,7 @@ def _transform_gradient(dy, first, count, square, dM, at, sums):
             store(sums, (n, k), total)
             for i in range(6):
                 row = _times_A_transposed(_load4(square, 4 * i, 1, 0, 0))
-                _store6(dM, 6 * i, 1, at + t, k, row)
+                _store6(dM[:, k // LANES], 6 * i, 1, at + t, 0, row)
 
 
 @compiled

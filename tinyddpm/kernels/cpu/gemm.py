@@ -1,0 +1,118 @@
+"""The matrix product, for use inside the parallel loops, in three levels of blocks.
+
+A core can multiply and add far more numbers than it can load, so every number that is loaded must be used many times:
+
+- Registers: a block of c, a few rows by sixteen columns, stays in registers while p runs over the inner length. In each
+  round 6 + 16 numbers are loaded for 96 products; 12 + 16 for 192 where there are twice the registers.
+- L1: the sixteen columns of b are a panel, contiguous, which the cache holds while the blocks of rows go by.
+- L2: the inner length is cut, so that a panel has 32 KB at most, and `a` up to the cut fits the second cache.
+"""
+
+import llvmlite.binding
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from tinyddpm.kernels.cpu.jit import compiled
+from tinyddpm.kernels.cpu.simd import LANES, Vector, broadcast, gather, load, store
+
+DEPTH = 512                     # of the inner length at a time
+ROWS = 12 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 6         # of a block, in float32
+
+
+@compiled
+def gemm(a, b, c, accumulate):
+    """c = a b, or c += a b. a (n, m), b (m, K), c (n, K); a and b may be transposed views."""
+    multiply(a, pack(b), c, accumulate)
+
+
+@compiled
+def pack(b):
+    """The panels (ceil(K / 16), m, 16) of b (m, K): sixteen columns each, the last filled up with zeros."""
+    panels = panels_for(b)
+    for block in range(len(panels)):
+        pack_panel(b, block, panels)
+    return panels
+
+
+@compiled
+def panels_for(b):
+    """The array for the panels of b, whose contents are not yet set."""
+    return np.empty(((b.shape[1] + LANES - 1) // LANES, b.shape[0], LANES), b.dtype)
+
+
+@compiled
+def pack_panel(b, block, panels):
+    """Set the panel with that number."""
+    first = block * LANES
+    if first + LANES > b.shape[1]:
+        panels[block] = 0
+        panels[block, :, :b.shape[1] - first] = b[:, first:]
+    elif b.strides[1] == b.itemsize:
+        for p in range(len(b)):
+            store(panels, (block, p, 0), load(b, (p, first)))
+    else:
+        for p in range(len(b)):
+            store(panels, (block, p, 0), gather(b, (p, first), 1))
+
+
+@compiled
+def multiply(a, panels, c, accumulate):
+    """c = a b, or c += a b, where b is given by its panels. Columns that c does not have are left out."""
+    rows, last = len(zeros(panels)), len(a) - 1
+    for start in range(0, panels.shape[1], DEPTH):
+        stop, adds = min(start + DEPTH, panels.shape[1]), accumulate or start > 0
+        for block in range(len(panels)):
+            k, panel = block * LANES, panels[block]
+            for i in range(0, len(a), rows):
+                sums = zeros(panels)
+                for p in range(start, stop):
+                    sums = multiply_add(a, i, last, p, load(panel, (p, 0)), sums)
+                if k + LANES <= c.shape[1]:
+                    for r in range(rows):
+                        if i + r <= last:
+                            at = i + r, k
+                            store(c, at, load(c, at) + sums[r] if adds else sums[r])
+                else:
+                    _store_narrow(sums, i, k, adds, c)
+
+
+@compiled
+def _store_narrow(sums, i, k, adds, c):
+    """Store the part of a block that lies within c, whose last columns do not fill a vector."""
+    row = np.empty((1, LANES), c.dtype)
+    for r in range(min(len(sums), len(c) - i)):
+        store(row, (0, 0), sums[r])
+        for lane in range(c.shape[1] - k):
+            c[i + r, k + lane] = c[i + r, k + lane] + row[0, lane] if adds else row[0, lane]
+
+
+@intrinsic
+def zeros(typing, array):
+    """The rows of a block, each a vector of zeros."""
+    sums = types.UniTuple(Vector(array.dtype), ROWS if array.dtype == types.float32 else ROWS // 2)
+
+    def build(context, builder, signature, values):
+        return ir.Constant(context.get_value_type(sums), None)
+
+    return sums(array), build
+
+
+@intrinsic
+def multiply_add(typing, a, i, last, p, v, sums):
+    """sums[r] + a[i + r, p] v for every r, written out. Rows after the last repeat it: no block needs other code."""
+    def build(context, builder, signature, values):
+        array, i, last, p, v, sums = values
+        kind, vector = signature.args[0], signature.args[4]
+        data, results = context.make_array(kind)(context, builder, array), []
+        for r in range(signature.args[5].count):
+            row = builder.add(i, i.type(r))
+            row = builder.select(builder.icmp_signed("<", row, last), row, last)
+            number = builder.load(cgutils.get_item_pointer(context, builder, kind, data, [row, p], wraparound=False))
+            product = builder.fmul(broadcast(context, builder, vector, number), v, flags=["contract"])
+            results.append(builder.fadd(product, builder.extract_value(sums, r), flags=["contract"]))
+        return context.make_tuple(builder, signature.return_type, results)
+
+    return sums(a, types.intp, types.intp, types.intp, v, sums), build
