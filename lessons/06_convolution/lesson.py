@@ -75,6 +75,19 @@ def winograd_2d(d, g):
     return A @ ((G @ g @ G.T) * (B @ d @ B.T)) @ A.T
 
 
+def product_by_blocks(a, b, rows=6, columns=16):
+    """a b, a block at a time. As compiled code, the block stays in registers while p runs along the inner length."""
+    c = np.empty((len(a), b.shape[1]))
+    for k in range(0, b.shape[1], columns):
+        panel = np.ascontiguousarray(b[:, k:k + columns])        # in one piece, for the first cache
+        for i in range(0, len(a), rows):
+            block = 0
+            for p in range(len(b)):
+                block = block + np.outer(a[i:i + rows, p], panel[p])
+            c[i:i + rows, k:k + columns] = block
+    return c
+
+
 def median_ms(f, *args, repeats=7):
     f(*args)
     times = []
@@ -105,6 +118,9 @@ def main():
     print(f"Winograd: a line of 4 differs by {np.abs(winograd_1d(d[0], g[0]) - line).max():.0e}, a tile by {np.abs(winograd_2d(d, g) - direct).max():.0e}; "
           f"products: {36} directly, {16} here")
 
+    left, right = rng.standard_normal((20, 9)), rng.standard_normal((9, 40))
+    print(f"a product by blocks: differs by {np.abs(product_by_blocks(left, right) - left @ right).max():.0e}")
+
     shape, K = (8, 14, 14, 16) if lesson.quick else (64, 14, 14, 64), 16 if lesson.quick else 64
     x, w, b = (rng.standard_normal(s).astype(np.float32) for s in (shape, (3, 3, shape[3], K), (K,)))
     work = 2 * x.size * 9 * K
@@ -112,7 +128,8 @@ def main():
     times = {"loops": median_ms(conv2d_loops, *small, repeats=1) * x.size / small[0].size, "rows": median_ms(conv_by_rows, x, w, b),
              "windows": median_ms(conv_by_windows, x, w, b)}
     tinyddpm.use("auto")
-    times["numba, Winograd"] = median_ms(ops.conv2d, x, w, b)
+    times["rows, own product"] = median_ms(lambda: ops.linear(im2col(x, 3, 3), w.reshape(-1, K), b))
+    times["Winograd, own product"] = median_ms(ops.conv2d, x, w, b)
     for name, ms in times.items():
         print(f"measured: {name}: {ms:,.1f} ms, {work / ms / 1e6:,.2f} GFLOP/s" + (" (from a 4 x 4 corner of one image)" if name == "loops" else ""))
     tinyddpm.use("numpy")

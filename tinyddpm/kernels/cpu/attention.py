@@ -42,8 +42,9 @@ def _attend(q, k, v, scale, p, y):
     """p = softmax(q k^T scale), y = p v"""
     L = len(p)
     multiply(q, pack(k.T), p, False)
-    p[:, L:] = -np.inf
     for i in range(L):
+        for j in range(L, p.shape[1]):
+            p[i, j] = -np.inf
         _softmax(p, i, scale)
     gemm(p[:, :L], v, y, False)
 

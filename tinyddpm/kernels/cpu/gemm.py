@@ -13,24 +13,30 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 
-from tinyddpm.kernels.cpu.jit import compiled
+from tinyddpm.kernels.cpu.jit import compiled, inlined
 from tinyddpm.kernels.cpu.simd import LANES, Vector, broadcast, gather, load, store
 
 DEPTH = 512                     # of the inner length at a time
 ROWS = 12 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 6         # of a block, in float32
 
 
-@compiled
+@inlined
 def gemm(a, b, c, accumulate):
     """c = a b, or c += a b. a (n, m), b (m, K), c (n, K); a and b may be transposed views."""
     multiply(a, pack(b), c, accumulate)
 
 
-@compiled
+@inlined
 def pack(b):
     """The panels (ceil(K / 16), m, 16) of b (m, K): sixteen columns each, the last filled up with zeros."""
+    return _pack(any_layout(b))
+
+
+@compiled
+def _pack(b):
     panels = panels_for(b)
     for block in range(len(panels)):
         pack_panel(b, block, panels)
@@ -47,20 +53,24 @@ def panels_for(b):
 def pack_panel(b, block, panels):
     """Set the panel with that number."""
     first = block * LANES
-    if first + LANES > b.shape[1]:
-        panels[block] = 0
-        panels[block, :, :b.shape[1] - first] = b[:, first:]
-    elif b.strides[1] == b.itemsize:
-        for p in range(len(b)):
+    for p in range(len(b)):
+        if first + LANES > b.shape[1]:
+            for lane in range(LANES):
+                panels[block, p, lane] = b[p, first + lane] if first + lane < b.shape[1] else 0
+        elif b.strides[1] == b.itemsize:
             store(panels, (block, p, 0), load(b, (p, first)))
-    else:
-        for p in range(len(b)):
+        else:
             store(panels, (block, p, 0), gather(b, (p, first), 1))
 
 
-@compiled
+@inlined
 def multiply(a, panels, c, accumulate):
     """c = a b, or c += a b, where b is given by its panels. Columns that c does not have are left out."""
+    _multiply(any_layout(a), any_layout(panels), any_layout(c), bool(accumulate))
+
+
+@compiled
+def _multiply(a, panels, c, accumulate):
     rows, last = len(zeros(panels)), len(a) - 1
     for start in range(0, panels.shape[1], DEPTH):
         stop, adds = min(start + DEPTH, panels.shape[1]), accumulate or start > 0
@@ -87,6 +97,15 @@ def _store_narrow(sums, i, k, adds, c):
         store(row, (0, 0), sums[r])
         for lane in range(c.shape[1] - k):
             c[i + r, k + lane] = c[i + r, k + lane] + row[0, lane] if adds else row[0, lane]
+
+
+@intrinsic
+def any_layout(typing, array):
+    """The array without a promise that it is contiguous, so that one compiled function serves all."""
+    def build(context, builder, signature, values):
+        return impl_ret_borrowed(context, builder, signature.return_type, values[0])
+
+    return array.copy(layout="A")(array), build
 
 
 @intrinsic

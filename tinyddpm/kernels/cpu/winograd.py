@@ -27,6 +27,7 @@ _load6(a, first, step, t, c) takes six of the points, step apart.
 import numba
 import numpy as np
 from numba import prange
+from numba.extending import register_jitable
 
 from tinyddpm.kernels.cpu.gemm import multiply
 from tinyddpm.kernels.cpu.jit import compiled, parallel
@@ -217,7 +218,7 @@ def _transform_channel_gradient(dU, c, first, dw):
                 store(dw, at, load(dw, at) + row[j])
 
 
-@compiled
+@register_jitable
 def _tiles(x):
     """The number of tiles that cover the images."""
     return len(x) * ((x.shape[1] + 3) // 4) * ((x.shape[2] + 3) // 4)
