@@ -4,7 +4,7 @@
 """
 
 import sys
-import time
+import timeit
 from pathlib import Path
 
 import numpy as np
@@ -77,39 +77,29 @@ def winograd_2d(d, g):
 
 def product_by_blocks(a, b, rows=6, columns=16):
     """a b, a block at a time. As compiled code, the block stays in registers while p runs along the inner length."""
-    c = np.empty((len(a), b.shape[1]))
+    c = np.zeros((len(a), b.shape[1]))
     for k in range(0, b.shape[1], columns):
         panel = np.ascontiguousarray(b[:, k:k + columns])        # in one piece, for the first cache
         for i in range(0, len(a), rows):
-            block = 0
             for p in range(len(b)):
-                block = block + np.outer(a[i:i + rows, p], panel[p])
-            c[i:i + rows, k:k + columns] = block
+                c[i:i + rows, k:k + columns] += np.outer(a[i:i + rows, p], panel[p])
     return c
 
 
-def median_ms(f, *args, repeats=7):
-    f(*args)
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        f(*args)
-        times.append(time.perf_counter() - start)
-    return 1e3 * float(np.median(times))
+def median_ms(f, *args, repeats=8):
+    return 1e3 * float(np.median(timeit.repeat(lambda: f(*args), number=1, repeat=repeats)))
 
 
 def main():
     lesson = course.Lesson(__file__, __doc__)
     rng = np.random.default_rng(0)
     x, w, b = rng.standard_normal((2, 5, 6, 3)), rng.standard_normal((3, 3, 3, 4)), rng.standard_normal(4)
-    expected = conv2d_loops(x, w, b)
     for name, f in (("rows", conv_by_rows), ("windows", conv_by_windows)):
-        print(f"by {name}: differs from the seven loops by {np.abs(f(x, w, b) - expected).max():.0e}")
-    check = gradcheck.check(lambda x, w, b: (conv_by_windows(x, w, b), (x, w)), lambda dy, cache: conv_backward(dy, *cache), x, w, b)
-    print(f"the backward: largest relative error {check:.0e}")
+        print(f"by {name}: differs from the seven loops by {np.abs(f(x, w, b) - conv2d_loops(x, w, b)).max():.0e}")
+    forward = lambda x, w, b: (conv_by_windows(x, w, b), (x, w))
+    print(f"the backward: largest relative error {gradcheck.check(forward, lambda dy, c: conv_backward(dy, *c), x, w, b):.0e}")
     try:
-        gradcheck.check(lambda x, w, b: (conv_by_windows(x, w, b), (x, w)),
-                        lambda dy, cache: conv_backward(dy[:, ::-1], *cache), x, w, b)
+        gradcheck.check(forward, lambda dy, cache: conv_backward(dy[:, ::-1], *cache), x, w, b)
     except AssertionError:
         print("negative control, dy upside down: caught")
     d, g = rng.standard_normal((4, 4)), rng.standard_normal((3, 3))
@@ -117,16 +107,13 @@ def main():
     line = np.array([d[0, 0:3] @ g[0], d[0, 1:4] @ g[0]])
     print(f"Winograd: a line of 4 differs by {np.abs(winograd_1d(d[0], g[0]) - line).max():.0e}, a tile by {np.abs(winograd_2d(d, g) - direct).max():.0e}; "
           f"products: {36} directly, {16} here")
-
-    left, right = rng.standard_normal((20, 9)), rng.standard_normal((9, 40))
+    left, right = x.reshape(20, 9), w.reshape(9, 12)
     print(f"a product by blocks: differs by {np.abs(product_by_blocks(left, right) - left @ right).max():.0e}")
-
-    shape, K = (8, 14, 14, 16) if lesson.quick else (64, 14, 14, 64), 16 if lesson.quick else 64
-    x, w, b = (rng.standard_normal(s).astype(np.float32) for s in (shape, (3, 3, shape[3], K), (K,)))
+    N, K = (8, 16) if lesson.quick else (64, 64)
+    x, w, b = (rng.standard_normal(s).astype(np.float32) for s in ((N, 14, 14, K), (3, 3, K, K), (K,)))
     work = 2 * x.size * 9 * K
-    small = x[:1, :4, :4], w, b
-    times = {"loops": median_ms(conv2d_loops, *small, repeats=1) * x.size / small[0].size, "rows": median_ms(conv_by_rows, x, w, b),
-             "windows": median_ms(conv_by_windows, x, w, b)}
+    times = {"loops": median_ms(conv2d_loops, x[:1, :4, :4], w, b, repeats=1) * len(x) * (14 / 4)**2,
+             "rows": median_ms(conv_by_rows, x, w, b), "windows": median_ms(conv_by_windows, x, w, b)}
     tinyddpm.use("auto")
     times["rows, own product"] = median_ms(lambda: ops.linear(im2col(x, 3, 3), w.reshape(-1, K), b))
     times["Winograd, own product"] = median_ms(ops.conv2d, x, w, b)
@@ -134,8 +121,7 @@ def main():
         print(f"measured: {name}: {ms:,.1f} ms, {work / ms / 1e6:,.2f} GFLOP/s" + (" (from a 4 x 4 corner of one image)" if name == "loops" else ""))
     tinyddpm.use("numpy")
 
-    images, _ = course.digits(1)
-    digit = images[:1] / 127.5 - 1
+    digit = course.digits(1)[0][:1] / 127.5 - 1
     sobel = np.array([[1, 2, 1], [0, 0, 0], [-1, -2, -1]]) / 4
     kernels = {"identity": np.eye(9)[4].reshape(3, 3), "blur": np.ones((3, 3)) / 9, "edges across": sobel, "edges down": sobel.T}
     figure, axes = lesson.figure(1, 5, size=(9, 2))
