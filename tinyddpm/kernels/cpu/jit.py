@@ -19,8 +19,8 @@ except RuntimeError:                # neither the package's folder nor the user'
     print("the kernels have to be compiled in every run: set NUMBA_CACHE_DIR to a folder that can be written",
           file=sys.stderr, flush=True)
 
-compiled = njit(**OPTIONS)          # called by other kernels only
-inlined = njit(inline="always", **OPTIONS)
+compiled = njit(**OPTIONS)
+inlined = njit(inline="always", **OPTIONS)           # a part of each kernel that calls it
 parallel = njit(parallel=True, **OPTIONS)
 
 

@@ -20,6 +20,7 @@ def linear_backward(dy, cache):
     x, w = cache
     rows, drows = np.ascontiguousarray(x).reshape(-1, len(w)), np.ascontiguousarray(dy).reshape(-1, w.shape[1])
     dx = np.empty_like(rows)
+    # a copy of w^T, so that the same compiled function serves
     _linear(drows, np.ascontiguousarray(w.T), np.zeros(len(w), w.dtype), dx, numba.get_num_threads())
     shares = max(1, min(numba.get_num_threads(), len(rows) // ROWS))
     dw, db = np.zeros((shares, *w.shape), w.dtype), np.zeros((shares, w.shape[1]), w.dtype)
