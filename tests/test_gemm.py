@@ -2,17 +2,17 @@
 
 import numpy as np
 import pytest
+from numba import njit
 
 from tinyddpm.kernels.cpu.gemm import DEPTH, ROWS, gemm, multiply, pack
-from tinyddpm.kernels.cpu.jit import compiled
 
 
-@compiled
+@njit                           # no cache, which would not notice a change of gemm.py
 def product(a, b, c, accumulate):
     gemm(a, b, c, accumulate)
 
 
-@compiled
+@njit
 def transposed_product(a, b, c, accumulate):
     gemm(a.T, b.T, c, accumulate)
 
