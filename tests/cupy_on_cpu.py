@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import types
 from pathlib import Path
 
@@ -228,6 +229,7 @@ class Communicator:
 
     def destroy(self):
         Nccl.barrier.wait(20)
+        time.sleep(self.rank * 0.4)
 
     def _all(self, address, count, kind):
         """This rank's array, and those of all ranks once all have arrived."""

@@ -257,8 +257,13 @@ def test_a_loss_that_is_not_finite_ends_all_ranks_and_only_rank_0_names_the_chec
 
 
 @pytest.mark.skipif(not cupy_on_cpu.COMPILER, reason="no C++ compiler for CuPy's stand-in")
-def test_gpus_meet_by_tcp_and_speak_nccl(port):
-    """Two threads as two ranks: device and host arrays, then a shutdown that neither takes for a failure."""
+def test_gpus_meet_by_tcp_and_speak_nccl(port, monkeypatch):
+    """Two threads as two ranks: device and host arrays, then a shutdown that neither takes for a failure, though rank 1
+    is late and still says that it is alive."""
+    def late(group, rank, link):
+        time.sleep(0.2)
+        link.sendall(parallel.ALIVE)
+    monkeypatch.setattr(parallel.GpuGroup, "_say_alive", late)
     with cupy_on_cpu.installed():
         tinyddpm.use("cupy")
         cupy_on_cpu.Nccl.barrier = threading.Barrier(2)

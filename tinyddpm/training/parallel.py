@@ -117,9 +117,9 @@ class GpuGroup(Group):
         identity = np.array(list(nccl.get_unique_id()) if self.rank == 0 else [0] * UNIQUE_ID)
         super().broadcast(identity)
         self.closing = False
-        for other, link in self.links.items():
-            for target in self._watch, self._say_alive:
-                threading.Thread(target=target, args=(other, link), daemon=True).start()
+        self.watchers = [self._thread(self._watch, *pair) for pair in self.links.items()]
+        for pair in self.links.items():
+            self._thread(self._say_alive, *pair)
         kind = bytes if int(state.xp.__version__.split(".")[0]) >= 14 else tuple
         try:
             self.communicator = nccl.NcclCommunicator(self.size, kind(identity.tolist()), self.rank)
@@ -145,8 +145,16 @@ class GpuGroup(Group):
         state.xp.cuda.get_current_stream().synchronize()
         self.communicator.destroy()                     # all ranks together
         for link in self.links.values():
-            link.sendall(END)
-            link.close()
+            with suppress(OSError):
+                link.sendall(END)
+        for watcher in self.watchers:                   # until the other END: a link closed before that is a failure
+            watcher.join(self.timeout)
+        super().close()
+
+    def _thread(self, target, rank, link):
+        thread = threading.Thread(target=target, args=(rank, link), daemon=True)
+        thread.start()
+        return thread
 
     def _type(self, a):
         return {"float32": self.nccl.NCCL_FLOAT32, "float64": self.nccl.NCCL_FLOAT64}[a.dtype.name]
