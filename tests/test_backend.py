@@ -250,7 +250,7 @@ def test_numba_has_the_cores_whatever_the_environment_says(environment):
             "os.environ['OMP_DYNAMIC'], os.environ.get('OMP_WAIT_POLICY'), os.environ['GOMP_SPINCOUNT'])")
     environment = os.environ | environment | {"NUMBA_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout == "2 false None 1000\n", done.stderr
+    assert done.stdout == "2 false None 20000\n", done.stderr
 
 
 def test_import_brings_in_none_of_the_large_libraries():

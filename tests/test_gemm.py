@@ -1,9 +1,16 @@
 """The matrix product of the CPU's kernels, against NumPy's."""
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numba import njit
 
+import tinyddpm
 from tinyddpm.kernels.cpu.gemm import DEPTH, ROWS, gemm, multiply, pack
 
 
@@ -47,3 +54,19 @@ def test_panels_may_be_wider_than_the_result_or_as_wide():
     multiply(a, pack(b), c, False)
     np.testing.assert_allclose(c[:, :37], a @ b, rtol=1e-13, atol=1e-13)
     assert not c[:, 37:].any()
+
+
+def test_a_change_of_the_product_is_noticed_by_cached_kernels(tmp_path):
+    """numba's cache looks at the file of the kernel itself only, here linear.py."""
+    shutil.copytree(Path(tinyddpm.__file__).parent, tmp_path / "tinyddpm",
+                    ignore=shutil.ignore_patterns("__pycache__", "pretrained"))
+    changed, found = tmp_path / "tinyddpm" / "kernels" / "cpu" / "gemm.py", []
+    code = ("import numpy as np, tinyddpm; from tinyddpm import ops; tinyddpm.use('numba'); one = np.ones((16, 16)); "
+            "print(ops.linear(one, one, one[0])[0][0, 0])")
+    source = changed.read_text(encoding="utf-8")
+    for text in (source, source.replace("accumulate or start > 0", "start > 0"), source):
+        changed.write_text(text, encoding="utf-8")
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
+                              env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")})
+        found.append(float(done.stdout))
+    assert found == [17, 16, 17]

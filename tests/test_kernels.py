@@ -166,6 +166,26 @@ def test_exp_of_a_vector(dtype, tolerance):
     assert y[0] < 2e-38 and y[1] < 2e-38 and np.isnan(y[2])
 
 
+def test_a_kernel_is_called_once_for_each_part_and_says_that_memory_is_short():
+    numba = pytest.importorskip("numba")
+    tinyddpm.use("numba")
+    from tinyddpm.kernels.cpu.jit import parallel, part
+
+    @parallel
+    def count_calls(i, count, calls, parts, size):
+        calls[i] += count
+        start, stop = part(i, count, len(parts))
+        parts[start:stop] += 1
+        np.empty(size)
+    calls, parts = np.zeros((2, 7), int), np.zeros(23, int)
+    count_calls(5, calls[0], parts, 0)
+    assert calls.tolist() == [[5] * 5 + [0] * 2, [0] * 7] and (parts == 1).all()
+    count_calls(numba.get_num_threads() + 1, calls[1], parts[:0], 0)
+    assert calls[1].sum() == (numba.get_num_threads() + 1)**2
+    with pytest.raises(MemoryError):
+        count_calls(3, calls[1], parts, 2**55)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_adam_ema_twin(backend, dtype):
     rng = np.random.default_rng(0)

@@ -1,7 +1,6 @@
 """The twins for the CPU, compiled by numba.
 
-In every kernel a loop over `worker` gives each thread one fixed part of the work, so that sums are added in the same
-order in every run.
+Every kernel is called once for each part of the work, by the threads at once: see `parallel` in jit.py.
 """
 
 import os
@@ -15,14 +14,16 @@ from tinyddpm.kernels.cpu import attention, concatenate, conv, linear, memory, n
 def activate():
     """Give numba all cores, before it starts its threads; NUMBA_NUM_THREADS sets their number.
 
-    To wait for each other they spin briefly, and then sleep: with the long spin of GNU's OpenMP, a step takes twice as
-    long as soon as another program needs one of the cores. Environment variables for how OpenMP waits have no effect.
+    Between two kernels they spin for about as long as Python needs, and then sleep: to wake them takes as long as a
+    small kernel, but with the long spin of GNU's OpenMP a step takes twice as long as soon as another program needs one
+    of the cores. Environment variables for how OpenMP waits have no effect.
     Returns the files with the twins, the array library, its random generator.
     """
     memory.keep()
     os.environ["OMP_DYNAMIC"] = "false"
     os.environ.pop("OMP_WAIT_POLICY", None)
-    os.environ["GOMP_SPINCOUNT"] = "1000"               # of 300,000
+    os.environ["GOMP_SPINCOUNT"] = "20000"              # of 300,000
+    numba.get_num_threads()                             # starts them, which kernels that come from the cache do not
     return [attention, concatenate, conv, linear, norm, resample, update], np, np.random.default_rng
 
 

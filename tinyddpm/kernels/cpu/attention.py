@@ -3,8 +3,6 @@
 import math
 
 import numpy as np
-from numba import prange
-
 from tinyddpm.kernels.cpu.gemm import gemm, multiply, pack
 from tinyddpm.kernels.cpu.jit import compiled, parallel
 from tinyddpm.kernels.cpu.simd import LANES, exp, fill, largest, load, store, total
@@ -17,29 +15,31 @@ def attention(q, k, v, heads=1):
     q, k, v = map(np.ascontiguousarray, (q, k, v))
     p = np.empty((N, heads, L, -(-L // LANES) * LANES), q.dtype)      # its rows fill whole vectors
     y = np.empty_like(q)
-    _attention(q, k, v, 1 / math.sqrt(C // heads), p, y)
+    _attention(N * heads, q, k, v, 1 / math.sqrt(C // heads), p, y)
     return y, (q, k, v, p)
 
 
 def attention_backward(dy, cache):
     q, k, v, p = cache
     dq, dk, dv = np.empty_like(q), np.empty_like(k), np.empty_like(v)
-    _attention_backward(np.ascontiguousarray(dy), q, k, v, p, 1 / math.sqrt(q.shape[2] // p.shape[1]), dq, dk, dv)
+    N, heads = p.shape[:2]
+    _attention_backward(N * heads, np.ascontiguousarray(dy), q, k, v, p, 1 / math.sqrt(q.shape[2] // heads), dq, dk, dv)
     return dq, dk, dv
 
 
-@parallel
-def _attention(q, k, v, scale, p, y):
-    heads, d = p.shape[1], q.shape[2] // p.shape[1]
-    for job in prange(len(p) * heads):
-        n, head = job // heads, job % heads
-        own = slice(head * d, (head + 1) * d)
-        _attend(q[n, :, own], k[n, :, own], v[n, :, own], scale, p[n, head], y[n, :, own])
-
-
 @compiled
-def _attend(q, k, v, scale, p, y):
+def _place(i, p, C):
+    """The sample and the head with number i, and the head's channels."""
+    n, head = divmod(i, p.shape[1])
+    d = C // p.shape[1]
+    return n, head, slice(head * d, (head + 1) * d)
+
+
+@parallel
+def _attention(i, count, q, k, v, scale, p, y):
     """p = softmax(q k^T scale), y = p v"""
+    n, head, own = _place(i, p, q.shape[2])
+    q, k, v, p, y = q[n, :, own], k[n, :, own], v[n, :, own], p[n, head], y[n, :, own]
     L = len(p)
     multiply(q, pack(k.T), p, False)
     for i in range(L):
@@ -68,18 +68,11 @@ def _softmax(p, i, scale):
 
 
 @parallel
-def _attention_backward(dy, q, k, v, p, scale, dq, dk, dv):
-    heads, d = p.shape[1], q.shape[2] // p.shape[1]
-    for job in prange(len(p) * heads):
-        n, head = job // heads, job % heads
-        own = slice(head * d, (head + 1) * d)
-        _attend_backward(dy[n, :, own], q[n, :, own], k[n, :, own], v[n, :, own], p[n, head], scale,
-                         dq[n, :, own], dk[n, :, own], dv[n, :, own])
-
-
-@compiled
-def _attend_backward(dy, q, k, v, p, scale, dq, dk, dv):
+def _attention_backward(i, count, dy, q, k, v, p, scale, dq, dk, dv):
     """The formulas of ops/attention.py, p cached by the forward; dp and the gradient of the logits share an array."""
+    n, head, own = _place(i, p, q.shape[2])
+    dy, q, k, v, p = dy[n, :, own], q[n, :, own], k[n, :, own], v[n, :, own], p[n, head]
+    dq, dk, dv = dq[n, :, own], dk[n, :, own], dv[n, :, own]
     L = len(p)
     dlogits = np.empty_like(p)
     gemm(p[:, :L].T, dy, dv, False)

@@ -1,8 +1,6 @@
 """Convolution: Winograd's algorithm where it is faster, else the linear map of all pixels that an output pixel sees."""
 
 import numpy as np
-from numba import prange
-
 from tinyddpm.kernels.cpu import winograd
 from tinyddpm.kernels.cpu.jit import parallel
 from tinyddpm.kernels.cpu.linear import linear, linear_backward
@@ -26,7 +24,7 @@ def conv2d(x, w, b, stride=1, padding=None):
 def _rows(x, w, geometry, shape):
     """For each pixel of the output, of that shape (N, H', W'), the kh kw C inputs that it depends on."""
     rows = np.empty((*shape, w[..., 0].size), x.dtype)
-    _im2col(x.reshape(*x.shape[:2], -1), *w.shape[:3], *geometry, rows)
+    _im2col(len(x), x.reshape(*x.shape[:2], -1), *w.shape[:3], *geometry, rows)
     return rows.reshape(-1, rows.shape[3])
 
 
@@ -75,7 +73,7 @@ def _backward(dy, x, w, geometry, dw):
     drows, dw_rows, _ = linear_backward(dy.reshape(-1, K), (_rows(x, w, geometry, dy.shape[:3]), w.reshape(-1, K)))
     dw += dw_rows.reshape(w.shape)
     dx = np.zeros_like(x)
-    _col2im(drows.reshape(*dy.shape[:3], -1), kh, kw, C, *geometry, dx.reshape(*x.shape[:2], -1))
+    _col2im(len(x), drows.reshape(*dy.shape[:3], -1), kh, kw, C, *geometry, dx.reshape(*x.shape[:2], -1))
     return dx, dy.sum(axis=(1, 2))
 
 
@@ -90,29 +88,27 @@ def _whole(a, axes=1):
 
 
 @parallel
-def _im2col(x, kh, kw, C, stride, top, left, rows):
+def _im2col(n, N, x, kh, kw, C, stride, top, left, rows):
     """x (N, H, W C), rows (N, H', W', kh kw C): the kw pixels of a line of the kernel are contiguous."""
     H, width = x.shape[1:]
-    for n in prange(len(x)):
-        for i in range(rows.shape[1]):
-            for j in range(rows.shape[2]):
-                start = (j * stride - left) * C
-                for p in range(kh):
-                    line, at = i * stride + p - top, p * kw * C
-                    for k in range(kw * C):
-                        inside = 0 <= line < H and 0 <= start + k < width
-                        rows[n, i, j, at + k] = x[n, line, start + k] if inside else 0
+    for i in range(rows.shape[1]):
+        for j in range(rows.shape[2]):
+            start = (j * stride - left) * C
+            for p in range(kh):
+                line, at = i * stride + p - top, p * kw * C
+                for k in range(kw * C):
+                    inside = 0 <= line < H and 0 <= start + k < width
+                    rows[n, i, j, at + k] = x[n, line, start + k] if inside else 0
 
 
 @parallel
-def _col2im(rows, kh, kw, C, stride, top, left, x):
+def _col2im(n, N, rows, kh, kw, C, stride, top, left, x):
     """The transpose of _im2col: every pixel of x receives the sum of its copies."""
     H, width = x.shape[1:]
-    for n in prange(len(x)):
-        for i in range(rows.shape[1]):
-            for j in range(rows.shape[2]):
-                start = (j * stride - left) * C
-                for p in range(max(0, top - i * stride), min(kh, H + top - i * stride)):
-                    line, at = i * stride + p - top, p * kw * C
-                    for k in range(max(0, -start), min(kw * C, width - start)):
-                        x[n, line, start + k] += rows[n, i, j, at + k]
+    for i in range(rows.shape[1]):
+        for j in range(rows.shape[2]):
+            start = (j * stride - left) * C
+            for p in range(max(0, top - i * stride), min(kh, H + top - i * stride)):
+                line, at = i * stride + p - top, p * kw * C
+                for k in range(max(0, -start), min(kw * C, width - start)):
+                    x[n, line, start + k] += rows[n, i, j, at + k]

@@ -8,8 +8,6 @@ from collections import namedtuple
 from functools import partial
 
 import numpy as np
-from numba import prange
-
 from tinyddpm.kernels.cpu.jit import compiled, parallel
 from tinyddpm.kernels.cpu.simd import LANES, exp, load, store
 from tinyddpm.kernels.fallback import Fallback, fallback
@@ -25,7 +23,7 @@ def _normalize(name, x, gamma, beta, groups, eps):
     samples, gamma, beta = map(np.ascontiguousarray, (x.reshape(len(x), -1, x.shape[-1]), gamma, beta))
     y, silu = np.empty_like(samples), name == "group_norm_silu"
     mean, rstd = np.empty((2, len(x), groups), x.dtype)
-    _group_norm(samples, gamma, beta, eps, silu, y, mean, rstd)
+    _group_norm(len(x), samples, gamma, beta, eps, silu, y, mean, rstd)
     return y.reshape(x.shape), Cache(samples, gamma, beta, mean, rstd, silu)
 
 
@@ -37,7 +35,7 @@ def group_norm_backward(dy, cache):
         return cache.backward(dy, cache.cache)
     dx = np.empty_like(cache.x)
     dgamma, dbeta = np.zeros((2, len(dx), len(cache.gamma)), dx.dtype)
-    _group_norm_backward(np.ascontiguousarray(dy).reshape(dx.shape), *cache, dx, dgamma, dbeta)
+    _group_norm_backward(len(dx), np.ascontiguousarray(dy).reshape(dx.shape), *cache, dx, dgamma, dbeta)
     return dx.reshape(dy.shape), dgamma.sum(axis=0), dbeta.sum(axis=0)
 
 
@@ -45,19 +43,8 @@ group_norm_silu_backward = group_norm_backward
 
 
 @parallel
-def _group_norm(x, gamma, beta, eps, silu, y, mean, rstd):
-    for n in prange(len(x)):
-        _group_norm_sample(x[n], gamma, beta, eps, silu, y[n], mean[n], rstd[n])
-
-
-@parallel
-def _group_norm_backward(dy, x, gamma, beta, mean, rstd, silu, dx, dgamma, dbeta):
-    for n in prange(len(x)):
-        _group_norm_backward_sample(dy[n], x[n], gamma, beta, mean[n], rstd[n], silu, dx[n], dgamma[n], dbeta[n])
-
-
-@compiled
-def _group_norm_sample(x, gamma, beta, eps, silu, y, mean, rstd):
+def _group_norm(n, N, x, gamma, beta, eps, silu, y, mean, rstd):
+    x, y, mean, rstd = x[n], y[n], mean[n], rstd[n]
     (L, C), width = x.shape, x.shape[1] // len(mean)
     sums, scale, shift = np.zeros(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype)
     for i in range(L):
@@ -84,9 +71,10 @@ def _group_norm_sample(x, gamma, beta, eps, silu, y, mean, rstd):
             store(y, (i, c), z)
 
 
-@compiled
-def _group_norm_backward_sample(dy, x, gamma, beta, mean, rstd, silu, dx, dgamma, dbeta):
+@parallel
+def _group_norm_backward(n, N, dy, x, gamma, beta, mean, rstd, silu, dx, dgamma, dbeta):
     """The formula of ops/norm.py; dz, the gradient between the norm and SiLU, is stored in dx temporarily."""
+    dy, x, mean, rstd, dx, dgamma, dbeta = dy[n], x[n], mean[n], rstd[n], dx[n], dgamma[n], dbeta[n]
     (L, C), width = x.shape, x.shape[1] // len(mean)
     m, r = np.empty(C, x.dtype), np.empty(C, x.dtype)
     for c in range(C):

@@ -3,16 +3,14 @@
 A row is a run of `width` numbers; the rows of an array are `step` numbers apart.
 """
 
-from numba import prange
-
-from tinyddpm.kernels.cpu.jit import parallel
+from tinyddpm.kernels.cpu.jit import parallel, part
 from tinyddpm.kernels.cpu.simd import LANES, load, store
 
 
 @parallel
-def copy_rows(a, a_first, a_step, y, y_first, y_step, width, rows):
-    vectors = width - width % LANES
-    for i in prange(rows):
+def copy_rows(worker, workers, a, a_first, a_step, y, y_first, y_step, width, rows):
+    vectors, (start, stop) = width - width % LANES, part(worker, workers, rows)
+    for i in range(start, stop):
         source, target = a_first + i * a_step, y_first + i * y_step
         for k in range(0, vectors, LANES):
             store(y, (target + k,), load(a, (source + k,)))
@@ -21,10 +19,10 @@ def copy_rows(a, a_first, a_step, y, y_first, y_step, width, rows):
 
 
 @parallel
-def add_rows(a, a_first, a_step, b, b_first, b_step, y, width, rows):
+def add_rows(worker, workers, a, a_first, a_step, b, b_first, b_step, y, width, rows):
     """y = a + b; the rows of y are contiguous."""
-    vectors = width - width % LANES
-    for i in prange(rows):
+    vectors, (start, stop) = width - width % LANES, part(worker, workers, rows)
+    for i in range(start, stop):
         from_a, from_b, target = a_first + i * a_step, b_first + i * b_step, i * width
         for k in range(0, vectors, LANES):
             store(y, (target + k,), load(a, (from_a + k,)) + load(b, (from_b + k,)))

@@ -22,12 +22,11 @@ V[p, t, c] and M[p, t, k] hold the point p of the 36, tile t, and the channels; 
 U[p, k // 16, c, k % 16].
 """
 
-import numba
 import numpy as np
-from numba import prange
+from numba import get_num_threads
 
 from tinyddpm.kernels.cpu.gemm import multiply
-from tinyddpm.kernels.cpu.jit import parallel
+from tinyddpm.kernels.cpu.jit import parallel, part
 from tinyddpm.kernels.cpu.simd import LANES
 from tinyddpm.kernels.cpu.transforms import (
     count_tiles, transform_channel_gradient, transform_gradient, transform_input, transform_output, transform_panel)
@@ -65,11 +64,13 @@ def convolve(x, w, b, other=None, rotated=False):
         biases += other.reshape(-1, K)
     w = np.ascontiguousarray(w)
     if count_tiles(x) <= FEW:
-        _convolve_by_channels(x, w, rotated, biases, residual, y)
+        V = np.empty((36, count_tiles(x) + 1, C), x.dtype)
+        _transform_tile(count_tiles(x), x, V)
+        _convolve_by_channels(K // LANES, V, w, rotated, biases, residual, y)
     else:
         U = np.empty((36, K // LANES, C, LANES), x.dtype)
-        _transform_filter(w, rotated, U)
-        _convolve(x, U, biases, residual, y, numba.get_num_threads())
+        _transform_filter(K // LANES, w, rotated, U)
+        _convolve(get_num_threads(), x, U, biases, residual, y)
     return y
 
 
@@ -79,95 +80,95 @@ def weight_gradient(x, dy, dw):
     Returns the sums (N, K) of dy over each image, which the bias and a time embedding need.
     """
     N, C, K = len(x), x.shape[3], dy.shape[3]
-    workers = min(numba.get_num_threads(), count_tiles(x))                           # each has at least one tile
+    tiles = count_tiles(x)
+    workers = min(get_num_threads(), tiles)                         # each has at least one tile
     sums = np.zeros((workers, N, K), x.dtype)
     if workers * 36 * C * K <= SMALL:
         dU = np.empty((workers, 36, C, K), x.dtype)
-        _weight_gradient(x, dy, dU, sums)
-        _transform_filter_gradient(dU, dw)
+        _weight_gradient(workers, x, dy, dU, sums)
+        _transform_filter_gradient(C, dU, dw)
     else:
-        _weight_gradient_by_channels(x, dy, dw, sums)
+        size = min(tiles, MANY)
+        V, dM = np.empty((36, size + 1, C), x.dtype), np.empty((36, K // LANES, size, LANES), x.dtype)
+        for start in range(0, tiles, MANY):
+            many = min(MANY, tiles - start)
+            _transform_tiles(workers, x, dy, start, many, V, dM, sums)
+            _weight_gradient_by_channels(K // LANES, V, dM, many, dw)
     return sums.sum(axis=0)
 
 
 @parallel
-def _convolve(x, U, biases, residual, y, workers):
-    """The three stages and the sum with biases and residual, fused: V and M hold only a few tiles."""
-    C, tiles = x.shape[3], count_tiles(x)
-    for worker in prange(workers):
-        V, M = np.empty((36, TILES + 1, C), x.dtype), np.empty((36, TILES + 1, PANELS * LANES), x.dtype)
-        square = np.empty((36, 1, LANES), x.dtype)
-        stop = tiles * (worker + 1) // workers
-        for first in range(tiles * worker // workers, stop, TILES):
-            count = min(TILES, stop - first)
-            transform_input(x, first, count, square, V, 0)
-            for block in range(0, U.shape[1], PANELS):
-                for p in range(36):
-                    multiply(V[p, :count], U[p, block:block + PANELS], M[p, :count], False)
-                transform_output(M, first, count, block * LANES, square, biases, residual, y)
-
-
-@parallel
-def _weight_gradient(x, dy, dU, sums):
-    """dU = V^T dM, one for each thread; the tiles of dy are read once, for dM and for their sums."""
-    C, K, tiles, workers = x.shape[3], dy.shape[3], count_tiles(x), len(dU)
-    for worker in prange(workers):
-        V, dM = np.empty((36, OF_GRADIENT + 1, C), x.dtype), np.empty((36, K // LANES, OF_GRADIENT, LANES), x.dtype)
-        square = np.empty((36, 1, LANES), x.dtype)
-        start, stop = tiles * worker // workers, tiles * (worker + 1) // workers
-        for first in range(start, stop, OF_GRADIENT):
-            count = min(OF_GRADIENT, stop - first)
-            transform_input(x, first, count, square, V, 0)
-            transform_gradient(dy, first, count, square, dM, 0, sums[worker])
-            for p in range(36):
-                multiply(V[p, :count].T, dM[p, :, :count], dU[worker, p], first > start)
-
-
-@parallel
-def _convolve_by_channels(x, w, rotated, biases, residual, y):
-    """The same for few tiles: the threads divide up the channels of y, whose filters never leave the cache."""
-    C, tiles = x.shape[3], count_tiles(x)
-    V = np.empty((36, tiles + 1, C), x.dtype)
-    for t in prange(tiles):
-        transform_input(x, t, 1, np.empty((36, 1, LANES), x.dtype), V, t)
-    for block in prange(y.shape[3] // LANES):
-        U, M = np.empty((36, 1, C, LANES), x.dtype), np.empty((36, tiles + 1, LANES), x.dtype)
-        transform_panel(w, rotated, block * LANES, U[:, 0])
-        for p in range(36):
-            multiply(V[p, :tiles], U[p], M[p, :tiles], False)
-        transform_output(M, 0, tiles, block * LANES, np.empty((36, 1, LANES), x.dtype), biases, residual, y)
-
-
-@parallel
-def _weight_gradient_by_channels(x, dy, dw, sums):
-    """The same for large filters: the threads divide up many tiles, then the channels of dy."""
-    C, K, tiles, workers = x.shape[3], dy.shape[3], count_tiles(x), len(sums)
-    size = min(tiles, MANY)
-    V, dM = np.empty((36, size + 1, C), x.dtype), np.empty((36, K // LANES, size, LANES), x.dtype)
-    for start in range(0, tiles, MANY):
-        many = min(MANY, tiles - start)
-        for worker in prange(workers):
-            square = np.empty((36, 1, LANES), x.dtype)
-            first, stop = many * worker // workers, many * (worker + 1) // workers
-            transform_input(x, start + first, stop - first, square, V, first)
-            transform_gradient(dy, start + first, stop - first, square, dM, first, sums[worker])
-        for block in prange(K // LANES):
-            dU = np.empty((1, 36, C, LANES), x.dtype)
-            for p in range(36):
-                multiply(V[p, :many].T, dM[p, block:block + 1, :many], dU[0, p], False)
-            for c in range(C):
-                transform_channel_gradient(dU, c, block * LANES, dw)
-
-
-@parallel
-def _transform_filter(w, rotated, U):
+def _transform_filter(block, blocks, w, rotated, U):
     """U = G w G^T in panels; rotated: of w rotated by 180 degrees with its channel axes swapped."""
-    for block in prange(U.shape[1]):
-        transform_panel(w, rotated, block * LANES, U[:, block])
+    transform_panel(w, rotated, block * LANES, U[:, block])
 
 
 @parallel
-def _transform_filter_gradient(dU, dw):
+def _convolve(worker, workers, x, U, biases, residual, y):
+    """The three stages and the sum with biases and residual, fused: V and M hold only a few tiles."""
+    V, M = np.empty((36, TILES + 1, x.shape[3]), x.dtype), np.empty((36, TILES + 1, PANELS * LANES), x.dtype)
+    square = np.empty((36, 1, LANES), x.dtype)
+    start, stop = part(worker, workers, count_tiles(x))
+    for first in range(start, stop, TILES):
+        count = min(TILES, stop - first)
+        transform_input(x, first, count, square, V, 0)
+        for block in range(0, U.shape[1], PANELS):
+            for p in range(36):
+                multiply(V[p, :count], U[p, block:block + PANELS], M[p, :count], False)
+            transform_output(M, first, count, block * LANES, square, biases, residual, y)
+
+
+@parallel
+def _transform_tile(tile, tiles, x, V):
+    transform_input(x, tile, 1, np.empty((36, 1, LANES), x.dtype), V, tile)
+
+
+@parallel
+def _convolve_by_channels(block, blocks, V, w, rotated, biases, residual, y):
+    """The second and third stage for few tiles: the filters of sixteen channels of y never leave the cache."""
+    tiles, C = V.shape[1] - 1, V.shape[2]
+    U, M = np.empty((36, 1, C, LANES), V.dtype), np.empty((36, tiles + 1, LANES), V.dtype)
+    transform_panel(w, rotated, block * LANES, U[:, 0])
+    for p in range(36):
+        multiply(V[p, :tiles], U[p], M[p, :tiles], False)
+    transform_output(M, 0, tiles, block * LANES, np.empty((36, 1, LANES), V.dtype), biases, residual, y)
+
+
+@parallel
+def _weight_gradient(worker, workers, x, dy, dU, sums):
+    """dU = V^T dM, one for each thread; the tiles of dy are read once, for dM and for their sums."""
+    C, K = x.shape[3], dy.shape[3]
+    V, dM = np.empty((36, OF_GRADIENT + 1, C), x.dtype), np.empty((36, K // LANES, OF_GRADIENT, LANES), x.dtype)
+    square = np.empty((36, 1, LANES), x.dtype)
+    start, stop = part(worker, workers, count_tiles(x))
+    for first in range(start, stop, OF_GRADIENT):
+        count = min(OF_GRADIENT, stop - first)
+        transform_input(x, first, count, square, V, 0)
+        transform_gradient(dy, first, count, square, dM, 0, sums[worker])
+        for p in range(36):
+            multiply(V[p, :count].T, dM[p, :, :count], dU[worker, p], first > start)
+
+
+@parallel
+def _transform_filter_gradient(c, C, dU, dw):
     """dw += G^T dU G, dU summed over the threads."""
-    for c in prange(dU.shape[2]):
-        transform_channel_gradient(dU, c, 0, dw)
+    transform_channel_gradient(dU, c, 0, dw)
+
+
+@parallel
+def _transform_tiles(worker, workers, x, dy, start, many, V, dM, sums):
+    square = np.empty((36, 1, LANES), x.dtype)
+    first, stop = part(worker, workers, many)
+    transform_input(x, start + first, stop - first, square, V, first)
+    transform_gradient(dy, start + first, stop - first, square, dM, first, sums[worker])
+
+
+@parallel
+def _weight_gradient_by_channels(block, blocks, V, dM, many, dw):
+    """For large filters: that of sixteen channels of dy from many tiles, of which dw becomes the sum."""
+    C = V.shape[2]
+    dU = np.empty((1, 36, C, LANES), V.dtype)
+    for p in range(36):
+        multiply(V[p, :many].T, dM[p, block:block + 1, :many], dU[0, p], False)
+    for c in range(C):
+        transform_channel_gradient(dU, c, block * LANES, dw)
