@@ -28,12 +28,13 @@ except RuntimeError:                # neither the package's folder nor the user'
     print("the kernels have to be compiled in every run: set NUMBA_CACHE_DIR to a folder that can be written",
           file=sys.stderr, flush=True)
 
-compiled = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)          # a part of kernels
+PART = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **OPTIONS}
+compiled = njit(**PART)                             # a part of kernels, which cannot be called from Python
 inlined = njit(inline="always", **OPTIONS)
 
 
 def parallel(kernel):
-    """From kernel(i, count, *arguments), a function of (count, *arguments): the threads call it once for each i < count.
+    """From kernel(i, count, *arguments), a function of (count, *arguments): the threads call it for every i < count.
 
     A thread has neighbouring values of i, the same in every run, so that sums are added in the same order. Raises
     MemoryError. (A loop over numba's prange in each kernel is as fast, but takes twice as long to compile.)
@@ -42,7 +43,7 @@ def parallel(kernel):
                                    co_firstlineno=kernel.__code__.co_firstlineno)
     shared = FunctionType(code, {**globals(), "__name__": kernel.__module__, "kernel": compiled(kernel)})
     shared.__doc__, shared.__qualname__ = kernel.__doc__, f"{kernel.__name__}-{VERSION[:8]}"
-    return njit(cache=True, **OPTIONS)(shared)
+    return njit(cache=True, no_cfunc_wrapper=True, **OPTIONS)(shared)
 
 
 @compiled
@@ -57,7 +58,7 @@ def _share(count, *arguments):
         raise MemoryError
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, **PART)
 def _run(function, place, count):
     """The number of calls that failed."""
     failures = 0

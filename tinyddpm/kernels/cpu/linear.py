@@ -1,7 +1,7 @@
 """The linear map, in blocks of rows that stay in a thread's cache from product to product."""
 
 import numpy as np
-from numba import get_num_threads
+from numba import get_num_threads as threads
 
 from tinyddpm.kernels.cpu.gemm import gemm, multiply, pack_panel, panels_for
 from tinyddpm.kernels.cpu.jit import parallel, part
@@ -18,7 +18,7 @@ def linear(x, w, b):
 def _rows(x, w, b, y):
     panels = panels_for(w)
     _pack(len(panels), w, panels)
-    _linear(get_num_threads(), x, panels, b, y)
+    _linear(threads(), x, panels, b, y)
 
 
 def linear_backward(dy, cache):
@@ -27,7 +27,7 @@ def linear_backward(dy, cache):
     dx = np.empty_like(rows)
     # a copy of w^T, so that the same compiled function serves
     _rows(drows, np.ascontiguousarray(w.T), np.zeros(len(w), w.dtype), dx)
-    shares = max(1, min(get_num_threads(), len(rows) // ROWS))
+    shares = max(1, min(threads(), len(rows) // ROWS))
     dw, db = np.zeros((shares, *w.shape), w.dtype), np.zeros((shares, w.shape[1]), w.dtype)
     _weight_gradient(shares, rows, drows, dw, db)
     return dx.reshape(x.shape), dw.sum(axis=0), db.sum(axis=0)

@@ -23,7 +23,7 @@ U[p, k // 16, c, k % 16].
 """
 
 import numpy as np
-from numba import get_num_threads
+from numba import get_num_threads as threads
 
 from tinyddpm.kernels.cpu.gemm import multiply
 from tinyddpm.kernels.cpu.jit import parallel, part
@@ -70,7 +70,7 @@ def convolve(x, w, b, other=None, rotated=False):
     else:
         U = np.empty((36, K // LANES, C, LANES), x.dtype)
         _transform_filter(K // LANES, w, rotated, U)
-        _convolve(get_num_threads(), x, U, biases, residual, y)
+        _convolve(threads(), x, U, biases, residual, y)
     return y
 
 
@@ -81,7 +81,7 @@ def weight_gradient(x, dy, dw):
     """
     N, C, K = len(x), x.shape[3], dy.shape[3]
     tiles = count_tiles(x)
-    workers = min(get_num_threads(), tiles)                         # each has at least one tile
+    workers = min(threads(), tiles)                         # each has at least one tile
     sums = np.zeros((workers, N, K), x.dtype)
     if workers * 36 * C * K <= SMALL:
         dU = np.empty((workers, 36, C, K), x.dtype)
