@@ -40,7 +40,7 @@ def drawn(side, preset, train, count):
     tinyddpm.use("numpy" if side == "torch" else side)
     kind = Trainer
     if side == "torch":
-        from benchmark_torch import TorchTrainer as kind
+        from benchmark_torch_training import TorchTrainer as kind
     c, progress = preset.training, Progress()
     kind(preset).step(*train.batch(0, c.batch_size, c.seed))                # compiles the kernels
     trainer = kind(preset)
