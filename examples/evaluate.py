@@ -7,7 +7,6 @@
 Each command prints its results and writes a JSON file.
 """
 
-import functools
 import json
 from dataclasses import replace
 
@@ -15,8 +14,6 @@ import numpy as np
 
 from tinyddpm import cli, data, evaluation, files, plots
 from tinyddpm.backend import state
-from tinyddpm.diffusion import likelihood
-from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.progress import Progress
 from tinyddpm.sampling.generate import generate
 from tinyddpm.sampling.steps import OPTIONS
@@ -67,30 +64,23 @@ def bound(args, model, preset):
     dataset, name = data.compare_with(args.dataset or preset.dataset, config, args.split, args.data_dir)
     if labelled:
         dataset.require_classes(preset.classes, name)
-    some = dataset.some(args.count or min(256, len(dataset)), args.seed)
-    if len(some) < 2:
-        raise ValueError("a standard error needs at least two images")
-    p = functools.partial(reverse_process, model, preset.diffusion)
-    s, progress = preset.diffusion.make_schedule(), Progress()
-    strata = {None: min(20 if args.what == "nll" else 100, s.T - 1), 0: s.T - 1}.get(args.times, args.times)
-    found = likelihood.evaluate(p if labelled else p(), s, some.images, strata, args.seed, args.cdf,
-                                lambda number, total: progress.count("batch and time", number, total),
-                                some.labels if labelled else None)
-    progress.close()
+    some, T = dataset.some(args.count or min(256, len(dataset)), args.seed), preset.diffusion.T
+    strata = {None: min(20 if args.what == "nll" else 100, T - 1), 0: T - 1}.get(args.times, args.times)
+    found = evaluation.bound(model, preset, some.images, some.labels if labelled else None, strata, args.seed, args.cdf)
     given = f"{len(some):,} images of {name}"
     if preset.labels is not None:
         given += ", given their labels" if labelled else ", without their labels"
-    print(f"{given}, {strata} of the {s.T - 1} times t > 1 for each, and t = 1; bits/dim:")
+    print(f"{given}, {strata} of the {T - 1} times t > 1 for each, and t = 1; bits/dim:")
     results = found.summary()
     for part in ("prior", "rate", "distortion", "total"):
         print("  {:10}  {:9.5f} +- {:.5f}".format(part, *results[part]))
     if args.what == "rate-distortion":
         print("  reverse time T - t + 1   rate (bits/dim)   distortion (RMSE of 255)")
         times, *columns = (column[::-1] for column in found.rate_distortion())
-        for time in s.T * np.arange(ROWS, 0, -1) / ROWS:
+        for time in T * np.arange(ROWS, 0, -1) / ROWS:
             rate, rmse = (np.interp(time, times, column) for column in columns)
             print(f"  {time:22.0f}   {rate:15.5f}   {rmse:24.5f}")
-    return {"data": name, "labels": labelled, "times": strata, "T": s.T, "cdf": args.cdf} | results
+    return {"data": name, "labels": labelled, "times": strata, "T": T, "cdf": args.cdf} | results
 
 
 def distance(args, model, preset):

@@ -7,7 +7,6 @@ import numpy as np
 from tinyddpm import data, evaluation, plots
 from tinyddpm.backend import generator, to_numpy
 from tinyddpm.data import scaled
-from tinyddpm.diffusion import likelihood
 from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.progress import Progress
 from tinyddpm.sampling import latents
@@ -81,11 +80,13 @@ class Figure:
         plots.schedule(self.out, self.s)
 
     def rate_distortion(self):
-        """Figure 5: rate and distortion over the reverse process"""
-        p = reverse_process(self.model, self.preset.diffusion)
-        bound = likelihood.evaluate(p, self.s, self._images(RATE_IMAGES), min(100, self.s.T - 1), self.seed,
-                                    watch=lambda number, total: self.progress.count("batch and time", number, total))
-        plots.rate_distortion(self.out, *bound.rate_distortion())
+        """Figure 5: rate and distortion over the reverse process; of a model with classes, given the labels"""
+        dataset = data.load(self.dataset, self.preset.model, "train", self.data_dir)
+        dataset.require_classes(self.preset.classes, self.dataset)
+        some = dataset.some(RATE_IMAGES, self.seed)
+        found = evaluation.bound(self.model, self.preset, some.images, some.labels if self.preset.labels else None,
+                                 min(100, self.s.T - 1), self.seed)
+        plots.rate_distortion(self.out, *found.rate_distortion())
 
     def _generate(self, count, watch=lambda step: None):
         """uint8 samples, and the columns of their grid; watch(step) is called with each step."""
