@@ -8,19 +8,20 @@ A core can multiply and add far more numbers than it can load, so every number t
 - L2: the inner length is cut, so that a panel has 32 KB at most, and `a` up to the cut fits the second cache.
 """
 
-import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_jitable
 
 from tinyddpm.kernels.cpu.jit import compiled, inlined
 from tinyddpm.kernels.cpu.simd import LANES, Vector, broadcast, gather, load, store
 
 DEPTH = 512                     # of the inner length at a time
-ROWS = 12 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 6         # of a block, in float32
+FEATURES = cpu_target.target_context.codegen().magic_tuple()[2]         # of the processor that numba compiles for
+ROWS = 12 if "+avx512f" in FEATURES else 6                              # of a block, in float32
 
 
 @inlined
