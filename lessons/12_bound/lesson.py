@@ -68,8 +68,10 @@ def main():
     library, _ = likelihood.decoder(x0, mean, np.full(x0.shape, 2 * math.log(0.0074)))
     print(f"the decoder by hand and the library's: {np.abs(decoder(x0, mean, 0.0074) - library).max():.0e}")
     print(f"a bit is {math.log(2):.3f} nats; the paper's bounds on CIFAR10: 3.75 bits/dim by L_simple, 3.70 by L")
-    print(f"a guess of 256 equal values costs {math.log2(256):.0f} bits; a decoder that is right to within sigma = 0.0074 costs "
-          f"{-decoder(np.zeros(1) + values[128], values[128], 0.0074)[0] / math.log(2):.2f}")
+    errors = 0.0074 * np.random.default_rng(0).standard_normal(40_000)
+    exact, off = (-decoder(np.full(40_000, values[128]), values[128] + error, 0.0074).mean() / math.log(2) for error in (0, errors))
+    print(f"256 equal values cost {math.log2(256):.0f} bits; a decoder with sigma = 0.0074 costs {exact:.2f} where its mean is exact,")
+    print(f"and {off:.2f} where the mean itself is wrong by an error with that standard deviation")
 
     for T in (25,) if lesson.quick else (25, 100, 1000):
         s = schedule.linear(T, 0.1 / T, 20 / T)
