@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.core.imputils import impl_ret_borrowed
 from numba.core.registry import cpu_target
-from numba.extending import intrinsic, register_jitable
+from numba.extending import intrinsic
 
 from tinyddpm.kernels.cpu.jit import compiled, inlined
 from tinyddpm.kernels.cpu.simd import LANES, Vector, broadcast, gather, load, store
@@ -44,7 +44,7 @@ def _pack(b):
     return panels
 
 
-@register_jitable
+@compiled
 def panels_for(b):
     """The array for the panels of b, whose contents are not yet set."""
     return np.empty(((b.shape[1] + LANES - 1) // LANES, b.shape[0], LANES), b.dtype)

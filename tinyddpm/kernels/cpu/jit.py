@@ -8,7 +8,7 @@ from types import FunctionType
 
 import numpy as np
 from llvmlite import ir
-from numba import config, njit, prange, types
+from numba import config, get_num_threads, njit, prange, types
 from numba.core import cgutils, event
 from numba.extending import intrinsic
 
@@ -28,9 +28,16 @@ except RuntimeError:                # neither the package's folder nor the user'
     print("the kernels have to be compiled in every run: set NUMBA_CACHE_DIR to a folder that can be written",
           file=sys.stderr, flush=True)
 
+GRAIN = 2**15           # numbers, some ten microseconds of work
+
 PART = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **OPTIONS}
 compiled = njit(**PART)                             # a part of kernels, which cannot be called from Python
 inlined = njit(inline="always", **OPTIONS)
+
+
+def threads(elements):
+    """The number of threads for work on so many numbers: to wake one pays only for GRAIN or more."""
+    return max(1, min(get_num_threads(), elements // GRAIN))
 
 
 def parallel(kernel):
@@ -61,6 +68,8 @@ def _share(count, *arguments):
 @njit(parallel=True, **PART)
 def _run(function, place, count):
     """The number of calls that failed."""
+    if count == 1:                                          # wakes no thread
+        return _call(function, np.intp(0), count, place)
     failures = 0
     for i in prange(count):
         failures += _call(function, np.intp(i), count, place)

@@ -1,24 +1,19 @@
 """The linear map, in blocks of rows that stay in a thread's cache from product to product."""
 
 import numpy as np
-from numba import get_num_threads as threads
 
-from tinyddpm.kernels.cpu.gemm import gemm, multiply, pack_panel, panels_for
-from tinyddpm.kernels.cpu.jit import parallel, part
+from tinyddpm.kernels.cpu.gemm import gemm, multiply, pack
+from tinyddpm.kernels.cpu.jit import parallel, part, threads
+from tinyddpm.kernels.cpu.simd import LANES
 
 ROWS = 120          # in a block; a multiple of the rows of the product
 
 
 def linear(x, w, b):
     y = np.empty((*x.shape[:-1], w.shape[1]), x.dtype)
-    _rows(np.ascontiguousarray(x).reshape(-1, len(w)), w, b, y.reshape(-1, len(b)))
+    rows = np.ascontiguousarray(x).reshape(-1, len(w))
+    _linear(_threads(rows, w), rows, w, b, y.reshape(-1, len(b)))
     return y, (x, w)
-
-
-def _rows(x, w, b, y):
-    panels = panels_for(w)
-    _pack(len(panels), w, panels)
-    _linear(threads(), x, panels, b, y)
 
 
 def linear_backward(dy, cache):
@@ -26,20 +21,20 @@ def linear_backward(dy, cache):
     rows, drows = np.ascontiguousarray(x).reshape(-1, len(w)), np.ascontiguousarray(dy).reshape(-1, w.shape[1])
     dx = np.empty_like(rows)
     # a copy of w^T, so that the same compiled function serves
-    _rows(drows, np.ascontiguousarray(w.T), np.zeros(len(w), w.dtype), dx)
-    shares = max(1, min(threads(), len(rows) // ROWS))
+    _linear(_threads(rows, w), drows, np.ascontiguousarray(w.T), np.zeros(len(w), w.dtype), dx)
+    shares = max(1, min(_threads(rows, w), len(rows) // ROWS))
     dw, db = np.zeros((shares, *w.shape), w.dtype), np.zeros((shares, w.shape[1]), w.dtype)
     _weight_gradient(shares, rows, drows, dw, db)
     return dx.reshape(x.shape), dw.sum(axis=0), db.sum(axis=0)
 
 
-@parallel
-def _pack(block, blocks, w, panels):
-    pack_panel(w, block, panels)
+def _threads(rows, w):
+    return threads(len(rows) * w.size // LANES)
 
 
 @parallel
-def _linear(worker, workers, x, panels, b, y):
+def _linear(worker, workers, x, w, b, y):
+    panels = pack(w)                                    # by each thread for itself: less work than to wait for others
     first, end = part(worker, workers, len(x))
     for start in range(first, end, ROWS):
         rows = slice(start, min(start + ROWS, end))

@@ -2,9 +2,7 @@
 
 import math
 
-from numba import get_num_threads as threads
-
-from tinyddpm.kernels.cpu.jit import parallel, part
+from tinyddpm.kernels.cpu.jit import parallel, part, threads
 
 
 def adam_ema(values, grads, m, v, ema, step, lr, beta1, beta2, eps, grad_scale, ema_decay):
@@ -13,7 +11,7 @@ def adam_ema(values, grads, m, v, ema, step, lr, beta1, beta2, eps, grad_scale, 
     real = values.dtype.type
     rate, correction = lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)
     numbers = rate, correction, 1 - beta1, 1 - beta2, eps, grad_scale, 1 - ema_decay
-    _adam_ema(threads(), values, grads, m, v, ema, *map(real, numbers))
+    _adam_ema(threads(len(values)), values, grads, m, v, ema, *map(real, numbers))
 
 
 @parallel

@@ -23,10 +23,10 @@ U[p, k // 16, c, k % 16].
 """
 
 import numpy as np
-from numba import get_num_threads as threads
+from numba import get_num_threads
 
 from tinyddpm.kernels.cpu.gemm import multiply
-from tinyddpm.kernels.cpu.jit import parallel, part
+from tinyddpm.kernels.cpu.jit import parallel, part, threads
 from tinyddpm.kernels.cpu.simd import LANES
 from tinyddpm.kernels.cpu.transforms import (
     count_tiles, transform_channel_gradient, transform_gradient, transform_input, transform_output, transform_panel)
@@ -65,12 +65,12 @@ def convolve(x, w, b, other=None, rotated=False):
     w = np.ascontiguousarray(w)
     if count_tiles(x) <= FEW:
         V = np.empty((36, count_tiles(x) + 1, C), x.dtype)
-        _transform_tile(count_tiles(x), x, V)
+        _transform_input(threads(V.size), x, V)
         _convolve_by_channels(K // LANES, V, w, rotated, biases, residual, y)
     else:
         U = np.empty((36, K // LANES, C, LANES), x.dtype)
-        _transform_filter(K // LANES, w, rotated, U)
-        _convolve(threads(), x, U, biases, residual, y)
+        _transform_filter(threads(U.size), w, rotated, U)
+        _convolve(get_num_threads(), x, U, biases, residual, y)
     return y
 
 
@@ -81,12 +81,12 @@ def weight_gradient(x, dy, dw):
     """
     N, C, K = len(x), x.shape[3], dy.shape[3]
     tiles = count_tiles(x)
-    workers = min(threads(), tiles)                         # each has at least one tile
+    workers = min(get_num_threads(), tiles)                         # each has at least one tile
     sums = np.zeros((workers, N, K), x.dtype)
     if workers * 36 * C * K <= SMALL:
         dU = np.empty((workers, 36, C, K), x.dtype)
         _weight_gradient(workers, x, dy, dU, sums)
-        _transform_filter_gradient(C, dU, dw)
+        _transform_filter_gradient(threads(dU.size), dU, dw)
     else:
         size = min(tiles, MANY)
         V, dM = np.empty((36, size + 1, C), x.dtype), np.empty((36, K // LANES, size, LANES), x.dtype)
@@ -98,9 +98,11 @@ def weight_gradient(x, dy, dw):
 
 
 @parallel
-def _transform_filter(block, blocks, w, rotated, U):
+def _transform_filter(worker, workers, w, rotated, U):
     """U = G w G^T in panels; rotated: of w rotated by 180 degrees with its channel axes swapped."""
-    transform_panel(w, rotated, block * LANES, U[:, block])
+    start, stop = part(worker, workers, U.shape[1])
+    for block in range(start, stop):
+        transform_panel(w, rotated, block * LANES, U[:, block])
 
 
 @parallel
@@ -119,8 +121,9 @@ def _convolve(worker, workers, x, U, biases, residual, y):
 
 
 @parallel
-def _transform_tile(tile, tiles, x, V):
-    transform_input(x, tile, 1, np.empty((36, 1, LANES), x.dtype), V, tile)
+def _transform_input(worker, workers, x, V):
+    start, stop = part(worker, workers, count_tiles(x))
+    transform_input(x, start, stop - start, np.empty((36, 1, LANES), x.dtype), V, start)
 
 
 @parallel
@@ -150,9 +153,11 @@ def _weight_gradient(worker, workers, x, dy, dU, sums):
 
 
 @parallel
-def _transform_filter_gradient(c, C, dU, dw):
+def _transform_filter_gradient(worker, workers, dU, dw):
     """dw += G^T dU G, dU summed over the threads."""
-    transform_channel_gradient(dU, c, 0, dw)
+    start, stop = part(worker, workers, dU.shape[2])
+    for c in range(start, stop):
+        transform_channel_gradient(dU, c, 0, dw)
 
 
 @parallel
