@@ -42,9 +42,26 @@ class Lesson:
         figure.savefig(path, dpi=80)
         assert path.stat().st_size < SIZE, f"{name} has {path.stat().st_size} bytes"
 
+    def rows(self, name, rows, size):
+        """Save a grid of pictures, a row for each title: title -> images (N, H, W, 1)."""
+        figure, axes = self.figure(len(rows), len(next(iter(rows.values()))), size=size)
+        for row, (title, images) in zip(axes, rows.items()):
+            for ax, image in zip(row, images):
+                show(ax, image, title if ax is row[0] else None)
+        self.save(figure, name)
+
     def end(self):
         print(f"{time.perf_counter() - self.started:.1f} s on {os.cpu_count()} cores ({platform.machine()}), "
               f"NumPy {np.__version__}; figures in {self.folder.name if not self.quick else self.folder}")
+
+
+def caught(check, *arguments, **options):
+    """The text of the AssertionError that a check raises, which it must: a negative control."""
+    try:
+        check(*arguments, **options)
+    except AssertionError as error:
+        return str(error)
+    raise SystemExit("a mistake was not found")
 
 
 def digits(count=None):
