@@ -31,11 +31,14 @@ class _Model(models.PrimitiveModel):
         super().__init__(manager, vector, ir.VectorType(manager.lookup(vector.real).get_value_type(), LANES))
 
 
-def _address(context, builder, signature, values):
-    """The address of array[index], as that of a vector."""
+def _address(context, builder, signature, values, times=0):
+    """The address of array[index], as that of a vector. The third argument is added to index[0] so many times."""
     array, index = signature.args[:2]
     numbers = cgutils.unpack_tuple(builder, values[1])
     indices = [context.cast(builder, i, kind, types.intp) for i, kind in zip(numbers, index)]
+    if times:
+        step = context.cast(builder, values[2], signature.args[2], types.intp)
+        indices[0] = builder.add(indices[0], builder.mul(step, step.type(times)))
     data = context.make_array(array)(context, builder, values[0])
     pointer = cgutils.get_item_pointer(context, builder, array, data, indices, wraparound=False)
     return builder.bitcast(pointer, context.get_value_type(Vector(array.dtype)).as_pointer())
@@ -47,6 +50,18 @@ def load(typing, array, index):
         return builder.load(_address(context, builder, signature, values), align=array.dtype.bitwidth // 8)
 
     return Vector(array.dtype)(array, index), build
+
+
+@intrinsic
+def load_all(typing, array, index, step, count):
+    """A tuple of `count` vectors, the first at array[index], each `step` further along the first axis."""
+    def build(context, builder, signature, values):
+        addresses = [_address(context, builder, signature, values, times) for times in range(count.literal_value)]
+        vectors = [builder.load(address, align=array.dtype.bitwidth // 8) for address in addresses]
+        return context.make_tuple(builder, signature.return_type, vectors)
+
+    if isinstance(count, types.IntegerLiteral):
+        return types.UniTuple(Vector(array.dtype), count.literal_value)(array, index, step, count), build
 
 
 @intrinsic
@@ -76,6 +91,19 @@ def store(typing, array, index, vector):
 
     if vector == Vector(array.dtype):
         return types.void(array, index, vector), build
+
+
+@intrinsic
+def store_all(typing, array, index, step, vectors):
+    """Store a tuple of vectors as load_all finds them."""
+    def build(context, builder, signature, values):
+        for times, vector in enumerate(cgutils.unpack_tuple(builder, values[3])):
+            address = _address(context, builder, signature, values, times)
+            builder.store(vector, address, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    if all(vector == Vector(array.dtype) for vector in vectors):
+        return types.void(array, index, step, vectors), build
 
 
 @intrinsic

@@ -1,14 +1,14 @@
 """The transforms of winograd.py, which has their matrices; the names of its arrays are used here.
 
 Each multiplies a small square of vectors (sixteen channels each) by a matrix from the left, column by column, and then
-by its transpose from the right, row by row. _load6(a, first, step, t, c) takes six of the points, step apart.
+by its transpose from the right, row by row.
 """
 
 import numpy as np
 from numba.extending import register_jitable
 
 from tinyddpm.kernels.cpu.jit import compiled
-from tinyddpm.kernels.cpu.simd import LANES, fill, gather, load, store
+from tinyddpm.kernels.cpu.simd import LANES, fill, gather, load, load_all, store, store_all
 
 
 @compiled
@@ -29,9 +29,9 @@ def transform_panel(w, rotated, k, panel):
                     column = gather(taps, (0, q, 0, i), 2), gather(taps, (1, q, 0, i), 2), gather(taps, (2, q, 0, i), 2)
                 else:
                     column = load(taps, (0, q, i, 0)), load(taps, (1, q, i, 0)), load(taps, (2, q, i, 0))
-                _store6(square, q, 3, 0, 0, _times_G(column))
+                store_all(square, (q, 0, 0), 3, _times_G(column))
             for j in range(6):
-                _store6(panel, 6 * j, 1, first + i, 0, _times_G(_load3(square, 3 * j, 1, 0, 0)))
+                store_all(panel, (6 * j, first + i, 0), 1, _times_G(load_all(square, (3 * j, 0, 0), 1, 3)))
 
 
 @compiled
@@ -45,11 +45,9 @@ def transform_channel_gradient(dU, c, first, dw):
                 total = total + load(dU, (worker, p, c, k))
             store(dm, (p, 0, 0), total)
         for j in range(6):
-            column = _times_G_transposed(_load6(dm, j, 6, 0, 0))
-            for i in range(3):
-                store(square, (6 * i + j, 0, 0), column[i])
+            store_all(square, (j, 0, 0), 6, _times_G_transposed(load_all(dm, (j, 0, 0), 6, 6)))
         for i in range(3):
-            row = _times_G_transposed(_load6(square, 6 * i, 1, 0, 0))
+            row = _times_G_transposed(load_all(square, (6 * i, 0, 0), 1, 6))
             for j in range(3):
                 at = i, j, c, first + k
                 store(dw, at, load(dw, at) + row[j])
@@ -85,11 +83,11 @@ def transform_input(x, first, count, square, V, at):
         for c in range(0, x.shape[3], LANES):
             for q in range(6):
                 j = left + q - 1
-                _store6(square, q, 6, 0, 0, _times_B(
+                store_all(square, (q, 0, 0), 6, _times_B(
                     (_pixel(x, n, top - 1, j, c), _pixel(x, n, top, j, c), _pixel(x, n, top + 1, j, c),
                      _pixel(x, n, top + 2, j, c), _pixel(x, n, top + 3, j, c), _pixel(x, n, top + 4, j, c))))
             for i in range(6):
-                _store6(V, 6 * i, 1, at + t, c, _times_B(_load6(square, 6 * i, 1, 0, 0)))
+                store_all(V, (6 * i, at + t, c), 1, _times_B(load_all(square, (6 * i, 0, 0), 1, 6)))
 
 
 @compiled
@@ -104,9 +102,9 @@ def transform_output(M, first, count, channel, square, biases, residual, y):
         for k in range(channel, min(channel + M.shape[2], K), LANES):
             bias = load(biases, (n, k))
             for j in range(6):
-                _store4(square, j, 6, 0, 0, _times_A(_load6(M, j, 6, t, k - channel)))
+                store_all(square, (j, 0, 0), 6, _times_A(load_all(M, (j, t, k - channel), 6, 6)))
             for i in range(min(4, H - top)):
-                row = _times_A(_load6(square, 6 * i, 1, 0, 0))
+                row = _times_A(load_all(square, (6 * i, 0, 0), 1, 6))
                 for j in range(min(4, W - left)):
                     at = n, top + i, left + j, k
                     store(y, at, row[j] + bias + load(residual, at) if adds else row[j] + bias)
@@ -124,41 +122,11 @@ def transform_gradient(dy, first, count, square, dM, at, sums):
                 column = (_pixel(dy, n, top, j, k), _pixel(dy, n, top + 1, j, k),
                           _pixel(dy, n, top + 2, j, k), _pixel(dy, n, top + 3, j, k))
                 total = total + ((column[0] + column[1]) + (column[2] + column[3]))
-                _store6(square, q, 4, 0, 0, _times_A_transposed(column))
+                store_all(square, (q, 0, 0), 4, _times_A_transposed(column))
             store(sums, (n, k), total)
             for i in range(6):
-                row = _times_A_transposed(_load4(square, 4 * i, 1, 0, 0))
-                _store6(dM[:, k // LANES], 6 * i, 1, at + t, 0, row)
-
-
-@compiled
-def _load3(a, first, step, t, c):
-    return load(a, (first, t, c)), load(a, (first + step, t, c)), load(a, (first + 2 * step, t, c))
-
-
-@compiled
-def _load4(a, first, step, t, c):
-    return *_load3(a, first, step, t, c), load(a, (first + 3 * step, t, c))
-
-
-@compiled
-def _load6(a, first, step, t, c):
-    return *_load3(a, first, step, t, c), *_load3(a, first + 3 * step, step, t, c)
-
-
-@compiled
-def _store4(a, first, step, t, c, v):
-    store(a, (first, t, c), v[0])
-    store(a, (first + step, t, c), v[1])
-    store(a, (first + 2 * step, t, c), v[2])
-    store(a, (first + 3 * step, t, c), v[3])
-
-
-@compiled
-def _store6(a, first, step, t, c, v):
-    _store4(a, first, step, t, c, v)
-    store(a, (first + 4 * step, t, c), v[4])
-    store(a, (first + 5 * step, t, c), v[5])
+                row = _times_A_transposed(load_all(square, (4 * i, 0, 0), 1, 4))
+                store_all(dM, (6 * i, k // LANES, at + t, 0), 1, row)
 
 
 @compiled
