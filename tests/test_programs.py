@@ -329,6 +329,7 @@ def test_what_is_wrong_is_one_line_and_status_2(wrong_files, program, flags, exp
     before = {p: p.stat().st_mtime_ns for p in (folder / "runs" / "digits").iterdir()}
     extra = ["--backend", "numpy"] if "--backend" not in flags and program != "benchmark.py" else []
     monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(ROOT / "examples")      # as for a script that is run
     monkeypatch.setattr(sys, "argv", [program, *flags, *extra])
     if "--resume" in flags:
         gc.collect()                                    # a run that failed in this process has its folder locked
