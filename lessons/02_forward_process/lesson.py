@@ -74,11 +74,13 @@ def main():
             course.show(ax, process.q_sample(s, picture, t, noise) if t else picture, f"t = {t}" if row == 0 else None, -1.5, 1.5)
     lesson.save(figure, "figure_dissolve.png")
 
-    figure, (left, right) = lesson.figure(1, 2, size=(8, 3))
+    figure, (first, left, right) = lesson.figure(1, 3, size=(11, 3))
     for name, table in (("linear", s), ("cosine", schedule.cosine()), ("quadratic", schedule.quadratic())):
+        first.semilogy(np.arange(1, s.T + 1), table.beta[1:], label=name)
         left.plot(np.arange(s.T + 1), table.alpha_bar, label=name)
         right.semilogy(np.arange(1, s.T + 1), table.snr[1:], label=name)
-    left.set(xlabel="t", title="alpha_bar: what is left of the image's variance")
+    first.set(xlabel="t", title="beta: the variance of a step's noise", ylim=(2e-5, 1.5))
+    left.set(xlabel="t", title="alpha_bar: what is left of the image")
     right.set(xlabel="t", title="signal to noise", ylim=(1e-5, 1e5))
     left.legend()
     lesson.save(figure, "figure_schedules.png")
