@@ -35,7 +35,8 @@ CASES = [
     # Winograd: whole tiles, edges of 1, 2 and 3, an image smaller than a tile, more tiles than one chunk
     conv((2, 8, 8, 16), (3, 3), 16), conv((3, 7, 9, 32), (3, 3), 16), conv((1, 5, 6, 16), (3, 3), 48),
     conv((1, 1, 1, 16), (3, 3), 16), conv((2, 2, 3, 64), (3, 3), 32), conv((5, 30, 14, 16), (3, 3), 48),
-    # many channels: the weight gradient by channels, within one chunk and over several; an odd number of panels
+    # so many channels that the threads divide them up for the gradient of w, within one chunk and over several; an odd
+    # number of panels
     conv((2, 5, 6, 128), (3, 3), 256), conv((1, 96, 92, 128), (3, 3), 256), conv((2, 4, 4, 16), (3, 3), 80),
     conv_add((3, 5, 6, 16), 32, (3, 5, 6, 32)), conv_add((3, 5, 6, 16), 32, (3, 1, 1, 32)),
     conv_add((1, 4, 4, 128), 256, (1, 4, 4, 256)),

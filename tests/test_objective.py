@@ -158,7 +158,7 @@ def test_the_times_of_training():
 
 
 def test_l_simple_of_a_network():
-    """Algorithm 1 as a whole: Eq. 14 computed independently, and the gradient by differences over every parameter."""
+    """Algorithm 1 as a whole: Eq. 14 computed independently, and every parameter's gradient against differences."""
     model = MLP((3, 2), hidden=4, dtype=np.float64)
 
     def forward(values):

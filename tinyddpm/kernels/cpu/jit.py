@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 OPTIONS = {"fastmath": {"contract"}, "error_model": "numpy"}
 
 # In the names of the cached kernels, since numba notices changes only in the file of the kernel itself.
-VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()[:8]
 
 try:
     njit(cache=True)(lambda: None)
@@ -49,7 +49,7 @@ def parallel(kernel):
     code = _share.__code__.replace(co_filename=kernel.__code__.co_filename, co_name=kernel.__name__,
                                    co_firstlineno=kernel.__code__.co_firstlineno)
     shared = FunctionType(code, {**globals(), "__name__": kernel.__module__, "kernel": compiled(kernel)})
-    shared.__doc__, shared.__qualname__ = kernel.__doc__, f"{kernel.__name__}-{VERSION[:8]}"
+    shared.__doc__, shared.__qualname__ = kernel.__doc__, f"{kernel.__name__}-{VERSION}"
     return njit(cache=True, no_cfunc_wrapper=True, **OPTIONS)(shared)
 
 

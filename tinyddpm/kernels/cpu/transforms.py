@@ -112,7 +112,7 @@ def transform_output(M, first, count, channel, square, biases, residual, y):
 
 @compiled
 def transform_gradient(dy, first, count, square, dM, at, sums):
-    """dM[:, at + t] = A dy A^T for each tile, the transpose of _transform_output; sums[n] sums an image's dy."""
+    """dM[:, at + t] = A dy A^T for each tile, the transpose of transform_output; sums[n] sums an image's dy."""
     for t in range(count):
         n, top, left = _place(first + t, dy.shape[1], dy.shape[2])
         for k in range(0, dy.shape[3], LANES):

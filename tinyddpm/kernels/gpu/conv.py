@@ -12,7 +12,7 @@ from tinyddpm.kernels.gpu.product import add_sums, column_sums, filters, multipl
 from tinyddpm.ops.accumulate import Accumulating
 from tinyddpm.ops.conv import check_conv2d, check_conv2d_add
 
-BLOCKS = 264                # of threads for the gradient by w: two for each multiprocessor of a large GPU
+BLOCKS = 264                # of threads for the gradient with respect to w: two for each multiprocessor of a large GPU
 LINE = 128                  # bytes of a slab's line
 ENOUGH = 120                # tiles of 128 by 128; where there are fewer, the GPU fills better with tiles of 64
 GRADIENT_STAGES = 3         # slabs of both operands in shared memory
