@@ -1,24 +1,16 @@
 """One turn of one side in benchmark.py, in a process of its own: its argument and its result are JSON."""
 
 import json
-import math
-import platform
-import statistics
-import sys
-import time
 
 import numpy as np
+from benchmark_measure import gemm, median, peak_memory, use
 from benchmark_models import MODELS, calls, our_layer, products, title
 
-import tinyddpm
-from tinyddpm import cli, dispatch
-from tinyddpm.backend import from_numpy, generator, on_gpu, state
+from tinyddpm import cli
+from tinyddpm.backend import from_numpy, generator, state
 from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.nn import UNet
 from tinyddpm.training import Trainer
-
-WARMUP = 2
-GEMM_SIZE = 8192            # of the matrices whose product sets a GPU's ceiling
 
 
 def main(argv):
@@ -42,7 +34,7 @@ def turn(task, side, seconds, model=None, compiled=False, changes=None):
     if task == "layers":
         found, results = calls(preset.model, preset.training.batch_size), {}
         if of_torch:
-            from benchmark_torch import torch_layer
+            from benchmark_torch_layers import torch_layer
         else:
             use(side)
         for layer, count in found.items():
@@ -57,33 +49,6 @@ def turn(task, side, seconds, model=None, compiled=False, changes=None):
         use(side)
         step = our_step(preset, task)
     return {"seconds": median(step, seconds), "peak": peak_memory(on_cuda)}
-
-
-def use(side):
-    """Activate the backend and precision of one of our sides."""
-    backend, _, precision = side.partition("-")
-    tinyddpm.use(backend, precision=precision or "fp32")
-
-
-def synchronize():
-    """Wait for the GPU that is in use, if any."""
-    if on_gpu():
-        state.xp.cuda.get_current_stream().synchronize()
-    elif "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
-        sys.modules["torch"].cuda.synchronize()
-
-
-def median(step, seconds):
-    """The median time of a step over so many seconds, at least three steps, after a warm-up (compilation, caches)."""
-    times, end = [], None
-    while end is None or time.perf_counter() < end or len(times) < WARMUP + 3:
-        start = time.perf_counter()
-        step()
-        synchronize()
-        times.append(time.perf_counter() - start)
-        if len(times) == WARMUP:
-            end = time.perf_counter() + seconds
-    return statistics.median(times[WARMUP:])
 
 
 def our_step(preset, task):
@@ -103,43 +68,6 @@ def our_step(preset, task):
         return mean + state.xp.sqrt(sigma2) * rng.standard_normal(shape, dtype=np.float32)
 
     return step
-
-
-def gemm(side, seconds):
-    """The rate of a large square matrix product in that side's precision, and what computes it."""
-    if "cuda" in side:
-        import torch
-        n, what = GEMM_SIZE, f"PyTorch {torch.__version__} on {torch.cuda.get_device_name()}"
-        a = torch.randn(n, n, dtype=torch.bfloat16 if "bf16" in side else torch.float32)
-        product = lambda: a @ a
-    elif side.startswith("cupy"):
-        use(side)
-        from tinyddpm.kernels.gpu.product import multiply, narrowed
-        n, what = GEMM_SIZE, dispatch.describe()
-        a = narrowed(generator(0).standard_normal((n, n), dtype=np.float32))
-        out = state.xp.empty((n, n), np.float32)
-        product = lambda: multiply(a, a, out)
-    else:
-        n, what = 2048, f"{platform.processor() or platform.machine()}, NumPy's BLAS"
-        a = np.random.default_rng(0).standard_normal((n, n), dtype=np.float32)
-        product = lambda: a @ a
-    return {"gflops": 2 * n**3 / median(product, seconds) / 1e9, "what": what}
-
-
-def peak_memory(on_cuda=False):
-    """The peak memory of this process, or of its GPU memory, in bytes; NaN if the system does not report it."""
-    if on_cuda:
-        return sys.modules["torch"].cuda.max_memory_reserved()
-    if on_gpu():
-        return state.xp.get_default_memory_pool().total_bytes()
-    if sys.platform == "linux":             # getrusage's value includes that of the parent process
-        with open("/proc/self/status") as status:
-            return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])
-    try:
-        import resource
-    except ImportError:                     # Windows
-        return math.nan
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from tinyddpm.training import load_model
 
 SPLITS, ROWS = 10, 10               # parts of the samples for the Inception score; rows of Table 4
 OF_SAMPLES = ("samples", "sampler", "steps", *OPTIONS, "clip", "guidance", "avoid", "inception")
-OF_THE_BOUND = ("times", "cdf")
 
 
 def main(argv):
@@ -29,21 +28,20 @@ def main(argv):
     cli.add_checkpoint(parser)
     parser.add_argument("what", choices=("nll", "rate-distortion", "fid", "is"))
     parser.add_argument("--split", choices=("test", "train"), help="(default: test; a folder has no splits)")
-    parser.add_argument("--count", type=cli.at_least(1), metavar="N",
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument("--count", type=cli.at_least(1), metavar="N",
                         help="images to measure or draw (256; fid, is: 1000)")
+    images.add_argument("--samples", metavar="FILE.npy", help="measure these uint8 images, not new samples")
     parser.add_argument("--times", type=cli.at_least(0), metavar="K",
                         help="times t > 1 drawn for each image (default: 20, for rate-distortion 100; 0: all)")
     parser.add_argument("--cdf", choices=("exact", "tanh"), default="exact", help="the decoder's; tanh: the authors'")
-    parser.add_argument("--samples", metavar="FILE.npy", help="measure these uint8 images, not new samples")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, metavar="S", help="of all randomness (default 0)")
     parser.add_argument("--out", metavar="FILE", help="the JSON file (default: nll.json and so on)")
     cli.add_sampler_flags(parser)
     cli.add_data_flags(parser)
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)
-    if args.samples and args.count:
-        parser.error("--count and --samples exclude each other")
-    cli.refuse(parser, args, OF_SAMPLES if args.what in ("nll", "rate-distortion") else OF_THE_BOUND, args.what)
+    cli.refuse(parser, args, OF_SAMPLES if args.what in ("nll", "rate-distortion") else ("times", "cdf"), args.what)
     out = cli.require_writable(parser, args, args.out or f"{args.what}.json", ".json")
     cli.use_backend(args)
     model, preset = load_model(args.checkpoint)
@@ -67,19 +65,15 @@ def bound(args, model, preset):
     some, T = dataset.some(args.count or min(256, len(dataset)), args.seed), preset.diffusion.T
     strata = {None: min(20 if args.what == "nll" else 100, T - 1), 0: T - 1}.get(args.times, args.times)
     found = evaluation.bound(model, preset, some.images, some.labels if labelled else None, strata, args.seed, args.cdf)
-    given = f"{len(some):,} images of {name}"
-    if preset.labels is not None:
-        given += ", given their labels" if labelled else ", without their labels"
-    print(f"{given}, {strata} of the {T - 1} times t > 1 for each, and t = 1; bits/dim:")
+    given = "" if preset.labels is None else ", given their labels" if labelled else ", without their labels"
+    print(f"{len(some):,} images of {name}{given}, {strata} of the {T - 1} times t > 1 for each, and t = 1; bits/dim:")
     results = found.summary()
     for part in ("prior", "rate", "distortion", "total"):
         print("  {:10}  {:9.5f} +- {:.5f}".format(part, *results[part]))
     if args.what == "rate-distortion":
         print("  reverse time T - t + 1   rate (bits/dim)   distortion (RMSE of 255)")
-        times, *columns = (column[::-1] for column in found.rate_distortion())
         for time in T * np.arange(ROWS, 0, -1) / ROWS:
-            rate, rmse = (np.interp(time, times, column) for column in columns)
-            print(f"  {time:22.0f}   {rate:15.5f}   {rmse:24.5f}")
+            print("  {:22.0f}   {:15.5f}   {:24.5f}".format(time, *found.at(time)))
     return {"data": name, "labels": labelled, "times": strata, "T": T, "cdf": args.cdf} | results
 
 
@@ -100,8 +94,8 @@ def score(args, model, preset):
     """Print and return the Inception score of samples."""
     extractor, naming = evaluation.extractor(model.config, args.inception)
     samples, how = drawn(args, model, preset, SPLITS)
-    mean, spread = evaluation.inception_score(evaluation.measure(extractor, samples, "samples")[1], SPLITS)
-    measure = naming.format("score")
+    _, probabilities = evaluation.measure(extractor, samples, "samples")
+    (mean, spread), measure = evaluation.inception_score(probabilities, SPLITS), naming.format("score")
     print(f"{measure}: {mean:.3f} +- {spread:.3f}  ({how})")
     return {"measure": measure, "value": mean, "spread": spread, "samples": how}
 

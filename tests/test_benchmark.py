@@ -80,7 +80,7 @@ def test_a_gpu_has_its_turns(part, gpu, monkeypatch):
     if gpu is None:
         pytest.skip("on a GPU, run the benchmark itself")
     turn, models = part("turn"), part("models").MODELS
-    monkeypatch.setattr(turn, "GEMM_SIZE", 16)
+    monkeypatch.setattr(part("measure"), "GEMM_SIZE", 16)
     monkeypatch.setitem(models, "tiny", models["mnist"].override(base_channels=8, groups=4, batch_size=1, patch_size=7,
                                                                  channel_multipliers=(1,)))
     for side in ("cupy-fp32", "cupy-bf16"):

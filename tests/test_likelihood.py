@@ -220,6 +220,7 @@ def test_rate_and_distortion():
     assert rate[1] == pytest.approx(full.rate.mean() - full.kl[:, 0].mean())
     assert np.all(np.diff(rate) <= 0)
     assert rmse[-1] == pytest.approx(127.5 * STD, rel=0.1) and rmse[0] < 127.5 * 0.011
+    assert full.at(1000) == [rate[0], rmse[0]] and full.at(998.5) == pytest.approx([rate[1:3].mean(), rmse[1:3].mean()])
     times, quick_rate, quick_rmse = likelihood.evaluate(exact(S), S, images, times=37).rate_distortion()
     assert len(times) == 38
     np.testing.assert_allclose(quick_rate, np.interp(times, reverse_time[::-1], rate[::-1]), rtol=0.1, atol=0.02)

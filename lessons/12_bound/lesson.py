@@ -101,9 +101,9 @@ def main():
 
     times, rate, rmse = found["simple"].rate_distortion()
     plots.rate_distortion(lesson.folder / "figure_rate_distortion.png", times, rate, rmse)
-    late = np.interp(0.9 * s.T, times[::-1], rate[::-1])
-    print(f"trained by L_simple: {late:.3f} of the {rate[0]:.3f} bits of the rate have come by reverse time {0.9 * s.T:.0f}; "
-          f"the RMSE is then {np.interp(0.9 * s.T, times[::-1], rmse[::-1]):.1f} of 255, at the end {rmse[0]:.1f}")
+    late_rate, late_rmse = found["simple"].at(0.9 * s.T)
+    print(f"trained by L_simple: {late_rate:.3f} of the {rate[0]:.3f} bits of the rate have come by reverse time {0.9 * s.T:.0f}; "
+          f"the RMSE is then {late_rmse:.1f} of 255, at the end {rmse[0]:.1f}")
 
     figure, (left, right) = lesson.figure(1, 2, size=(9, 3))
     for name, bound in found.items():

@@ -156,6 +156,11 @@ class Bound:
         t = np.append(1, (self.edges[:-1] + self.edges[1:] - 1) / 2)
         return self.edges[-1] - t, rate, np.sqrt(self.mse.mean(axis=0)) * 127.5
 
+    def at(self, reverse_time):
+        """The rate and the distortion at any reverse time, interpolated between those of rate_distortion."""
+        times, *columns = (column[::-1] for column in self.rate_distortion())
+        return [float(np.interp(reverse_time, times, column)) for column in columns]
+
 
 def evaluate(p, s, images, times=None, seed=0, cdf="exact", watch=None, labels=None):
     """The Bound of uint8 images (N, H, W, C) (Eq. 5).

@@ -1,8 +1,8 @@
 """How the kernels for the CPU are compiled, and how the threads share their work."""
 
-import hashlib
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 from types import FunctionType
 
@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 OPTIONS = {"fastmath": {"contract"}, "error_model": "numpy"}
 
 # In the names of the cached kernels, since numba notices changes only in the file of the kernel itself.
-VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()[:8]
+VERSION = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
 
 try:
     njit(cache=True)(lambda: None)
