@@ -187,6 +187,15 @@ def test_a_kernel_is_called_once_for_each_part_and_says_that_memory_is_short():
         count_calls(3, calls[1], parts, 2**55)
 
 
+def test_small_work_wakes_no_thread(monkeypatch):
+    pytest.importorskip("numba")
+    from tinyddpm.kernels.cpu import jit
+
+    monkeypatch.setattr(jit, "get_num_threads", lambda: 3)
+    sizes = 0, jit.GRAIN, 2 * jit.GRAIN - 1, 2 * jit.GRAIN, 100 * jit.GRAIN
+    assert [jit.threads(size) for size in sizes] == [1, 1, 1, 2, 3] and jit.GRAIN > 1000
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_adam_ema_twin(backend, dtype):
     rng = np.random.default_rng(0)

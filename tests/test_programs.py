@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyddpm import data, presets, safetensors
+from tinyddpm import data, evaluation, presets, safetensors
 from tinyddpm.figures import FIGURES, Figure
 from tinyddpm.interop import save_diffusers
 from tinyddpm.nn import UNet, UNetConfig
@@ -143,6 +143,18 @@ def test_figures(trained, name):
                          "samples": (10, 2)}.get(name, (0, 0))
         if rows:
             assert picture.size[0] / picture.size[1] == pytest.approx((29 * columns + 1) / (29 * rows + 1))
+
+
+def test_figure_5_is_given_the_labels_of_its_images(trained, monkeypatch):
+    folder, _ = trained
+    given, bound = [], evaluation.bound
+    monkeypatch.setattr(evaluation, "bound", lambda *arguments: given.append(arguments) or bound(*arguments))
+    model, preset = load_model(folder / CHECKPOINT)
+    Figure(model, preset, folder / "labels.png").rate_distortion()
+    _, _, images, labels, *_ = given[0]
+    dataset = data.load("digits", preset.model)
+    found = [dataset.labels[(dataset.images == image).all(axis=(1, 2, 3))][0] for image in images]
+    assert list(labels) == found and len(set(found)) > 5
 
 
 def test_the_program_of_the_figures(trained):
