@@ -7,10 +7,11 @@ import tempfile
 import time
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure  # draws without a window
 
-from tinyddpm import cli, data, presets
+from tinyddpm import cli, data, plots, presets
 from tinyddpm.progress import Progress
 from tinyddpm.training import Trainer
 
@@ -31,23 +32,27 @@ class Lesson:
         self.quick = parser.parse_args().quick
         self.folder = Path(tempfile.mkdtemp()) if self.quick else Path(file).resolve().parent
         self.started = time.perf_counter()
+        matplotlib.rcParams.update(plots.STYLE)
 
     def figure(self, rows=1, columns=1, size=None, **options):
         """A matplotlib figure and its axes."""
-        figure = Figure(figsize=size or (3.2 * columns, 2.8 * rows), layout="constrained")
+        figure = Figure(figsize=size or (3.2 * columns, 2.8 * rows))
         return figure, figure.subplots(rows, columns, **options)
 
     def save(self, figure, name):
         path = self.folder / name
-        figure.savefig(path, dpi=80)
+        figure.savefig(path)
         assert path.stat().st_size < SIZE, f"{name} has {path.stat().st_size} bytes"
 
-    def rows(self, name, rows, size):
-        """Save a grid of pictures, a row for each title: title -> images (N, H, W, 1)."""
+    def rows(self, name, rows, size, titles=(), low=-1, high=1):
+        """Save a grid of pictures: rows holds title -> images (N, H, W, 1), and titles are of the columns."""
         figure, axes = self.figure(len(rows), len(next(iter(rows.values()))), size=size)
         for row, (title, images) in zip(axes, rows.items()):
+            row[0].text(-0.1, 0.5, title, ha="right", va="center", transform=row[0].transAxes)
             for ax, image in zip(row, images):
-                show(ax, image, title if ax is row[0] else None)
+                show(ax, image, low=low, high=high)
+        for ax, title in zip(axes[0], titles):
+            ax.set_title(title, loc="center", fontsize="small")
         self.save(figure, name)
 
     def end(self):
@@ -94,4 +99,4 @@ def show(axes, image, title=None, low=-1, high=1):
     axes.imshow(np.asarray(image).reshape(image.shape[:2]), cmap="gray", vmin=low, vmax=high)
     axes.set_axis_off()
     if title is not None:
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title, loc="center", fontsize="small")

@@ -2,7 +2,9 @@
 
 from matplotlib.patches import Rectangle
 
-DOWN, UP, MIDDLE = "#4477aa", "#cc6677", "#228833"              # told apart by colour-blind readers too
+from tinyddpm import plots
+
+DOWN, UP, MIDDLE = plots.COLOURS[:3]
 
 
 def unet(axes):
@@ -23,4 +25,26 @@ def unet(axes):
     axes.add_patch(Rectangle((-0.1, -3.9), 0.2, 0.6, color=MIDDLE))
     axes.text(0, -4.02, "middle: block, attention, block", ha="center", va="top", fontsize=8)
     axes.set(xlim=(-7, 7), ylim=(-4.3, 0.5))
+    axes.set_axis_off()
+
+
+GRAPH = {"x": (0, 2, "x"), "w": (0, 0.7, "w"), "a": (1.2, 1.35, "a = x w"), "b": (1.2, 0, "b"), "h": (2.6, 1.35, "h = a + b"),
+         "s": (3.5, 0, "s = 1 / (1 + e$^{-h}$)"), "y": (4.6, 1.35, "y = h s"), "target": (4.9, 0, "target"),
+         "e": (6, 0.7, "e = y $-$ target"), "loss": (7.4, 0.7, "loss = e\u00b2")}
+EDGES = "xa wa ah bh hs hy sy ye".split() + [("target", "e"), ("e", "loss")]
+
+
+def graph(axes, values, gradients):
+    """Lesson 4's staged computation: above each operation its value, below it the loss's gradient, where they are given."""
+    number = {"ha": "center", "weight": "bold", "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5}}
+    for start, end in EDGES:
+        axes.annotate("", GRAPH[end][:2], GRAPH[start][:2],
+                      arrowprops={"arrowstyle": "->", "color": "0.6", "shrinkA": 22, "shrinkB": 36 if end == "s" else 26})
+    for name, (x, y, formula) in GRAPH.items():
+        axes.text(x, y, formula, ha="center", va="center", bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "0.4"})
+        if name in values:
+            axes.text(x, y + 0.25, f"{values[name]:.3f}", color=DOWN, **number)
+        if name in gradients:
+            axes.text(x, y - 0.4, f"{gradients[name]:.3f}", color=UP, **number)
+    axes.set(xlim=(-0.5, 8), ylim=(-0.6, 2.5))
     axes.set_axis_off()

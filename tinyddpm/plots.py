@@ -1,5 +1,6 @@
 """Pictures: sample grids, the film of a reverse process, and curves."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -46,7 +47,7 @@ class Film:
 
     def save(self, path, seconds=4.0, hold=2.0):
         """Write a looping GIF that lasts `seconds`, and then holds its last picture for `hold` seconds."""
-        first, *others = [_image(p, 500).quantize(16) for p in self.pictures]
+        first, *others = [_image(p, 500).quantize(16 if p.shape[2] == 1 else 128) for p in self.pictures]
         each = max(20, round(1000 * seconds / len(self.pictures)))
         first.save(path, format="GIF", save_all=True, append_images=others, loop=0, optimize=True,
                    duration=[each] * len(others) + [round(1000 * hold)])
@@ -71,41 +72,50 @@ LOSSES = {"simple": "L_simple (Eq. 14)", "tilted": "L_simple, with t drawn in pr
           "hybrid": "L_simple + 0.001 L"}
 
 
-def loss_curve(path, steps, losses, kind):
-    """The loss of every step and its running mean over a fiftieth of the run, on logarithmic axes; kind: see LOSSES."""
+# One look for all curves, here and in the lessons; the colours (Paul Tol's "bright") stay apart for colour-blind readers
+COLOURS = "#4477aa", "#ee6677", "#228833", "#aa3377", "#ccbb44", "#66ccee"
+STYLE = {"axes.prop_cycle": f"cycler(color={COLOURS})", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "0.9", "axes.axisbelow": True,
+         "axes.titlesize": "medium", "axes.titlelocation": "left", "legend.frameon": False, "lines.linewidth": 1.8,
+         "font.size": 10, "savefig.dpi": 100, "savefig.facecolor": "white", "figure.constrained_layout.use": True}
+
+
+@contextlib.contextmanager
+def _drawing(path, size, columns=1):
+    """The axes of a figure in STYLE, which is saved afterwards."""
+    import matplotlib
     from matplotlib.figure import Figure        # opens no window
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size)
+        yield figure.subplots(1, columns)
+        figure.savefig(path)
+
+
+def loss_curve(path, steps, losses, kind):
+    """The loss of every step and its running mean over a fiftieth of the run, on logarithmic axes; kind: see LOSSES."""
     window = max(1, len(losses) // 50)
     mean = np.convolve(losses, np.full(window, 1 / window), "valid")
-    axes.loglog(steps, losses, ".", markersize=1, color="0.75", label="each step")
-    axes.loglog(steps[window - 1:], mean, label=f"mean of {window}")
-    axes.set(xlabel="step", ylabel=LOSSES.get(kind, kind))
-    axes.legend()
-    figure.savefig(path, dpi=110)
+    with _drawing(path, (8, 4.5)) as axes:
+        axes.loglog(steps, losses, ".", markersize=1, color="0.75", label="each step")
+        axes.loglog(steps[window - 1:], mean, label=f"mean of {window}")
+        axes.set(xlabel="step", ylabel=LOSSES.get(kind, kind))
+        axes.legend()
 
 
 def rate_distortion(path, reverse_time, rate, rmse):
     """Figure 5: distortion and rate over the reverse process, and one against the other."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
     time, bits, distortion = ((reverse_time, "reverse time T - t + 1"), (rate, "rate (bits/dim)"),
                               (rmse, "distortion (RMSE of 255)"))
-    for axes, (x, across), (y, up) in zip(figure.subplots(1, 3), (time, time, bits), (distortion, bits, distortion)):
-        axes.plot(x, y)
-        axes.set(xlabel=across, ylabel=up)
-    figure.savefig(path, dpi=110)
+    with _drawing(path, (11, 3.4), 3) as row:
+        for axes, (x, across), (y, up) in zip(row, (time, time, bits), (distortion, bits, distortion)):
+            axes.plot(x, y)
+            axes.set(xlabel=across, ylabel=up)
 
 
 def schedule(path, s):
     """The tables of a Schedule over t: beta, alpha_bar and the signal-to-noise ratio."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
     tables = ("beta", s.beta, "linear"), ("alpha_bar", s.alpha_bar, "linear"), ("signal-to-noise ratio", s.snr, "log")
-    for axes, (name, values, scale) in zip(figure.subplots(1, 3), tables):
-        axes.plot(np.arange(1, s.T + 1), values[1:])
-        axes.set(xlabel="t", ylabel=name, yscale=scale)
-    figure.savefig(path, dpi=110)
+    with _drawing(path, (11, 3.4), 3) as row:
+        for axes, (name, values, scale) in zip(row, tables):
+            axes.plot(np.arange(1, s.T + 1), values[1:])
+            axes.set(xlabel="t", ylabel=name, yscale=scale)

@@ -57,7 +57,8 @@ def main():
     print(f"250 + 10 in uint8: {(np.array([250], np.uint8) + np.array([10], np.uint8))[0]}")
     noise = 40 * rng.standard_normal(images[0].shape)
     wrapped, right = images[0] + noise.astype(np.int8).astype(np.uint8), x[0] + noise / 127.5
-    print(f"noise added in uint8: {np.mean(np.abs(wrapped.astype(float) - np.clip(images[0] + noise, 0, 255)) > 100):.0%} of the pixels wrapped around")
+    far = np.abs(wrapped.astype(float) - np.clip(images[0] + noise, 0, 255)) > 100
+    print(f"noise added in uint8: {np.mean(far):.0%} of the pixels wrapped around")
 
     # A first generative model: a Gaussian in 784 dimensions
     mean, covariance = fit(x)
@@ -69,18 +70,17 @@ def main():
     print(f"20,000 samples: their covariance differs from the data's by at most {np.abs(np.cov(again.T, bias=True) - covariance).max():.3f}")
     assert np.abs(again.mean(axis=0) - mean).max() < 0.05
 
-    figure, axes = lesson.figure(3, 8, size=(8, 3.2))
-    for i in range(8):
-        for row, (name, pictures) in enumerate((("data", x), ("pixels alone", pixels), ("one Gaussian", joint))):
-            course.show(axes[row, i], pictures[i].reshape(28, 28), name if i == 0 else None)
-    lesson.save(figure, "figure_gaussian.png")
+    rows = {"data": x[:8], "each pixel\nby itself": pixels, "one Gaussian": joint}
+    lesson.rows("figure_gaussian.png", {name: found.reshape(8, 28, 28) for name, found in rows.items()}, size=(8, 3))
 
-    figure, axes = lesson.figure(1, 4, size=(9, 2.4))
-    for ax, picture, title in zip(axes, (x[0], right, wrapped / 127.5 - 1), ("a digit", "noise, in floating point", "noise, in uint8")):
+    figure, axes = lesson.figure(1, 4, size=(8.4, 2.4), gridspec_kw={"width_ratios": (1, 1, 1, 1.3)})
+    pictures = {"a digit": x[0], "noise in floating point": right, "noise in uint8": wrapped / 127.5 - 1}
+    for ax, (title, picture) in zip(axes, pictures.items()):
         course.show(ax, picture, title)
-    axes[3].hist(z[:100_000], 100, density=True, color="0.7")
-    axes[3].plot(grid[9000:11001], np.exp(log_density(grid[9000:11001], 0, 1)))
-    axes[3].set(xlim=(-4, 4), yticks=[], title="N(0, 1)")
+    axes[3].hist(z[:100_000], 100, density=True, color="0.8", label="samples")
+    axes[3].plot(grid[9000:11001], np.exp(log_density(grid[9000:11001], 0, 1)), label="N(0, 1)")
+    axes[3].set(xlim=(-4, 4), ylim=(0, 0.6), xlabel="z", ylabel="density")
+    axes[3].legend(loc="upper center", ncols=2, fontsize="small", columnspacing=1)
     lesson.save(figure, "figure_noise.png")
     lesson.end()
 

@@ -67,25 +67,24 @@ def main():
     images, _ = course.digits(4)
     digit = images[1].astype(float) / 127.5 - 1
     times = (0, 50, 100, 200, 300, 500, 700, 1000)
-    figure, axes = lesson.figure(2, len(times), size=(9, 2.7))
-    for row, picture in enumerate((pattern(), digit)):
+    rows = {}
+    for name, picture in (("a cross", pattern()), ("a digit", digit)):
         noise = rng.standard_normal(picture.shape)
-        for ax, t in zip(axes[row], times):
-            course.show(ax, process.q_sample(s, picture, t, noise) if t else picture, f"t = {t}" if row == 0 else None, -1.5, 1.5)
-    lesson.save(figure, "figure_dissolve.png")
+        rows[name] = [process.q_sample(s, picture, t, noise) if t else picture for t in times]
+    lesson.rows("figure_dissolve.png", rows, (8.4, 2.5), [f"t = {t}" for t in times], -1.5, 1.5)
 
-    figure, (first, left, right) = lesson.figure(1, 3, size=(11, 3))
+    figure, (first, left, right) = lesson.figure(1, 3, size=(9, 3))
     for name, table in (("linear", s), ("cosine", schedule.cosine()), ("quadratic", schedule.quadratic())):
         first.semilogy(np.arange(1, s.T + 1), table.beta[1:], label=name)
         left.plot(np.arange(s.T + 1), table.alpha_bar, label=name)
         right.semilogy(np.arange(1, s.T + 1), table.snr[1:], label=name)
-    first.set(xlabel="t", title="beta: the variance of a step's noise", ylim=(2e-5, 1.5))
-    left.set(xlabel="t", title="alpha_bar: what is left of the image")
-    right.set(xlabel="t", title="signal to noise", ylim=(1e-5, 1e5))
+    first.set(xlabel="t", ylabel="beta", title="the variance of a step's noise", ylim=(2e-5, 1.5))
+    left.set(xlabel="t", ylabel="alpha_bar", title="what is left of the image")
+    right.set(xlabel="t", ylabel="alpha_bar / (1 - alpha_bar)", title="signal to noise", ylim=(1e-5, 1e5))
     left.legend()
     lesson.save(figure, "figure_schedules.png")
 
-    figure, axes = lesson.figure(1, 4, size=(6.5, 2))
+    figure, axes = lesson.figure(1, 4, size=(7, 2.1))
     for ax, table, t in zip(axes, (s, s, short, short), (500, 1000, 50, 100)):
         course.show(ax, process.q_sample(table, digit, t, rng.standard_normal(digit.shape)), f"T = {table.T}: t = {t}", -2, 2)
     lesson.save(figure, "figure_wrong.png")

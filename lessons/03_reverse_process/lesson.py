@@ -93,10 +93,11 @@ def main():
     still = backwards(s, start, np.random.default_rng(1), noise=0)[-1]
     half = last(ddim(p, s, start, None, range(s.T, 0, -1)))
 
-    figure, axes = lesson.figure(1, 5, size=(10, 2.3), sharex=True, sharey=True)
+    figure, axes = lesson.figure(1, 5, size=(9, 2.2), sharex=True, sharey=True)
     for ax, t in zip(axes, (1000, 500, 250, 100, 0)):
         ax.plot(*path[s.T - t][:1500].T, ".", markersize=1.5)
-        ax.set(title=f"t = {t}", xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), xticks=[], yticks=[])
+        ax.set(title=f"t = {t}", xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), xlabel="first coordinate")
+    axes[0].set(ylabel="second")
     lesson.save(figure, "figure_particles.png")
 
     figure, axes = lesson.figure(1, 3, size=(9, 3.1), sharex=True, sharey=True)
@@ -106,23 +107,26 @@ def main():
         arrows = -perfect_eps(points, s.alpha_bar[t])
         ax.quiver(*points.T, *arrows.T, color="0.4", width=0.004)
         ax.plot(*process.q_sample(s, data(300, rng), t, rng.standard_normal((300, 2))).T, ".", markersize=2)
-        ax.set(title=f"-eps at t = {t}", xticks=[], yticks=[])
+        ax.set(title=f"-eps at t = {t}", xlabel="first coordinate")
+    axes[0].set(ylabel="second coordinate")
     lesson.save(figure, "figure_score.png")
 
     sides = np.stack(path)[:, :, 0] > 0                                  # of t = T, ..., 0
-    print("walks that never change sides again: " + ", ".join(f"{np.mean((sides[s.T - t:] == sides[-1]).all(axis=0)):.0%} after t = {t}" for t in (400, 300, 200, 100)))
+    stay = {t: np.mean((sides[s.T - t:] == sides[-1]).all(axis=0)) for t in (400, 300, 200, 100)}
+    print("walks that never change sides again: " + ", ".join(f"{share:.0%} after t = {t}" for t, share in stay.items()))
     walks = np.stack(backwards(s, start[:40], np.random.default_rng(2)))[:, :, 0]
     figure, (left, right) = lesson.figure(1, 2, size=(9, 3.2), gridspec_kw={"width_ratios": (3, 1)}, sharey=True)
     left.plot(np.arange(s.T, -1, -1), walks, linewidth=0.5, color="0.5")
     left.set(xlabel="t", ylabel="first coordinate", xlim=(s.T, 0), title="forty walks back")
     right.hist(path[-1][:, 0], 60, orientation="horizontal", density=True)
-    right.set(title="x_0", xticks=[])
+    right.set(title=f"where {count:,} end", xlabel="density")
     lesson.save(figure, "figure_walks.png")
 
     figure, axes = lesson.figure(1, 3, size=(9, 2.8), sharex=True, sharey=True)
     for ax, points, title in zip(axes, (path[-1], still, half), ("Algorithm 2", "without its noise", "half the way, no noise")):
         ax.plot(*points[:1500].T, ".", markersize=1.5)
-        ax.set(title=title, xticks=[], yticks=[])
+        ax.set(title=title, xlabel="first coordinate")
+    axes[0].set(ylabel="second coordinate")
     lesson.save(figure, "figure_wrong.png")
     for points, what in ((still, "without the noise of each step"), (half, "half the way in each step, no noise")):
         found, spread = shares(points)

@@ -4,14 +4,45 @@
 """
 
 import sys
+import timeit
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import course
+import diagrams
 
 from tinyddpm import gradcheck, ops
+
+
+def staged(x, w, b, target):
+    """A unit with SiLU and its squared error, one operation a line."""
+    a = x * w
+    h = a + b
+    s = 1 / (1 + np.exp(-h))
+    y = h * s
+    e = y - target
+    loss = e**2
+    return {"x": x, "w": w, "a": a, "b": b, "h": h, "s": s, "y": y,
+            "target": target, "e": e, "loss": loss}
+
+
+def staged_backward(x, w, h, s, e, **_):
+    """The same lines from the last to the first: the loss's gradient for each."""
+    dloss = 1.0
+    de = dloss * 2 * e                  # loss = e^2
+    dy = de                             # e = y - target: y enters with factor 1,
+    dtarget = -de                       # the target with factor -1
+    dh = dy * s                         # y = h s, as if s were a constant;
+    ds = dy * h                         # as if h were a constant
+    dh = dh + ds * s * (1 - s)          # s = 1 / (1 + e^(-h)): a second path to h
+    da = dh                             # h = a + b
+    db = dh
+    dx = da * w                         # a = x w
+    dw = da * x
+    return {"loss": dloss, "e": de, "y": dy, "target": dtarget, "s": ds, "h": dh,
+            "a": da, "b": db, "x": dx, "w": dw}
 
 
 def linear(x, w, b):
@@ -81,6 +112,24 @@ def caught(forward, backward, *arrays, dy=None):
 def main():
     lesson = course.Lesson(__file__, __doc__)
     rng = np.random.default_rng(0)
+    values = staged(x=2.0, w=1.0, b=-1.0, target=2.0)
+    gradients = staged_backward(**values)
+    nudged = staged(x=2.0, w=1.001, b=-1.0, target=2.0)
+    print(f"the loss is {values['loss']:.4f}, and dw {gradients['w']:.3f}; "
+          f"with w = 1.001 the loss is {nudged['loss']:.4f}, "
+          f"{(nudged['loss'] - values['loss']) / 0.001:.3f} times 0.001 more")
+    figure, axes = lesson.figure(size=(8, 3.2))
+    diagrams.graph(axes, values, gradients)
+    lesson.save(figure, "figure_graph.png")
+
+    # One pass back for all parameters, against one pass for each
+    wide = [rng.standard_normal(shape) for shape in ((64, 256), (64, 10), (256, 512), 512, (512, 10), 10)]
+    numbers = sum(p.size for p in wide[2:])
+    one = timeit.repeat(lambda: network(*wide), number=1, repeat=9)
+    both = timeit.repeat(lambda: network_backward(1.0, network(*wide)[1]), number=1, repeat=9)
+    print(f"measured: forward {1e3 * np.median(one):.1f} ms, forward and backward {1e3 * np.median(both):.1f} ms, "
+          f"for the gradients of {numbers:,} parameters")
+
     x, w, b = rng.standard_normal((4, 3)), rng.standard_normal((3, 5)), rng.standard_normal(5)
     print(f"linear: largest relative error of its gradients {gradcheck.check(linear, linear_backward, x, w, b):.0e}")
     print(f"SiLU: {gradcheck.check(silu, silu_backward, x):.0e}")
@@ -114,18 +163,19 @@ def main():
         print(f"negative control, {name}: caught: {caught(forward, backward, *given)}")
         assert caught(forward, backward, *given)
 
-    figure, (left, right) = lesson.figure(1, 2, size=(8, 3))
+    figure, (left, right) = lesson.figure(1, 2, size=(8, 3.2))
     for name, found in errors.items():
         left.loglog(steps, found, ".-", label=name)
-    left.set(xlabel="h", title="relative error of (f(x + h) - f(x - h)) / 2h")
+    left.set(xlabel="step h", ylabel="relative error", title="the difference quotient of SiLU")
     left.legend()
     right.plot(t := np.linspace(-6, 6, 200), silu(t)[0], label="SiLU")
     right.plot(t, silu_backward(1.0, silu(t)[1]), label="its derivative")
+    right.set(xlabel="x", ylabel="y", title="SiLU")
     right.legend()
     lesson.save(figure, "figure_steps.png")
 
     # A wrong gradient trains, only worse: gradient descent with the first of the mistakes
-    figure, axes = lesson.figure(1, 1, size=(4.5, 3))
+    figure, axes = lesson.figure(size=(6, 3.4))
     inputs = rng.uniform(-2, 2, (200, 1))
     for name, second_term in (("right", 1), ("SiLU without its second term", 0)):
         start, losses = np.random.default_rng(1), []
@@ -140,7 +190,7 @@ def main():
             losses.append(loss)
         axes.loglog(np.arange(1, len(losses) + 1), losses, label=name)
         print(f"gradient descent, {name}: loss {losses[0]:.2f} at the start, {losses[-1]:.3f} at the end")
-    axes.set(xlabel="step", title="the loss")
+    axes.set(xlabel="step", ylabel="loss")
     axes.legend()
     lesson.save(figure, "figure_wrong.png")
     lesson.end()

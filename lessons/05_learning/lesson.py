@@ -36,10 +36,11 @@ def adam(lr, beta1=0.9, beta2=0.999, eps=1e-8):
 
     def update(x, g, step):
         nonlocal m, v
-        m = beta1 * m + (1 - beta1) * g                          # a running mean of the gradient
-        v = beta2 * v + (1 - beta2) * g**2                       # and of its square
-        m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)          # both started at 0
-        x -= lr * m_hat / (np.sqrt(v_hat) + eps)                 # a step of about lr, whatever the gradient's size
+        m = beta1 * m + (1 - beta1) * g             # a running mean of the gradient
+        v = beta2 * v + (1 - beta2) * g**2          # and of its square
+        m_hat = m / (1 - beta1**step)               # both started at 0
+        v_hat = v / (1 - beta2**step)
+        x -= lr * m_hat / (np.sqrt(v_hat) + eps)    # about lr, whatever the gradient's size
 
     return update
 
@@ -50,21 +51,33 @@ def plain(lr):
     return update
 
 
+def moving_average(path, decay):
+    """A second set of parameters, which follows the first slowly."""
+    ema = [path[0]]
+    for x in path[1:]:
+        ema.append(decay * ema[-1] + (1 - decay) * x)
+    return np.array(ema)
+
+
 def clipped(gradients, largest):
-    """The gradient, scaled down to this length where it is longer."""
+    """The gradient, scaled down to this length if it is longer."""
     norm = np.sqrt((gradients**2).sum())
     return gradients * min(1, largest / norm)
 
 
 def train(model, s, images, steps, rng, batch=256):
-    """Algorithm 1 with an MLP that predicts x_0. Returns the losses and the optimizer, which has the averaged parameters."""
-    optimizer = Adam(model, TrainingConfig(lr=1e-3, lr_final=5e-5, warmup=50, adam_beta2=0.99, ema_decay=0.998))
-    losses = []
+    """Algorithm 1 with an MLP that predicts x_0. Returns the losses, and the optimizer
+    with the averaged parameters."""
+    config = TrainingConfig(lr=1e-3, lr_final=5e-5, warmup=50, adam_beta2=0.99,
+                            ema_decay=0.998)
+    optimizer, losses = Adam(model, config), []
     for step in range(1, steps + 1):
         x0 = images[rng.integers(0, len(images), batch)].astype(np.float32) / 127.5 - 1
-        t, eps = rng.integers(1, s.T + 1, batch), rng.standard_normal(x0.shape, dtype=np.float32)
+        t = rng.integers(1, s.T + 1, batch)
+        eps = rng.standard_normal(x0.shape, dtype=np.float32)
         model.flat_grads.fill(0)
-        losses.append(float(objective.loss_and_gradient(model, s, x0, t, eps, prediction="x0")))
+        loss = objective.loss_and_gradient(model, s, x0, t, eps, prediction="x0")
+        losses.append(float(loss))
         optimizer.update(step, optimizer.learning_rate(step, step / steps))
     return np.array(losses), optimizer
 
@@ -88,12 +101,12 @@ def main():
     steep = clipped(np.array([300.0, 400.0]), 1.0)
     print(f"a gradient of (300, 400), clipped to length 1: ({steep[0]:.1f}, {steep[1]:.1f})")
 
-    noisy = 1 + rng.standard_normal(2000)
-    ema = np.empty_like(noisy)
-    ema[0] = noisy[0]
-    for i in range(1, len(noisy)):
-        ema[i] = ema[i - 1] + 0.01 * (noisy[i] - ema[i - 1])
-    print(f"numbers that jump about 1 with spread {noisy.std():.2f}: their moving average with decay 0.99 has spread {ema[1000:].std():.2f}")
+    noisy = lambda x: valley(x) + rng.normal(0, (4, 30))         # as from batches of a few images
+    path = descend(noisy, (-4, 1.0), 600, plain(0.02))
+    ema = moving_average(path, decay=0.99)
+    away, ema_away = np.hypot(*path[300:].T), np.hypot(*ema[300:].T)
+    print(f"noisy gradients, steps 300 to 600: the parameters are {away.mean():.2f} from the lowest point, "
+          f"their average {ema_away.mean():.2f}")
 
     images, _ = course.digits()
     config = DiffusionConfig(T=100 if lesson.quick else 300, schedule="cosine", prediction="x0")
@@ -107,16 +120,18 @@ def main():
     averaged = draw(model, config, 16, 1)
     assert losses[-20:].mean() < losses[:10].mean() / 2
 
-    figure, axes = lesson.figure(1, 2, size=(8, 3))
-    grid = np.meshgrid(np.linspace(-4.5, 2, 80), np.linspace(-1.2, 1.2, 80))
-    axes[0].contour(*grid, grid[0]**2 / 2 + 25 * grid[1]**2, 12, colors="0.8")
-    for name, path in paths.items():
-        axes[0].plot(*path.T, ".-", linewidth=0.8, markersize=3, label=name)
-    axes[0].legend()
-    axes[1].plot(noisy, ".", color="0.8", markersize=2)
-    axes[1].plot(ema)
-    axes[1].set(title="a moving average")
-    lesson.save(figure, "figure_adam.png")
+    averages = {"noisy gradients": path, "moving average (EMA)": ema}
+    for name, found in (("figure_adam.png", paths), ("figure_average.png", averages)):
+        figure, axes = lesson.figure(size=(7, 3))
+        grid = np.meshgrid(np.linspace(-4.5, 2, 80), np.linspace(-1.4, 1.4, 80))
+        axes.contour(*grid, grid[0]**2 / 2 + 25 * grid[1]**2, 10, colors="0.85", linewidths=1)
+        for label, points in found.items():
+            axes.plot(*points.T, ".-", linewidth=0.9, markersize=4, label=label)
+        axes.plot(0, 0, "*", color="black", markersize=10, label="lowest point")
+        axes.grid(False)
+        axes.set(xlabel="first parameter", ylabel="second parameter")
+        axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+        lesson.save(figure, name)
 
     figure, axes = lesson.figure(2, 16, size=(9, 1.7))
     for i in range(16):
@@ -124,7 +139,7 @@ def main():
         course.show(axes[1, i], averaged[i], "their moving average" if i == 3 else None)
     lesson.save(figure, "figure_digits.png")
 
-    figure, axes = lesson.figure(1, 1, size=(4.5, 3))
+    figure, axes = lesson.figure(size=(6, 3.4))
     for lr in (1e-4, 1e-3, 0.3):
         small = MLP((28, 28, 1), hidden=64)
         optimizer = Adam(small, TrainingConfig(lr=lr, lr_final=lr, warmup=0))
@@ -137,8 +152,8 @@ def main():
             optimizer.update(step, 0)
         axes.loglog(found, label=f"{lr:g}")
         print(f"learning rate {lr:g}: loss {np.mean(found[-20:]):.2f} after {len(found)} steps")
-    axes.set(xlabel="step", title="too small, right, too large a learning rate")
-    axes.legend()
+    axes.set(xlabel="step", ylabel="loss")
+    axes.legend(title="learning rate")
     lesson.save(figure, "figure_wrong.png")
     lesson.end()
 

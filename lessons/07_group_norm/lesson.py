@@ -17,41 +17,78 @@ EPS = 1e-6
 
 
 def normalize(x):
-    """Each row to mean 0 and variance 1, every intermediate kept. x (R, n): a row is a group of a sample, with its n numbers"""
-    mean = x.sum(axis=1, keepdims=True) / x.shape[1]
+    """Each row to mean 0 and variance 1. x (R, n): a row is a group of one image"""
+    n = x.shape[1]
+    mean = x.sum(axis=1, keepdims=True) / n
     centred = x - mean
     squared = centred**2
-    variance = squared.sum(axis=1, keepdims=True) / x.shape[1]
+    variance = squared.sum(axis=1, keepdims=True) / n
     rstd = 1 / np.sqrt(variance + EPS)
     y = centred * rstd
     return y, (centred, rstd)
+
+
+def grouped(x, groups):
+    """Images as rows: (N, H, W, C) -> (N groups, H W C / groups)"""
+    N, H, W, C = x.shape
+    x = x.reshape(N, H * W, groups, C // groups)
+    return x.swapaxes(1, 2).reshape(N * groups, -1)
 
 
 def expanded_backward(dy, cache):
     """One line for each line of the forward, from the last to the first."""
     centred, rstd = cache
     n = centred.shape[1]
-    dcentred = dy * rstd                                                     # y = centred * rstd
+    dcentred = dy * rstd                                        # y = centred * rstd
     drstd = (dy * centred).sum(axis=1, keepdims=True)
-    dvariance = drstd * -0.5 * rstd**3                                       # rstd = (variance + EPS)^(-1/2)
-    dsquared = np.ones((1, n)) * dvariance / n                               # variance = sum(squared) / n
-    dcentred = dcentred + dsquared * 2 * centred                             # squared = centred^2
-    dx = dcentred                                                            # centred = x - mean
+    dvariance = drstd * -0.5 * rstd**3                          # rstd = (variance + EPS)^(-1/2)
+    dsquared = np.ones((1, n)) * dvariance / n                  # variance = sum(squared) / n
+    dcentred = dcentred + dsquared * 2 * centred                # squared = centred^2
+    dx = dcentred                                               # centred = x - mean
     dmean = -dcentred.sum(axis=1, keepdims=True)
-    return dx + np.ones((1, n)) * dmean / n                                  # mean = sum(x) / n
+    return dx + np.ones((1, n)) * dmean / n                     # mean = sum(x) / n
 
 
 def collapsed_backward(dy, cache):
-    """The same in one line: what would move the mean or the spread of a row is taken out of dy."""
+    """The same in one line: what would move a row's mean or spread is removed from dy."""
     centred, rstd = cache
     y = centred * rstd
-    return rstd * (dy - dy.mean(axis=1, keepdims=True) - y * (dy * y).mean(axis=1, keepdims=True))
+    mean = lambda a: a.mean(axis=1, keepdims=True)
+    return rstd * (dy - mean(dy) - y * mean(dy * y))
 
 
-def grouped(x, groups):
-    """Images as rows, one for each sample and group: (N, H, W, C) -> (N groups, H W C / groups)"""
-    N, H, W, C = x.shape
-    return x.reshape(N, H * W, groups, C // groups).swapaxes(1, 2).reshape(N * groups, -1)
+def scale_and_shift(y, gamma, beta):
+    """Each channel c times gamma_c, plus beta_c. y (..., C)"""
+    return y * gamma + beta, (y, gamma)
+
+
+def scale_and_shift_backward(dout, cache):
+    y, gamma = cache
+    others = tuple(range(y.ndim - 1))
+    return dout * gamma, (dout * y).sum(axis=others), dout.sum(axis=others)
+
+
+def residual_network(x, target, w_in, w_out, blocks):
+    """The loss of a network of blocks x + silu(normalize(x)) w, and what the backward needs."""
+    inputs, x, caches = x, x @ w_in, []
+    for w in blocks:
+        y, norm = normalize(x)
+        a, silu = ops.silu(y)
+        caches.append((w, a, norm, silu))
+        x = x + a @ w
+    loss, difference = ops.mean_squared_error(x @ w_out, target)
+    return loss, (inputs, x, w_out, difference, caches)
+
+
+def residual_network_backward(cache, norm_backward):
+    """The gradients of w_in, w_out and the blocks."""
+    inputs, x, w_out, difference, caches = cache
+    dout = ops.mean_squared_error_backward(1.0, difference)
+    dx, dblocks = dout @ w_out.T, []
+    for w, a, norm, silu in reversed(caches):
+        dblocks.insert(0, a.T @ dx)
+        dx = dx + norm_backward(ops.silu_backward(dx @ w.T, silu), norm)
+    return inputs.T @ dx, x.T @ dout, dblocks
 
 
 def deep(x, layers, norm, rng):
@@ -70,24 +107,36 @@ def main():
     rng = np.random.default_rng(7)
     x = 3 + 2 * rng.standard_normal((5, 7))
     y, cache = normalize(x)
-    print(f"rows of mean {x.mean():.2f} and spread {x.std():.2f}: afterwards mean {abs(y.mean(axis=1)).max():.0e}, spread {y.std(axis=1).mean():.6f}")
+    print(f"rows of mean {x.mean():.2f} and spread {x.std():.2f}: "
+          f"afterwards mean {abs(y.mean(axis=1)).max():.0e}, spread {y.std(axis=1).mean():.6f}")
     for name, backward in (("expanded", expanded_backward), ("collapsed", collapsed_backward)):
         print(f"the {name} backward: largest relative error {gradcheck.check(normalize, backward, x):.0e}")
     dy = rng.standard_normal(x.shape)
     dx = collapsed_backward(dy, cache)
     print(f"the two agree to {np.abs(dx - expanded_backward(dy, cache)).max():.0e}")
-    print(f"dx is at right angles to what changes nothing: sum(dx) {abs(dx.sum(axis=1)).max():.0e}, sum(dx y) {abs((dx * y).sum(axis=1)).max():.0e}")
+    print(f"dx is at right angles to what changes nothing: "
+          f"sum(dx) {abs(dx.sum(axis=1)).max():.0e}, sum(dx y) {abs((dx * y).sum(axis=1)).max():.0e}")
+    parameters = rng.standard_normal(7), rng.standard_normal(7)
+    error = gradcheck.check(scale_and_shift, scale_and_shift_backward, x, *parameters)
+    print(f"scale and shift: largest relative error {error:.0e}")
 
     image = rng.standard_normal((2, 4, 3, 8))
     whole, _ = ops.group_norm(image, np.ones(8), np.zeros(8), 4, 1e-6)
     print(f"grouped by hand against the library: {np.abs(grouped(whole, 4) - normalize(grouped(image, 4))[0]).max():.0e}")
 
     # Negative controls: each of these must be found
-    wrong = {"without the mean of dy": lambda dy, c: c[1] * (dy - c[0] * c[1] * (dy * c[0] * c[1]).mean(axis=1, keepdims=True)),
-             "without the term of the spread": lambda dy, c: c[1] * (dy - dy.mean(axis=1, keepdims=True)),
-             "divided by n - 1": lambda dy, c: c[1] * (dy - dy.mean(axis=1, keepdims=True) - c[0] * c[1] * (dy * c[0] * c[1]).sum(axis=1, keepdims=True) / (dy.shape[1] - 1)),
-             "zero": lambda dy, c: 0 * dy}
-    for name, backward in wrong.items():
+    def wrong(keep_mean=1, keep_spread=1, keep_all=1, fewer=0):
+        def backward(dy, cache):
+            centred, rstd = cache
+            n, y = len(dy[0]), centred * rstd
+            spread = y * (dy * y).sum(axis=1, keepdims=True) / (n - fewer)
+            return keep_all * rstd * (dy - keep_mean * dy.mean(axis=1, keepdims=True) - keep_spread * spread)
+        return backward
+
+    gradcheck.check(normalize, wrong(), x)                      # with every term it is right
+    mistakes = {"without the mean of dy": wrong(keep_mean=0), "without the term of the spread": wrong(keep_spread=0),
+                "divided by n - 1": wrong(fewer=1), "zero": wrong(keep_all=0)}
+    for name, backward in mistakes.items():
         error = course.caught(gradcheck.check, normalize, backward, x)
         print(f"negative control, {name}: caught, relative error {error.split('relative error ')[1].split(',')[0]}")
     ones = np.ones_like(x)
@@ -99,34 +148,29 @@ def main():
     for name, found in spreads.items():
         print(f"{name}: spread {found[0]:.2f} after layer 1, {found[-1]:.3g} after layer {layers}")
 
-    figure, (left, right) = lesson.figure(1, 2, size=(8, 3))
+    figure, axes = lesson.figure(size=(6, 3.4))
     for name, found in spreads.items():
-        left.semilogy(range(1, layers + 1), found, label=name)
-    left.set(xlabel="layer", title="spread of the activations")
-    left.legend()
-    before = image[0, :, :, :2].ravel() * 2 + 3
-    after, _ = normalize(before[None])
-    right.hist(before, 15, alpha=0.6, label="a group before")
-    right.hist(after[0], 15, alpha=0.6, label="and after")
-    right.legend()
+        axes.semilogy(range(1, layers + 1), found, label=name)
+    axes.set(xlabel="layer", ylabel="spread of the activations")
+    axes.legend()
     lesson.save(figure, "figure_norm.png")
 
-    # A wrong backward trains, only worse: two layers with a norm between, fitting random targets
-    figure, axes = lesson.figure(1, 1, size=(4.8, 3))
+    # A wrong backward trains, only worse: a small residual network fits random targets
+    figure, axes = lesson.figure(size=(6, 3.4))
     inputs, targets = rng.standard_normal((64, 16)), rng.standard_normal((64, 4))
-    for name, backward in {"right": collapsed_backward, **{k: wrong[k] for k in ("without the term of the spread", "without the mean of dy")}}.items():
-        draw, losses = np.random.default_rng(2), []
-        w1, w2 = draw.standard_normal((16, 32)) / 4, draw.standard_normal((32, 4)) / 6
+    for name in ("without the term of the spread", "without the mean of dy", "right"):
+        backward, draw, losses = mistakes.get(name, collapsed_backward), np.random.default_rng(2), []
+        w_in, w_out = draw.standard_normal((16, 8)) / 4, draw.standard_normal((8, 4)) / np.sqrt(8)
+        blocks = list(draw.standard_normal((4, 8, 8)) / np.sqrt(8))
         for _ in range(100 if lesson.quick else 1500):
-            y, cache = normalize(inputs @ w1)
-            loss, difference = ops.mean_squared_error(y @ w2, targets)
-            dout = ops.mean_squared_error_backward(1.0, difference)
-            dw1, dw2 = inputs.T @ backward(dout @ w2.T, cache), y.T @ dout
-            w1, w2 = w1 - 0.5 * dw1, w2 - 0.5 * dw2
+            loss, cache = residual_network(inputs, targets, w_in, w_out, blocks)
+            dw_in, dw_out, dblocks = residual_network_backward(cache, backward)
+            for p, g in zip((w_in, w_out, *blocks), (dw_in, dw_out, *dblocks)):
+                p -= 0.03 * g
             losses.append(loss)
-        axes.plot(losses, label=name)
+        axes.semilogy(losses, label=name)
         print(f"trained with the backward {name}: loss {losses[-1]:.3f} after {len(losses)} steps")
-    axes.set(xlabel="step", title="the loss", yscale="log")
+    axes.set(xlabel="step", ylabel="loss")
     axes.legend()
     lesson.save(figure, "figure_wrong.png")
     lesson.end()

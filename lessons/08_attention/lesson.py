@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from matplotlib.patches import Rectangle
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import course
 
-from tinyddpm import gradcheck, ops
+from tinyddpm import gradcheck, ops, plots
 
 
 def attention_loops(q, k, v):
@@ -88,7 +89,8 @@ def main():
         attended["divided by the root"].append(entropy(softmax(q @ k.swapaxes(-1, -2) / np.sqrt(d))))
         attended["not divided"].append(entropy(softmax(q @ k.swapaxes(-1, -2))))
     for name, found in attended.items():
-        print(f"{name}: of 64 positions a row attends to " + ", ".join(f"{n:.1f} (width {d})" for n, d in zip(found, widths)))
+        print(f"{name}: of 64 positions a row attends to "
+              + ", ".join(f"{n:.1f} (width {d})" for n, d in zip(found, widths)))
     assert attended["not divided"][-1] < 2 < attended["divided by the root"][-1]
 
     # Which patches of a digit look alike? Queries and keys are the patches themselves
@@ -99,11 +101,13 @@ def main():
     asking = [int(i) for i in np.argsort(-np.ptp(ops.patchify(digit[None], 4)[0].reshape(49, -1), axis=1))[[0, 3, 12]]]
     figure, axes = lesson.figure(1, 4, size=(8, 2.3))
     course.show(axes[0], digit, "three patches ask")
-    for ax, i, colour in zip(axes[1:], asking, ("tab:red", "tab:blue", "tab:green")):
-        axes[0].plot(*np.array([[i % 7, i // 7], [i % 7 + 1, i // 7], [i % 7 + 1, i // 7 + 1], [i % 7, i // 7 + 1], [i % 7, i // 7]]).T * 4 - 0.5, color=colour)
+    for ax, i, colour in zip(axes[1:], asking, plots.COLOURS):
+        corner = np.array([i % 7, i // 7]) * 4 - 0.5
+        axes[0].add_patch(Rectangle(corner, 4, 4, fill=False, edgecolor=colour, linewidth=2))
         course.show(ax, digit)
         ax.imshow(p[i].reshape(7, 7), extent=(-0.5, 27.5, 27.5, -0.5), cmap="hot", alpha=0.7)
-        ax.set_title("whom it attends to", fontsize=9, color=colour)
+        ax.add_patch(Rectangle(corner, 4, 4, fill=False, edgecolor=colour, linewidth=2))
+        ax.set_title("what this one attends to", loc="center", fontsize="small", color=colour)
     lesson.save(figure, "figure_patches.png")
 
     figure, (left, right) = lesson.figure(1, 2, size=(8, 3))
@@ -111,16 +115,16 @@ def main():
     for factor in (0.3, 1, 5):
         left.plot(softmax(factor * z), ".-", label=f"softmax({factor:g} z)")
     left.legend()
-    left.set(title="the larger, the harder")
+    left.set(xlabel="position", ylabel="weight", title="the larger z, the harder the choice")
     slope = [np.abs(ops.softmax_backward(rng.standard_normal(12), softmax(f * z))).mean() for f in np.logspace(-1, 2, 30)]
     right.loglog(np.logspace(-1, 2, 30), slope)
-    right.set(title="size of its gradient", xlabel="factor of z")
+    right.set(xlabel="factor of z", ylabel="mean size of dz", title="what its backward passes on")
     lesson.save(figure, "figure_softmax.png")
 
-    figure, axes = lesson.figure(1, 1, size=(4.5, 3))
+    figure, axes = lesson.figure(size=(6, 3.2))
     for name, found in attended.items():
         axes.semilogx(widths, found, ".-", label=name)
-    axes.set(xlabel="width of q and k", title="positions that a row attends to")
+    axes.set(xlabel="width of q and k", ylabel="positions attended to")
     axes.legend()
     lesson.save(figure, "figure_wrong.png")
     lesson.end()

@@ -104,25 +104,28 @@ def main():
     print(f"time 500 as a vector: its product with that of 505 is {embedded[499] @ embedded[504]:.1f}, with that of 900 {embedded[499] @ embedded[899]:.1f}")
 
     figure, (left, right) = lesson.figure(1, 2, size=(9, 3))
-    left.imshow(embedded.T, aspect="auto", cmap="coolwarm")
-    left.set(xlabel="t", ylabel="component", title="the time embedding: 64 sines, 64 cosines")
+    figure.colorbar(left.imshow(embedded.T, aspect="auto", cmap="RdBu"))
+    left.grid(False)
+    left.set(xlabel="t", ylabel="component", title="time embedding: 64 sines, 64 cosines")
     right.plot(embedded @ embedded[499])
-    right.set(xlabel="t", title="product with the vector of t = 500")
+    right.set(xlabel="t", ylabel="inner product", title="with the vector of t = 500")
     lesson.save(figure, "figure_time.png")
 
     figure, axes = lesson.figure(1, 1, size=(9, 4.2))
     diagrams.unet(axes)
     lesson.save(figure, "figure_unet.png")
 
-    figure, axes = lesson.figure(1, 2, size=(6, 2.9))
+    figure, axes = lesson.figure(1, 2, size=(7, 2.9))
     for ax, (name, multipliers) in zip(axes, {"one resolution": (1,), "three resolutions": (1, 2, 2)}.items()):
         model = UNet(replace(SMALL, image_size=32, channel_multipliers=multipliers, attention_resolutions=()), dtype=np.float64)
         model.flat_values[...] += 0.1 * np.random.default_rng(1).standard_normal(model.flat_values.size)
         model.middle[0].attention = None                 # which would let every pixel reach every other
         pixels = reach(model)
         print(f"{name}: {np.mean(pixels > 0.05 * pixels.max()):.0%} of the input's pixels move the middle of the output by 5% of the most or more")
-        ax.imshow(np.log10(pixels / pixels.max() + 1e-6), cmap="magma")
-        ax.set(title=name, xticks=[], yticks=[])
+        picture = ax.imshow(np.log10(pixels / pixels.max() + 1e-6), cmap="magma", vmin=-6)
+        ax.set_title(name, loc="center")
+        ax.set_axis_off()
+    figure.colorbar(picture, ax=axes, label="log10 of the share of the largest")
     lesson.save(figure, "figure_reach.png")
 
     # A small U-Net trained with its skips and with zeros in their place: what it makes of noisy digits
