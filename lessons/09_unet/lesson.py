@@ -16,7 +16,7 @@ import course
 import diagrams
 
 import tinyddpm
-from tinyddpm import data, gradcheck, ops, presets
+from tinyddpm import data, gradcheck, ops
 from tinyddpm.diffusion import process
 from tinyddpm.nn import UNet, UNetConfig
 from tinyddpm.nn.layers import Conv2dAdd, GroupNormSiLU, Linear
@@ -131,7 +131,7 @@ def main():
     # A small U-Net trained with its skips and with zeros in their place: what it makes of noisy digits
     tinyddpm.use("auto")
     images, _ = course.digits()
-    preset = course.small(presets.get("mnist"), lesson.quick).override(base_channels=16, groups=4, prediction="eps", schedule="linear", lr=2e-3)
+    preset = course.paper(lesson.quick, base_channels=16, groups=4)
     steps, s, x0 = 5 if lesson.quick else 400, preset.diffusion.make_schedule(), data.scaled(images[:6])
     t, dataset = np.full(6, s.T * 3 // 10), data.Dataset(images)
     xt = process.q_sample(s, x0, t, rng.standard_normal(x0.shape, dtype=np.float32))

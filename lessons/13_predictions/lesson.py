@@ -17,17 +17,17 @@ from tinyddpm.diffusion import likelihood, objective, process, schedule
 from tinyddpm.diffusion.prediction import PREDICTIONS, reverse_process
 from tinyddpm.sampling.steps import ddim, last, spread
 
-STEPS = 230
-ROWS = [("eps", "simple", "large"), ("eps", "L", "large"), ("x0", "simple", "large"), ("v", "simple", "large"), ("mu", "L", "large"),
-        ("eps", "hybrid", "learned")]
+STEPS = 400
+ROWS = [("eps", "simple", "large"), ("eps", "L", "large"), ("x0", "simple", "large"),
+        ("v", "simple", "large"), ("mu", "L", "large"), ("eps", "hybrid", "learned")]
 
 
 def all_from_x0(s, x0, xt, t):
-    """The four things a network may predict are the same knowledge: from x_0 and x_t follow the others."""
+    """What a network may predict: from x_0 and x_t follow the others."""
     a = s.alpha_bar[t]
-    eps = (xt - np.sqrt(a) * x0) / np.sqrt(1 - a)                            # Eq. 4, solved
+    eps = (xt - np.sqrt(a) * x0) / np.sqrt(1 - a)               # Eq. 4, solved
     v = np.sqrt(a) * eps - np.sqrt(1 - a) * x0
-    from_x0, from_xt = process.posterior_coefficients(s, t)                  # Eq. 7
+    from_x0, from_xt = process.posterior_coefficients(s, t)     # Eq. 7
     return {"eps": eps, "v": v, "mu": from_x0 * x0 + from_xt * xt}
 
 
@@ -37,7 +37,7 @@ def error_of_x0(s, prediction, t, error):
 
 
 def learned_variance(s, v, t):
-    """sigma_t^2 between its two bounds, on a logarithmic scale: v = 1 is beta_t, v = -1 is beta_tilde_t."""
+    """sigma_t^2 on a logarithmic scale: v = 1 is beta_t, v = -1 is beta_tilde_t."""
     large, small = np.log(s.beta[t]), np.log(s.variance("small")[t])
     return np.exp((v + 1) / 2 * large + (1 - v) / 2 * small)
 
@@ -63,55 +63,56 @@ def main():
     print(f"L draws t <= 10 in {probabilities[:10].sum():.0%} of its steps; drawn uniformly they would be 1%")
 
     tinyddpm.use("auto")
-    images, _ = course.digits()
+    images = course.digits()[0].reshape(-1, 14, 2, 14, 2, 1).mean(axis=(2, 4)).round().astype(np.uint8)
     train, test = images[:-256], images[-256:]
-    base = course.small(presets.get("mnist").override(schedule="linear"), lesson.quick)
-    extractor, _ = evaluation.extractor(base.model)
-    real = evaluation.measure(extractor, images[:500] if lesson.quick else images, "digits")[0]
-    print("trained: predicts, by, sigma^2: bits/dim, distance of classifier features")
-    pictures, curves = {}, {}
+    base = course.paper(lesson.quick, image_size=14, patch_size=1, base_channels=16, lr=3e-3)
+    extractor, _ = evaluation.extractor(presets.get("mnist").model)
+
+    def statistics(images, what):
+        """Of a classifier's features; it knows digits of 28 x 28 pixels, so each pixel is repeated."""
+        return evaluation.measure(extractor, images.repeat(2, axis=1).repeat(2, axis=2), what)[0]
+
+    real = statistics(images[:500] if lesson.quick else images, "digits")
+    count, steps, bound_count = (8, 3, 4) if lesson.quick else (200, 50, 64)
+    noise = rng.standard_normal((count, 14, 14, 1), dtype=np.float32)
+    print("predicts, by, sigma^2: bits/dim, distance of classifier features")
+    pictures = {}
     for prediction, loss, variance in ROWS:
-        trainer, losses = course.train(base.override(prediction=prediction, loss=loss, variance=variance), train, 6 if lesson.quick else STEPS)
-        model, schedule_ = trainer.model.eval(), trainer.schedule
+        preset = base.override(prediction=prediction, loss=loss, variance=variance)
+        trainer, _ = course.train(preset, train, 6 if lesson.quick else STEPS)
+        model, p = trainer.model.eval(), reverse_process(trainer.model, preset.diffusion)
         model.flat_values[...] = trainer.optimizer.ema
-        p = reverse_process(model, trainer.preset.diffusion)
-        count, steps, bound_count = (8, 3, 4) if lesson.quick else (64, 50, 32)
-        noise = rng.standard_normal((count, 28, 28, 1), dtype=np.float32)
-        x = last(ddim(p, schedule_, noise, rng, spread(schedule_.T, steps)))
-        bits = likelihood.evaluate(p, schedule_, test[:bound_count], 4 if lesson.quick else 10).summary()["total"]
-        distance = evaluation.fid(evaluation.measure(extractor, plots.to_uint8(x), "samples")[0], real)
+        x = last(ddim(p, trainer.schedule, noise, rng, spread(trainer.schedule.T, steps)))
+        bits = likelihood.evaluate(p, trainer.schedule, test[:bound_count], 4 if lesson.quick else 10).summary()["total"]
+        distance = evaluation.fid(statistics(plots.to_uint8(x), "samples"), real)
         name = f"{prediction}, {'L_' * (loss == 'simple') + loss}, {variance}"
-        print(f"trained: {name}: {bits[0]:.2f} +- {bits[1]:.2f}, {distance:.2f}", flush=True)
-        pictures[name], curves[name] = x[:8], losses
+        print(f"{name}: {bits[0]:.2f} +- {bits[1]:.2f}, {distance:.2f}", flush=True)
+        pictures[name] = x[:10]
+    lesson.rows("figure_samples.png", pictures, (8, 4.2))
 
-    figure, axes = lesson.figure(len(ROWS), 8, size=(6, 5.2))
-    for row, (name, x) in enumerate(pictures.items()):
-        for i in range(8):
-            course.show(axes[row, i], x[i], name if i == 3 else None)
-    lesson.save(figure, "figure_samples.png")
-
-    figure, (left, right) = lesson.figure(1, 2, size=(9, 3))
+    figure, (left, right) = lesson.figure(1, 2, size=(9, 3.4))
     t = np.arange(1, s.T + 1)
     for name in ("eps", "x0", "v", "mu"):
         left.loglog(t, error_of_x0(s, name, t, 1.0), label=name)
-    left.set(xlabel="t", title="how far x_0 is off for an error of 1")
+    left.set(xlabel="t", ylabel="error of x_0", title="for an error of 1 of the prediction")
     left.legend()
     right.loglog(t, objective.bound_weights(s, t) / objective.bound_weights(s, t).mean(), label="L (Eq. 12)")
     right.loglog(t, np.ones(s.T), label="L_simple")
-    right.loglog(t, np.minimum(s.snr[1:], 5) / s.snr[1:], label="min(snr, 5) / snr")
-    right.set(xlabel="t", title="weights of the error of eps")
+    right.loglog(t, np.minimum(s.snr[1:], 5) / s.snr[1:], label="Min-SNR: min(snr, 5) / snr")
+    right.set(xlabel="t", ylabel="weight of the error of eps", title="three losses")
     right.legend()
     lesson.save(figure, "figure_weights.png")
 
     # What goes wrong: L with t drawn uniformly has the same mean and far more noise
-    figure, axes = lesson.figure(1, 1, size=(5, 2.8))
+    figure, axes = lesson.figure(size=(6, 3.2))
     weights = objective.bound_weights(s, t)
-    for name, chosen, scale in (("t uniform", rng.integers(1, s.T + 1, (2000, 64)), s.T), ("t as the weights", rng.choice(t, (2000, 64), p=probabilities), None)):
-        factor = weights[chosen - 1] * (1 if scale else 1 / (s.T * probabilities[chosen - 1]))
-        batch = factor.mean(axis=1)
+    uniform = np.full(s.T, 1 / s.T)
+    for name, chances in (("t uniform", uniform), ("t as the weights", probabilities)):
+        chosen = rng.choice(s.T, (2000, 64), p=chances)
+        batch = (weights[chosen] / (s.T * chances[chosen])).mean(axis=1)
         axes.hist(np.log10(batch), np.linspace(-2.25, -1.35, 60), alpha=0.6, label=name)
         print(f"the loss L of a batch of 64 at errors of 1, {name}: mean {batch.mean():.4f}, spread {batch.std():.4f}")
-    axes.set(xlabel="log10 of a batch's loss", yscale="log", title="the same expectation")
+    axes.set(xlabel="log10 of a batch's loss", ylabel="batches", yscale="log")
     axes.legend()
     lesson.save(figure, "figure_wrong.png")
     lesson.end()
