@@ -1,6 +1,7 @@
 """What the scripts of all lessons share: the flag --quick, where figures go, and the last line."""
 
 import argparse
+import importlib.util
 import os
 import platform
 import tempfile
@@ -58,6 +59,29 @@ class Lesson:
     def end(self):
         print(f"{time.perf_counter() - self.started:.1f} s on {os.cpu_count()} cores ({platform.machine()}), "
               f"NumPy {np.__version__}; figures in {self.folder.name if not self.quick else self.folder}")
+
+
+class InNotebook(Lesson):
+    """The same for a script whose paragraphs are the cells of a notebook: each figure is shown where it is made."""
+
+    def __init__(self, quick):
+        self.quick, self.folder = quick, Path(tempfile.mkdtemp())
+        self.started = time.perf_counter()
+        matplotlib.rcParams.update(plots.STYLE)
+
+    def save(self, figure, name):
+        from IPython.display import Image, display
+
+        super().save(figure, name)
+        display(Image(self.folder / name))
+
+
+def script(lesson):
+    """The script of a lesson's folder, such as 04_backpropagation, as a module."""
+    spec = importlib.util.spec_from_file_location(lesson, Path(__file__).resolve().parent / lesson / "lesson.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def caught(check, *arguments, **options):

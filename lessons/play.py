@@ -1,25 +1,33 @@
-"""Look and play: windows with sliders, or a picture or film where there is no display.
+"""Look and play: windows with sliders, or a page for a browser, or a film.
 
-    python lessons/play.py forward          a digit dissolves
+    python lessons/play.py forward          a cross and a digit dissolve
     python lessons/play.py score            the score of three clouds in the plane, and particles that follow it
     python lessons/play.py walk             the walk back, in one dimension
+    python lessons/play.py guidance         classifier-free guidance: fidelity against diversity
     python lessons/play.py steps            DDPM against DDIM, by the number of steps
     python lessons/play.py rate-distortion  what the bits of a bound are spent on
-    python lessons/play.py forward --out film.gif
+    python lessons/play.py backprop         a staged computation, forward and backward
+    python lessons/play.py walk --html      a page with a slider, for a browser or a notebook
+    python lessons/play.py walk --out film.gif
 
 Every curve is computed by the library. steps and rate-distortion take the checkpoint of a run with --checkpoint; without
 one, the data are a mixture of Gaussians whose perfect network is known.
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
 import matplotlib
+import matplotlib.animation
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import course
+import diagrams
 
 from tinyddpm import cli, plots
 from tinyddpm.diffusion import likelihood, process, schedule
@@ -29,98 +37,163 @@ from tinyddpm.sampling.steps import ddim, ddpm, last, spread
 from tinyddpm.training import load_model
 
 MEANS = np.array([[-1.5, 0.0], [1.0, 1.2], [1.0, -1.2]])
+WEIGHTS = (0.5, 0.3, 0.2)
 SIGMA = 0.15
 FRAMES = 24
 
 
-def perfect(s, means=MEANS, sigma=SIGMA):
-    """The reverse process p(xt, t) whose x_0 is the exact mean for clouds of equal weight."""
-    def p(xt, t):
+def perfect_x0(s, means=MEANS, sigma=SIGMA, weights=WEIGHTS):
+    """E[x_0 | x_t], as a function of xt (N, D) and t (N,), for clouds of standard deviation sigma."""
+    def x0(xt, t):
         a = s.alpha_bar[t[0]]
         away, variance = xt[:, None] - np.sqrt(a) * means, a * sigma**2 + 1 - a
-        weights = np.exp(-(away**2).sum(axis=2) / (2 * variance) + (away**2).sum(axis=2).min(axis=1, keepdims=True) / (2 * variance))
-        weights /= weights.sum(axis=1, keepdims=True)
-        eps = np.sqrt(1 - a) / variance * (weights[:, :, None] * away).sum(axis=1)
-        return process.p_mean_variance(s, process.x0_from_eps(s, xt, t, eps), xt, t, clip=False)
-    return p
+        log = np.log(weights) - (away**2).sum(axis=2) / (2 * variance)
+        share = np.exp(log - log.max(axis=1, keepdims=True))
+        share /= share.sum(axis=1, keepdims=True)
+        eps = np.sqrt(1 - a) / variance * (share[:, :, None] * away).sum(axis=1)
+        return process.x0_from_eps(s, xt, t, eps)
+    return x0
+
+
+def reverse(s, x0):
+    """The reverse process p(xt, t) of a function that gives x_0."""
+    return lambda xt, t: process.p_mean_variance(s, x0(xt, t), xt, t, clip=False)
 
 
 def forward(args):
-    """t: a digit, or an 8 x 8 cross, with that much noise; and how much of it is left."""
-    s, digit = schedule.linear(), course.digits(1)[0][0, :, :, 0] / 127.5 - 1
+    """t: a cross and a digit with that much noise; how much a step adds, and how much of the image is left."""
+    s, digit, cross = schedule.linear(), course.digits(1)[0][0, :, :, 0] / 127.5 - 1, -np.ones((8, 8))
+    cross[3:5, 1:7] = cross[1:7, 3:5] = 1
     noise = np.random.default_rng(0).standard_normal(digit.shape)
 
     def draw(figure, t):
-        left, right = figure.subplots(1, 2)
-        course.show(left, process.q_sample(s, digit, t, noise) if t else digit, f"x_t at t = {t}", -1.5, 1.5)
-        right.plot(np.sqrt(s.alpha_bar), label="of the image")
-        right.plot(np.sqrt(1 - s.alpha_bar), label="of noise")
-        right.axvline(t, color="0.5")
-        right.legend()
-        right.set(xlabel="t")
-    return draw, ("t", 0, s.T, 200)
+        axes = figure.subplots(1, 4, width_ratios=(1, 1, 1.2, 1.2))
+        for ax, picture in zip(axes, (cross, digit)):
+            added = noise[:len(picture), :len(picture)]
+            course.show(ax, process.q_sample(s, picture, t, added) if t else picture, f"x_t at t = {t}", -1.5, 1.5)
+        for ax, table, name in zip(axes[2:], (s.beta, s.snr), ("beta", "signal-to-noise ratio")):
+            ax.semilogy(np.arange(1, s.T + 1), table[1:])
+            if t:
+                ax.plot(t, table[t], "o")
+            ax.set(xlabel="t", title=name)
+    return draw, "t", np.arange(s.T + 1), 200
 
 
 def score(args):
     """t: where the arrows point, and where particles that came back from T are by then."""
     s, rng = schedule.linear(), np.random.default_rng(0)
-    start = rng.standard_normal((400, 2))
-    paths = [start, *(step.x for step in ddpm(perfect(s), s, start, rng, range(s.T, 0, -1)))]
+    start, x0 = rng.standard_normal((400, 2)), perfect_x0(s)
+    paths = [start, *(step.x for step in ddpm(reverse(s, x0), s, start, rng, range(s.T, 0, -1)))]
     side = np.linspace(-3, 3, 19)
     points = np.stack(np.meshgrid(side, side), axis=2).reshape(-1, 2)
 
     def draw(figure, t):
         axes, t = figure.subplots(), max(1, t)
-        _, _, x0 = perfect(s)(points, np.full(len(points), t))
-        axes.quiver(*points.T, *-process.eps_from_x0(s, x0, points, t).T, color="0.6", width=0.003)
+        arrows = -process.eps_from_x0(s, x0(points, np.full(len(points), t)), points, t)
+        axes.quiver(*points.T, *arrows.T, color="0.6", width=0.003, scale=60)
         axes.plot(*paths[s.T - t].T, ".", markersize=3)
-        axes.set(title=f"-eps and particles at t = {t}", xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), aspect="equal")
-    return draw, ("t", s.T, 1, 300)
+        axes.set(title=f"-eps, which points to the data, and particles at t = {t}", xlim=(-3.2, 3.2), ylim=(-3.2, 3.2),
+                 aspect="equal", xlabel="first coordinate", ylabel="second coordinate")
+    return draw, "t", np.arange(s.T, 0, -1), 300
 
 
 def walk(args):
     """t: thirty walks back in one dimension so far, and the density that they should have now."""
-    s, rng = schedule.linear(), np.random.default_rng(1)
-    means = np.array([[-1.2], [0.3], [1.4]])
+    s, rng, means = schedule.linear(), np.random.default_rng(1), np.array([[-1.2], [0.3], [1.4]])
     start = rng.standard_normal((4000, 1))
-    paths = np.stack([start, *(step.x for step in ddpm(perfect(s, means, 0.1), s, start, rng, range(s.T, 0, -1)))])[:, :, 0]
+    p = reverse(s, perfect_x0(s, means, 0.1))
+    paths = np.stack([start, *(step.x for step in ddpm(p, s, start, rng, range(s.T, 0, -1)))])[:, :, 0]
     line = np.linspace(-3.5, 3.5, 400)
 
     def draw(figure, t):
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
         left.plot(np.arange(s.T, t - 1, -1), paths[:s.T - t + 1, :30], linewidth=0.6, color="0.4")
-        left.set(xlim=(s.T, 0), ylim=(-3.5, 3.5), xlabel="t")
-        variance = s.alpha_bar[t] * 0.1**2 + 1 - s.alpha_bar[t]
-        density = np.exp(-(line[:, None] - np.sqrt(s.alpha_bar[t]) * means[:, 0])**2 / (2 * variance)).mean(axis=1) / np.sqrt(2 * np.pi * variance)
+        left.set(xlim=(s.T, 0), ylim=(-3.5, 3.5), xlabel="t", ylabel="x_t")
         right.hist(paths[s.T - t], 70, density=True, orientation="horizontal", color="0.8")
-        right.plot(density, line)
-        right.set(title=f"t = {t}", xticks=[])
-    return draw, ("t", s.T, 0, 200)
+        right.plot(density(line, s.alpha_bar[t], means[:, 0], 0.1), line)
+        right.set(title=f"t = {t}", xlabel="density")
+    return draw, "t", np.arange(s.T, -1, -1), 200
+
+
+def density(x, alpha_bar, means, sigma, weights=WEIGHTS):
+    """Of x_t, numbers, where x_0 is one of the means with noise of standard deviation sigma."""
+    variance = alpha_bar * sigma**2 + 1 - alpha_bar
+    each = np.exp(-(x[:, None] - np.sqrt(alpha_bar) * means)**2 / (2 * variance)) / np.sqrt(2 * np.pi * variance)
+    return each @ np.array(weights)
+
+
+def guidance(args):
+    """w: samples asked for the class at +2, of data at -2 and +2 whose ends overlap."""
+    s, sigma, both = schedule.cosine(), 1.2, np.array([[-2.0], [2.0]])
+    noise, times = np.random.default_rng(0).standard_normal((4000, 1)), spread(s.T, 100)
+    given, free = perfect_x0(s, both[1:], sigma, (1,)), perfect_x0(s, both, sigma, (0.5, 0.5))
+    weights = np.arange(-1, 8.5, 0.5)
+    samples = {w: last(ddim(reverse(s, lambda x, t: free(x, t) + w * (given(x, t) - free(x, t))), s, noise, None, times))[:, 0]
+               for w in weights}
+    surely = [float((1 / (1 + np.exp(-4 * x / sigma**2))).mean()) for x in samples.values()]
+    width = [float(x.std()) for x in samples.values()]
+    line = np.linspace(-9, 8, 400)
+
+    def draw(figure, w):
+        left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
+        left.hist(samples[w], np.linspace(-9, 8, 90), density=True, color="0.8", label="samples")
+        left.plot(line, density(line, 1, both[:, 0], sigma, (0.5, 0.5)), label="all data")
+        left.plot(line, density(line, 1, both[1:, 0], sigma, (1,)), label="the class asked for")
+        left.set(xlabel="x_0", ylabel="density", ylim=(0, 0.85), title=f"w = {w:g}")
+        left.legend(loc="upper left")
+        right.plot(width, surely, ".-")
+        right.plot(width[list(weights).index(w)], surely[list(weights).index(w)], "o")
+        right.set(xlabel="diversity: spread of the samples", ylabel="fidelity: p(class | x_0)")
+    return draw, "w", weights, 2.0
 
 
 def steps(args):
-    """The number of DDIM's steps: its samples beside those of all T steps of Algorithm 2."""
+    """How many steps: samples of DDPM and DDIM, both with that many, and how good they are."""
     if args.checkpoint:
         model, preset = load_model(args.checkpoint)
-        labels = preset.labels and np.resize(preset.labels, 16)
-        make = lambda **options: plots.grid(plots.to_uint8(generate(model, preset.diffusion, 16, labels=labels, **options)))
-        whole, T = make(), preset.diffusion.T
+        s, labels = preset.diffusion.make_schedule(), preset.labels and np.resize(preset.labels, 16)
+        network, rng = reverse_process(model, preset.diffusion, labels), np.random.default_rng(0)
+        size = preset.model.image_size
+        noise = rng.standard_normal((16, size, size, preset.model.image_channels), dtype=np.float32)
+        x0 = lambda x, t: network(x, t)[2]
     else:
-        s, noise = schedule.linear(), np.random.default_rng(0).standard_normal((400, 2))
-        whole, T = last(ddpm(perfect(s), s, noise, np.random.default_rng(1), range(s.T, 0, -1))), s.T
-        make = lambda steps, **_: last(ddim(perfect(s), s, noise, None, spread(s.T, steps)))
+        s, noise = schedule.linear(), np.random.default_rng(0).standard_normal((1000, 2))
+        x0 = perfect_x0(s)
+    shortened = course.script("11_sampling").shortened
+
+    def make(count):
+        """The samples of DDPM, with the variance beta, and of DDIM."""
+        times = np.array([0, *spread(s.T, count)[::-1]])
+        short = shortened(s, times[1:])
+        p = reverse(short, lambda x, t: x0(x, times[t]))
+        return (last(ddpm(p, short, noise, np.random.default_rng(1), range(count, 0, -1))),
+                last(ddim(p, short, noise, None, range(count, 0, -1))))
+
+    counts = np.array([1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100])
+    counts = counts[counts <= s.T]
+    found = {count: make(count) for count in (counts if not args.checkpoint else ())}
+
+    def quality(x):
+        """The share of the points that lie on a cloud, within three of its standard deviations."""
+        return float((np.linalg.norm(x[:, None] - MEANS, axis=2).min(axis=1) < 3 * SIGMA).mean())
 
     def draw(figure, count):
-        axes = figure.subplots(1, 2)
-        for ax, found, name in zip(axes, (whole, make(sampler="ddim", steps=count)), (f"Algorithm 2, {T} steps", f"DDIM, {count} steps")):
+        axes = figure.subplots(1, 2 if args.checkpoint else 3)
+        for ax, x, name in zip(axes, found[count] if found else make(count), ("DDPM", "DDIM")):
             if args.checkpoint:
-                ax.imshow(found.squeeze(), cmap="gray")
+                ax.imshow(plots.grid(plots.to_uint8(x), 4).squeeze(), cmap="gray")
                 ax.set_axis_off()
             else:
-                ax.plot(*found.T, ".", markersize=3)
-                ax.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
-            ax.set(title=name)
-    return draw, ("steps", 1, min(100, T), min(10, T))
+                ax.plot(*x.T, ".", markersize=2)
+                ax.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal", xlabel="first coordinate")
+            ax.set(title=f"{name}, {count} steps")
+        if not args.checkpoint:
+            for i, name in enumerate(("DDPM", "DDIM")):
+                axes[2].semilogx(counts, [quality(pair[i]) for pair in found.values()], ".-", label=name)
+                axes[2].plot(count, quality(found[count][i]), "ko", markersize=5)
+            axes[2].set(xlabel="steps", title="share of the points on a cloud", ylim=(0, 1.05))
+            axes[2].legend()
+    return draw, "steps", counts, min(10, counts[-1])
 
 
 def rate_distortion(args):
@@ -130,70 +203,118 @@ def rate_distortion(args):
         s = preset.diffusion.make_schedule()
         p, images = reverse_process(model, preset.diffusion), course.digits(32)[0]
     else:                       # pixels that are dark or bright, each by itself, and their perfect network
-        s, means = schedule.linear(), np.array([[-0.8], [0.7]])
-        images = np.clip(np.rint((np.where(np.random.default_rng(0).random((64, 8, 8, 1)) < 0.5, -0.8, 0.7) + 1) * 127.5), 0, 255).astype(np.uint8)
+        s, rng = schedule.linear(), np.random.default_rng(0)
+        network = reverse(s, perfect_x0(s, np.array([[-0.8], [0.7]]), 0.02, (0.5, 0.5)))
+        images = plots.to_uint8(np.where(rng.random((64, 8, 8, 1)) < 0.5, -0.8, 0.7))
 
         def p(xt, t):
-            flat = [perfect(s, means, 0.02)(x.reshape(-1, 1), np.full(x.size, time)) for x, time in zip(xt.astype(np.float64), t)]
-            return tuple(np.stack([np.broadcast_to(part[i], part[0].shape).reshape(xt.shape[1:]) for part in flat]).astype(np.float32) for i in range(3))
+            flat = [network(x.reshape(-1, 1), np.full(x.size, time)) for x, time in zip(xt.astype(np.float64), t)]
+            return tuple(np.stack([np.broadcast_to(part[i], part[0].shape).reshape(xt.shape[1:]) for part in flat])
+                         .astype(np.float32) for i in range(3))
     time, rate, rmse = likelihood.evaluate(p, s, images, min(40, s.T - 1)).rate_distortion()
 
     def draw(figure, now):
-        for ax, y, title in zip(figure.subplots(1, 2), (rate, rmse), ("bits that have come, a dimension", "RMSE of 255")):
+        for ax, y, title in zip(figure.subplots(1, 2), (rate, rmse), ("rate: bits/dim so far", "distortion: RMSE of 255")):
+            value = np.interp(now, time[::-1], y[::-1])
             ax.plot(time, y)
-            ax.plot(now, np.interp(now, time[::-1], y[::-1]), "o")
-            ax.set(xlabel="reverse time", title=f"{title}: {np.interp(now, time[::-1], y[::-1]):.3g}")
-    return draw, ("reverse time", 0, s.T, s.T * 9 // 10)
+            ax.plot(now, value, "o")
+            ax.set(xlabel="reverse time", title=f"{title}, {value:.3g}")
+    return draw, "reverse time", np.arange(s.T + 1), s.T * 9 // 10
 
 
-PLAYS = {f.__name__.replace("_", "-"): f for f in (forward, score, walk, steps, rate_distortion)}
+def backprop(args):
+    """The stages of lesson 4's graph: each value on the way forward, then each gradient on the way back."""
+    lesson = course.script("04_backpropagation")
+    values = lesson.staged(x=2.0, w=1.0, b=-1.0, target=2.0)
+    gradients = lesson.staged_backward(**values)
+
+    def draw(figure, stage):
+        first = lambda table, count: dict(list(table.items())[:max(0, count)])
+        diagrams.graph(axes := figure.subplots(), first(values, stage), first(gradients, stage - len(values)))
+        axes.set(title="forward: values" if stage <= len(values) else "backward: the loss's gradients")
+    return draw, "stage", np.arange(1, len(values) + len(gradients) + 1), len(values) + len(gradients)
+
+
+PLAYS = {f.__name__.replace("_", "-"): f for f in (forward, score, walk, guidance, steps, rate_distortion, backprop)}
 
 
 def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=PLAYS, metavar="NAME", help=", ".join(PLAYS))
     parser.add_argument("--checkpoint", metavar="FILE", help="of a run, for steps and rate-distortion")
-    parser.add_argument("--out", metavar="FILE", help=".png or .gif instead of a window (default where there is no display: NAME.gif)")
+    parser.add_argument("--html", action="store_true", help="write NAME.html, a page with a slider and a play button")
+    parser.add_argument("--out", metavar="FILE",
+                        help=".png, .gif or .html instead of a window (default where there is no display: NAME.gif)")
     args = parser.parse_args(argv)
     if args.checkpoint and args.name not in ("steps", "rate-distortion"):
         parser.error(f"--checkpoint does not belong to {args.name}")
-    if args.out:
-        cli.require_writable(parser, args, args.out, ".png", ".gif")
-    draw, (name, first, last, start) = PLAYS[args.name](args)
     no_display = sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     headless = no_display or matplotlib.get_backend().lower() == "agg"
-    if args.out or headless:
-        out = Path(args.out or f"{args.name}.gif")
-        values = [start] if out.suffix == ".png" else [round(v) for v in np.linspace(first, last, FRAMES)]
-        film = plots.Film()
-        for value in values:
-            figure = matplotlib.figure.Figure(figsize=(7, 3.6), layout="constrained")
-            draw(figure, value)
-            canvas = matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
-            canvas.draw()
-            film.pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-        plots.save_png(out, film.pictures[0]) if out.suffix == ".png" else film.save(out)
-        print(out)
+    out = args.out
+    if out is None and (args.html or headless):
+        out = f"{args.name}.html" if args.html else f"{args.name}.gif"
+    if out is not None:
+        out = cli.require_writable(parser, args, out, *((".html",) if args.html else (".png", ".gif", ".html")))
+    matplotlib.rcParams.update(plots.STYLE)
+    draw, label, values, start = PLAYS[args.name](args)
+    if out is None:
+        show(draw, label, values, start)
         return 0
+    few = [values[i] for i in np.unique(np.linspace(0, len(values) - 1, FRAMES).round().astype(int))]
+    if out.suffix == ".html":
+        write_page(out, draw, few)
+    else:
+        film = plots.Film()
+        film.pictures = [picture(draw, value) for value in ([start] if out.suffix == ".png" else few)]
+        plots.save_png(out, film.pictures[0]) if out.suffix == ".png" else film.save(out)
+    print(out)
+    return 0
+
+
+def picture(draw, value):
+    """The play at a value, as uint8 (rows, columns, 3)."""
+    figure = Figure(figsize=(8, 4), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    draw(figure, value)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def write_page(out, draw, values):
+    """One HTML file with all pictures in it. Its buttons need no font from the network."""
+    figure = Figure(figsize=(8, 4), dpi=100)
+    FigureCanvasAgg(figure)
+    writer = matplotlib.animation.HTMLWriter(fps=4, embed_frames=True, default_mode="once")
+    with writer.saving(figure, out, dpi=100):
+        for value in values:
+            figure.clear()
+            draw(figure, value)
+            writer.grab_frame()
+    text = re.sub(r"<link[^>]*font-awesome[^>]*>", "", out.read_text())
+    icons = {"minus": "\u2212", "fast-backward": "|\u25c0", "step-backward": "\u25c1", "play fa-flip-horizontal": "\u25c0",
+             "pause": "II", "play": "\u25b6", "step-forward": "\u25b7", "fast-forward": "\u25b6|", "plus": "+"}
+    for name, icon in icons.items():
+        text = text.replace(f'<i class="fa fa-{name}"></i>', icon)
+    out.write_text(f'<meta charset="utf-8">\n{text}', encoding="utf-8")
+
+
+def show(draw, label, values, start):
+    """A window with a slider."""
     from matplotlib import pyplot
     from matplotlib.widgets import Slider
 
     window = pyplot.figure(figsize=(8, 4.8))
     above, below = window.subfigures(2, 1, height_ratios=(9, 1))
-    slider = Slider(below.add_axes((0.15, 0.3, 0.7, 0.4)), name, min(first, last), max(first, last), valinit=start, valstep=1)
+    slider = Slider(below.add_axes((0.15, 0.3, 0.7, 0.4)), label, min(values), max(values), valinit=start, valstep=values)
 
     def redraw(value):
         above.clear()
-        draw(above, int(value))
+        draw(above, value)
         window.canvas.draw_idle()
     slider.on_changed(redraw)
     redraw(start)
     pyplot.show()
-    return 0
 
 
 if __name__ == "__main__":
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure
-
     cli.program(main)

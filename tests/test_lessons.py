@@ -1,5 +1,7 @@
 """The lessons: every script runs, and the text beside it shows what it does."""
 
+import ast
+import importlib.util
 import os
 import re
 import runpy
@@ -8,13 +10,23 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
+import matplotlib
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from tinyddpm import presets
 from tinyddpm.training import Trainer, save_checkpoint
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "lessons"))
+
+import notebook  # noqa: E402, it lies in lessons
+import play  # noqa: E402
+import tasks  # noqa: E402
+
 LESSONS = sorted((ROOT / "lessons").glob("[0-9][0-9]_*"))
 MAP = (ROOT / "lessons" / "README.md").read_text()
 
@@ -90,8 +102,6 @@ def test_a_lesson_has_its_parts(folder):
 
 
 def test_the_points_are_those_of_the_homeworks():
-    sys.path.insert(0, str(ROOT / "lessons"))
-    import tasks
 
     for folder in LESSONS:
         points = sum(task.points for task in tasks.LESSONS[folder.name[:2]])
@@ -100,22 +110,93 @@ def test_the_points_are_those_of_the_homeworks():
         assert row.split("|")[-2].strip() == str(points), row
 
 
-PLAYS = ["forward", "score", "walk", "steps", "rate-distortion"]
+PLAYS = ["forward", "score", "walk", "guidance", "steps", "rate-distortion", "backprop"]
 
 
 def test_a_play_is_a_picture_where_there_is_no_display(tmp_path):
-    """Each of them; two at a time."""
-    def play(name):
-        done = subprocess.run([sys.executable, ROOT / "lessons" / "play.py", name, "--out", f"{name}.png"],
+    """Each of them, and one as a page; two at a time."""
+    def run(arguments):
+        done = subprocess.run([sys.executable, ROOT / "lessons" / "play.py", *arguments],
                               capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"MPLBACKEND": "agg"})
-        assert done.returncode == 0 and (tmp_path / f"{name}.png").stat().st_size > 5000, done.stderr
+        assert done.returncode == 0 and (tmp_path / done.stdout.strip()).stat().st_size > 5000, done.stderr
     with ThreadPoolExecutor(2) as pool:
-        assert len(list(pool.map(play, PLAYS))) == len(PLAYS)
+        list(pool.map(run, [*([name, "--out", f"{name}.png"] for name in PLAYS), ["backprop", "--html"]]))
+    page = (tmp_path / "backprop.html").read_text()
+    assert "http" not in page and "fa-" not in page and page.count("data:image/png") == 20       # one for each stage
+
+
+def test_guidance_trades_diversity_for_fidelity():
+    """The play's curve: from w = -1 on, samples are surer to be of the class, and spread less."""
+    draw, _, weights, _ = play.guidance(None)
+    figure = Figure()
+    draw(figure, 1.0)
+    width, surely = figure.axes[1].lines[0].get_xydata().T
+    assert np.all(np.diff(surely) > -1e-3) and np.all(np.diff(width) < 1e-2)
+    at_one = list(weights).index(1.0)
+    assert abs(width[at_one] - 1.2) < 0.05                          # w = 1 draws the class as it is
+
+
+@pytest.mark.parametrize("folder", LESSONS, ids=lambda folder: folder.name)
+def test_a_lesson_becomes_a_notebook(folder):
+    """In nbformat's schema, where that is installed; with every line of the script, no formula in GitHub's way, no link."""
+    made = notebook.notebook(folder.name[:2], None)
+    code = ["".join(cell["source"]) for cell in made["cells"] if cell["cell_type"] == "code"]
+    words = "\n".join("".join(cell["source"]) for cell in made["cells"] if cell["cell_type"] == "markdown")
+    assert "$`" not in words and "```math" not in words and not re.search(r"\]\((?!http|data:)", words)
+    script = ast.parse((folder / "lesson.py").read_text())
+    for node in script.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Assign)) and getattr(node, "name", "") != "main":
+            assert sum(ast.unparse(node) in ast.unparse(ast.parse(text)) for text in code if "%%" not in text) == 1
+    main = next(node for node in script.body if getattr(node, "name", "") == "main")
+    assert not assigned(main.body) & assigned(script.body)          # as cells they share one namespace
+    if importlib.util.find_spec("nbformat"):
+        importlib.import_module("nbformat").validate(made)
+
+
+def assigned(statements):
+    """The names that statements give a value, outside of the functions in them."""
+    found, left = set(), list(statements)
+    while left:
+        node = left.pop()
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif not isinstance(node, (ast.Lambda, ast.comprehension)):
+            found |= {node.id} if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else set()
+            left += [n for n in ast.iter_child_nodes(node)
+                     if not isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp))]
+    return found
+
+
+def test_a_notebook_runs(tmp_path, monkeypatch, capsys):
+    """Cell by cell in this process, as Jupyter would: figures are shown, numbers printed, the homework graded."""
+    shown = []
+    display = SimpleNamespace(Image=lambda path: path, display=shown.append)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display, version_info=(9, 0), get_ipython=lambda: None))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setattr(notebook, "GRADE", notebook.GRADE.replace("homework.py", str(tmp_path / "homework.py")))
+    monkeypatch.chdir(ROOT)                                         # in the clone, so that nothing is fetched
+    names = {"__name__": "__main__"}
+    with matplotlib.rc_context():
+        for cell in notebook.notebook("04", None)["cells"]:
+            code = "".join(cell["source"])
+            if code.startswith("%%writefile"):
+                (tmp_path / "homework.py").write_text(code.split("\n", 1)[1])
+            elif cell["cell_type"] == "code":
+                exec(code.replace("quick=False", "quick=True"), names)
+    printed = {skeleton(line) for line in capsys.readouterr().out.splitlines()}
+    expected = re.findall(r"```text\n(.*?)\n```", text(ROOT / "lessons" / "04_backpropagation"), re.DOTALL)
+    assert {skeleton(line) for block in expected for line in block.splitlines()} <= printed
+    assert [path.name for path in shown] == ["figure_graph.png", "figure_steps.png", "figure_wrong.png"]
+    assert "# of # points" in printed
 
 
 COMMANDS = [                # the arguments, the status, and what is said on stderr
     ("play.py", ["nothing"], 2, "invalid choice: 'nothing'"),
-    ("play.py", ["forward", "--out", "x.jpg"], 2, ".png or .gif"),
+    ("play.py", ["forward", "--out", "x.jpg"], 2, ".png or .gif or .html"),
+    ("play.py", ["forward", "--html", "--out", "x.png"], 2, ".html"),
     ("play.py", ["forward", "--out", "none/x.png"], 2, "existing folder"),
     ("play.py", ["walk", "--out", ""], 2, "is empty"),
     ("play.py", ["walk", "--checkpoint", "x"], 2, "does not belong"),

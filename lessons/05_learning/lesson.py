@@ -115,7 +115,7 @@ def main():
     print(f"a network of two layers: {model.flat_values.size:,} parameters")
     losses, optimizer = train(model, s, images, steps, rng)
     print(f"loss: {losses[0]:.2f} in the first step, {losses[-50:].mean():.4f} in the last fifty of {steps:,}")
-    last = draw(model, config, 16, 1)
+    jumping = draw(model, config, 16, 1)
     model.flat_values[...] = optimizer.ema
     averaged = draw(model, config, 16, 1)
     assert losses[-20:].mean() < losses[:10].mean() / 2
@@ -133,11 +133,7 @@ def main():
         axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
         lesson.save(figure, name)
 
-    figure, axes = lesson.figure(2, 16, size=(9, 1.7))
-    for i in range(16):
-        course.show(axes[0, i], last[i], "the last parameters" if i == 3 else None)
-        course.show(axes[1, i], averaged[i], "their moving average" if i == 3 else None)
-    lesson.save(figure, "figure_digits.png")
+    lesson.rows("figure_digits.png", {"last parameters": jumping[:12], "average": averaged[:12]}, size=(8, 1.4))
 
     figure, axes = lesson.figure(size=(6, 3.4))
     for lr in (1e-4, 1e-3, 0.3):
