@@ -2,6 +2,7 @@
 
     python lessons/grade.py 06                              lessons/06_convolution/homework.py
     python lessons/grade.py 06 --file mine.py --json results.json
+    python lessons/grade.py 06 --open                       the open question, and what a good answer contains
 
 Each task runs in a process of its own, with a time limit: an endless loop or a crash costs that task alone. The process
 only computes; what it returns is compared here, with two seeds, one of them hidden. results.json is what Gradescope reads.
@@ -9,12 +10,14 @@ only computes; what it returns is compared here, with two seeds, one of them hid
 
 import argparse
 import importlib.util
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +36,7 @@ VISIBLE_SEED, HIDDEN_SEED = 1, 9241
 SECONDS = 10                    # for a task
 TOLERANCE = 1e-7                # of the largest value
 LARGEST = 1_000_000             # numbers in a result
+PRINTED = 2000                  # characters of what a task prints
 MEMORY, FILE_SIZE = 8 * 2**30, 10**8        # bytes that a task may take
 
 
@@ -41,11 +45,15 @@ def main(argv):
     parser.add_argument("lesson", help="its number, such as 06")
     parser.add_argument("--file", metavar="PATH", help="the homework (default: homework.py of the lesson)")
     parser.add_argument("--json", metavar="FILE", help="where to write the results for Gradescope")
+    parser.add_argument("--open", action="store_true", help="show the open question, and what a good answer contains")
     parser.add_argument("--hidden-seed", type=int, default=HIDDEN_SEED, metavar="N", help="a teacher may choose another")
     args = parser.parse_args(argv)
     lesson = args.lesson.zfill(2)
     if lesson not in tasks.LESSONS:
         parser.error(f"no lesson {args.lesson}; there are {', '.join(tasks.LESSONS)}")
+    if args.open:
+        print("\n\n".join(textwrap.fill(text, 100, break_on_hyphens=False) for text in tasks.OPEN[lesson]))
+        return 0
     path = Path(args.file) if args.file else tasks.folder(lesson) / "homework.py"
     if not path.is_file() and not args.json:                # Gradescope wants a result all the same
         parser.error(f"{path} does not exist")
@@ -68,15 +76,44 @@ def grade(lesson, path, hidden_seed=HIDDEN_SEED, progress=lambda *_: None):
     refused, entries = refused or screen.problem(source, path.name, tasks.IMPORTS[lesson]), []
     with ThreadPoolExecutor(os.cpu_count()) as pool:        # a process for each core, the results in the tasks' order
         running = []
-        found = pool.map(lambda task: [refused] * 2 if refused else run(task, source, (VISIBLE_SEED, hidden_seed), running),
-                         tasks.LESSONS[lesson])
-        for task, problems in zip(tasks.LESSONS[lesson], unless_stopped(found, running)):
-            for problem, visibility in zip(problems, ("visible", "hidden")):
+        outcomes = pool.map(lambda task: [({"": refused}, "")] * 2 if refused
+                            else run(task, source, (VISIBLE_SEED, hidden_seed), running), tasks.LESSONS[lesson])
+        for task, outcome in zip(tasks.LESSONS[lesson], unless_stopped(outcomes, running)):
+            for (found, printed), visibility in zip(outcome, ("visible", "hidden")):
+                share = credit(found)
                 entries.append({"name": f"{task.title} ({visibility} seed)", "number": f"{task.number}.{len(entries) % 2 + 1}",
-                                "score": 0 if problem else task.points / 2, "max_score": task.points / 2,
-                                "status": "failed" if problem else "passed", "visibility": visibility, "output": problem or "right"})
+                                "score": round(share * task.points / 2, 2), "max_score": task.points / 2,
+                                "status": "passed" if share == 1 else "failed", "visibility": visibility,
+                                "output": report(task, found, printed)})
             progress(task, entries[-2:])
     return {"score": sum(e["score"] for e in entries), "max_score": sum(e["max_score"] for e in entries), "tests": entries}
+
+
+def credit(found):
+    """The share of a task's points, from part -> what is wrong with it or None.
+
+    The functions, the first words of the parts, share the points equally, and a function's parts share its points; but a
+    part called "errors" has a fifth of them, and only if the rest is right.
+    """
+    functions = {}
+    for part, problem in found.items():
+        function, _, what = part.partition(" ")
+        functions.setdefault(function, {})[what] = problem is None
+    shares = []
+    for parts in functions.values():
+        errors = parts.pop("errors", None)
+        share = np.mean(list(parts.values()))
+        shares.append(share if errors is None else 0.8 * share + 0.2 * (errors and share == 1))
+    return float(np.mean(shares))
+
+
+def report(task, found, printed):
+    """For the learner: what is wrong with each part, a hint where to look, and what the task has printed."""
+    lines = [f"{part}: right" if problem is None else problem for part, problem in found.items()]
+    lines = ["right"] if credit(found) == 1 else list(dict.fromkeys(lines))            # a crash is said once
+    lines += [f"hint, {part}: {task.hints[part]}" for part, problem in found.items() if problem and part in task.hints
+              and not problem.startswith("not written")]
+    return "\n".join(lines + ([f"printed:\n{printed}"] if printed else []))
 
 
 def unless_stopped(found, processes):
@@ -93,9 +130,9 @@ def show(task, entries):
     """A task's points, and what to do about those that are missing; a hidden seed's numbers stay hidden."""
     visible, hidden = entries
     print(f"{task.number}  {task.title:48} {visible['score'] + hidden['score']:4g} of {task.points}")
-    if visible["score"] == 0:
-        print(f"     {visible['output']}")
-    elif hidden["score"] == 0:
+    if visible["status"] == "failed" or "printed:" in visible["output"]:
+        print(textwrap.indent(visible["output"], "     "))
+    if visible["score"] > hidden["score"]:
         print("     right for the visible seed, wrong for the hidden one: does it depend on these shapes or values?")
 
 
@@ -111,7 +148,10 @@ def read_source(path):
 
 
 def run(task, source, seeds, running):
-    """What is wrong with a task of a homework for each of the seeds; None where it is right. Adds the process to running."""
+    """For each of the seeds, what is wrong with the parts of a task (None where one is right), and what it printed.
+
+    Adds the process to running. What it printed with a hidden seed stays hidden.
+    """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as out:
         (Path(out) / "homework.py").write_bytes(source)
         command = [sys.executable, str(HERE / "grade.py"), "--child", task.number, out, *map(str, seeds)]
@@ -122,11 +162,17 @@ def run(task, source, seeds, running):
             status = process.wait(SECONDS)
         except subprocess.TimeoutExpired:
             stop(process)
-            return [f"not ready after {SECONDS} seconds: an endless loop?"] * len(seeds)
+            return [({"": f"not ready after {SECONDS} seconds: an endless loop?"}, printed(Path(out)))] * len(seeds)
         if status:
             last = (Path(out) / "errors").read_bytes()[-2000:].decode(errors="replace").strip().splitlines() or ["no word"]
-            return [f"the process ended with status {status}: {last[-1]}"] * len(seeds)
-        return [compare(task, seed, *read(Path(out), seed)) for seed in seeds]
+            return [({"": f"the process ended with status {status}: {last[-1]}"}, printed(Path(out)))] * len(seeds)
+        return [(compare(task, seed, *read(Path(out), seed)), printed(Path(out)) if seed == seeds[0] else "") for seed in seeds]
+
+
+def printed(out):
+    """What a child printed."""
+    path = out / "printed"
+    return path.read_text(errors="replace").rstrip() if path.exists() else ""
 
 
 def stop(process):
@@ -144,6 +190,7 @@ def child(number, out, *seeds):
         resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE, FILE_SIZE))
     except (ImportError, ValueError, OSError):          # Windows; a limit that is lower already
         pass
+    sys.stdout = Printed(Path(out) / "printed")
     task, path = tasks.find(number), Path(out) / "homework.py"
     tasks.take_away(number)
     module, trouble = None, None
@@ -154,29 +201,53 @@ def child(number, out, *seeds):
     except BaseException as error:                      # SystemExit too
         trouble = f"it cannot be imported: {describe(error)}"
     for seed in seeds:
-        problem, arrays = (trouble, {}) if trouble else collect(task, module, int(seed))
+        problem, results = (trouble, {}) if trouble else collect(task, module, int(seed))
+        sys.stdout.closed_to_hidden_seeds()
+        arrays = {label: a for label, a in results.items() if isinstance(a, np.ndarray)}
         np.savez(Path(out) / f"{seed}.npz", **{str(i): a for i, a in enumerate(arrays.values())})
-        (Path(out) / f"{seed}.json").write_text(json.dumps({"problem": problem, "labels": list(arrays)}))
+        (Path(out) / f"{seed}.json").write_text(json.dumps(
+            {"problem": problem, "labels": list(arrays), "errors": {k: v for k, v in results.items() if k not in arrays}}))
     return 0
 
 
+class Printed(io.TextIOBase):
+    """Where print() of a homework goes: the first characters into a file, at once, in case that the process is ended."""
+
+    def __init__(self, path):
+        self.file, self.left = open(path, "w"), PRINTED
+
+    def write(self, text):
+        self.file.write(text[:self.left])
+        self.file.flush()
+        self.left = max(0, self.left - len(text))
+        return len(text)
+
+    def closed_to_hidden_seeds(self):
+        self.left = 0
+
+
 def collect(task, functions, seed):
-    """(what went wrong or None, label -> array) of the task's check with these functions."""
+    """(what went wrong or None, label -> array, or a text for a result that could not be had) of the task's check."""
     missing = [name for name in task.names if not hasattr(functions, name)]
     if missing:
         return f"there is no function {missing[0]}", {}
     arrays = {}
     try:
         for label, value in task.check(functions, np.random.default_rng(seed)):
+            if isinstance(value, Exception):
+                arrays[label] = told(value)
+                continue
             a = np.asarray(value)
             if a.dtype.kind not in "fiub" or a.size > LARGEST:
                 return f"{label}: got {type(value).__name__}, {a.dtype} {a.shape}; expected numbers", arrays
             arrays[label] = a.copy()
-    except NotImplementedError as error:
-        return f"not written yet: {error}", arrays
     except BaseException as error:
-        return describe(error), arrays
+        return told(error), arrays
     return None, arrays
+
+
+def told(error):
+    return f"not written yet: {error}" if isinstance(error, NotImplementedError) else describe(error)
 
 
 def describe(error):
@@ -194,30 +265,63 @@ def read(out, seed):
     try:
         found = json.loads((out / f"{seed}.json").read_text())
         with np.load(out / f"{seed}.npz", allow_pickle=False) as arrays:
-            return found["problem"] and str(found["problem"]), {label: arrays[str(i)] for i, label in enumerate(found["labels"])}
+            results = {label: arrays[str(i)] for i, label in enumerate(found["labels"])}
+            return found["problem"] and str(found["problem"]), results | {k: str(v) for k, v in found["errors"].items()}
     except Exception as error:                          # a damaged file has many of them
         return f"the process left no results ({type(error).__name__})", {}
 
 
 def compare(task, seed, problem, got):
-    """None if all results are right, else the first that is not, in words that help."""
-    count = 0
+    """part -> the first thing that is wrong with it, in words that help, or None. problem: why results are missing"""
+    found, count = {}, 0
     for label, expected in task.check(SimpleNamespace(**task.answers), np.random.default_rng(seed)):
-        count += 1
-        if label not in got:
-            return problem or f"{label} is missing"
-        expected, mine = np.asarray(expected, np.float64), got[label]
-        if mine.shape != expected.shape:
-            return f"{label}: got shape {mine.shape}; expected {expected.shape}"
-        if expected.size == 0:
-            continue
-        with np.errstate(all="ignore"):
-            difference = np.nan_to_num(np.abs(mine.astype(np.float64) - expected), nan=np.inf, posinf=np.inf)
-        if not difference.max() <= TOLERANCE * max(np.abs(expected).max(), 1e-3):
-            worst = tuple(int(i) for i in np.unravel_index(difference.argmax(), difference.shape))
-            return (f"{label}, shape {expected.shape}: worst at index {worst}: expected {expected[worst]:.6g}, got {mine[worst]:.6g}"
-                    if expected.ndim else f"{label}: expected {expected:.6g}, got {mine:.6g}")
-    return problem or (f"{len(got)} results; expected {count}" if len(got) > count else None)
+        part, count = label.split(": ")[0] if ": " in label else "result", count + 1
+        found[part] = found.get(part) or wrong(label, np.asarray(expected, np.float64), got.get(label), problem)
+    if not problem and len(got) > count:
+        found[part] = found[part] or f"{len(got)} results; expected {count}"
+    return found
+
+
+def wrong(label, expected, mine, problem):
+    """What is wrong with a result, or None."""
+    if mine is None:
+        return problem or f"{label} is missing"
+    if isinstance(mine, str):
+        return mine
+    if mine.shape != expected.shape:
+        return f"{label}: got shape {mine.shape}; expected {expected.shape}"
+    if expected.size == 0:
+        return None
+    mine = mine.astype(np.float64)
+    with np.errstate(all="ignore"):
+        difference = np.nan_to_num(np.abs(mine - expected), nan=np.inf, posinf=np.inf)
+    limit = TOLERANCE * max(np.abs(expected).max(), 1e-3)
+    if difference.max() <= limit:
+        return None
+    if not expected.ndim:
+        return f"{label}: expected {expected:.6g}, got {mine:.6g}"
+    worst = tuple(int(i) for i in np.unravel_index(difference.argmax(), difference.shape))
+    return (f"{label}, shape {expected.shape}: worst at index {worst}: expected {expected[worst]:.6g}, "
+            f"got {mine[worst]:.6g}{likeness(mine, expected, limit)}")
+
+
+def likeness(mine, expected, limit):
+    """How a wrong array resembles the right one, or nothing."""
+    if not np.isfinite(mine).all():
+        return "; not all of it is finite"
+    if not mine.any():
+        return "; all of it is 0"
+    factor = (mine * expected).sum() / (expected**2).sum() if expected.any() else 1
+    difference, near = mine - expected, lambda a: np.abs(a).max() <= 10 * limit
+    if near(mine - factor * expected):
+        return "; its sign is wrong" if abs(factor + 1) < 1e-6 else f"; all of it is {factor:.4g} times what it should be"
+    if near(difference - difference.mean()):
+        return f"; all of it is off by {difference.mean():.4g}"
+    if expected.shape[-1] > 1 and near(difference - difference.mean(axis=-1, keepdims=True)):
+        return "; each row (last axis) is off by one number: is a sum or a mean over it missing?"
+    if expected.ndim > 1 and expected.shape[-1] == expected.shape[-2] and near(mine.swapaxes(-1, -2) - expected):
+        return "; it is transposed"
+    return ""
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ MODULES = {"numpy", "math", "itertools"}
 FROM = {"functools": {"reduce", "partial"}, "collections": {"namedtuple", "defaultdict", "deque", "Counter"},
         "dataclasses": {"dataclass", "field"}, "typing": {"NamedTuple", "Any", "Callable"}, "__future__": {"annotations"},
         "numpy": None, "math": None, "itertools": None,                                  # None: all
-        "tinyddpm.backend": {"array_module", "to_numpy"}}
+        "tinyddpm.backend": {"array_module", "to_numpy"}, "tinyddpm": {"gradcheck"}, "tinyddpm.gradcheck": {"check"}}
 NAMES = {"exec", "eval", "compile", "open", "globals", "locals", "vars", "dir", "getattr", "setattr", "delattr", "breakpoint"}
 OF_NUMPY = {"lib", "testing", "load", "loads", "save", "savez", "savez_compressed", "savetxt", "loadtxt", "genfromtxt", "fromregex", "fromfile",
             "tofile", "dump", "dumps", "memmap", "DataSource", "f2py", "ctypeslib", "core", "get_type_hints", "attrgetter", "methodcaller"}

@@ -2,7 +2,8 @@
 
 A check is a generator: it calls the functions it is given and yields (label, result) for each result. The grader runs it with
 the homework's functions in one process and with the right ones in another, and compares: a homework passes by returning the
-right numbers.
+right numbers. "PART: what" as a label makes PART a part of the task with points of its own: the functions of a task, the first
+word of a part, share its points equally, and the parts of a function share that function's.
 """
 
 import ast
@@ -15,40 +16,63 @@ import numpy as np
 
 from tinyddpm import gradcheck
 
-Task = namedtuple("Task", "number title points names answers stubs steps check")
+Task = namedtuple("Task", "number title points names answers stubs steps hints check")
 Task.__doc__ = """A task: its functions' names; the right functions, name -> function; for what the library has no answer to, the
-signatures and docstrings, name -> text; steps, name -> lines; and the check."""
+signatures and docstrings, name -> text; steps, name -> lines; hints, part -> what to look at if it is wrong; and the check."""
 
 HERE = Path(__file__).resolve().parent
 
 
-def library(number, title, points, check, functions, **steps):
+def library(number, title, points, check, functions, hints={}, **steps):
     """A task whose answer is in the library."""
     answers = {f.__name__: f for f in functions}
-    return Task(number, title, points, list(answers), answers, {}, steps, check)
+    return Task(number, title, points, list(answers), answers, {}, steps, hints, check)
 
 
-def question(number, title, points, check, text, answers, **steps):
+def question(number, title, points, check, text, answers, hints={}, **steps):
     """A task of its own: the text has the signatures and docstrings; answers are right, but slow or roundabout."""
     stubs = {node.name: ast.get_source_segment(text, node) for node in ast.parse(text).body}
-    return Task(number, title, points, list(stubs), answers, stubs, steps, check)
+    return Task(number, title, points, list(stubs), answers, stubs, steps, hints, check)
 
 
 # ---- for checks ----
 
-def pair(f, name, label, rng, shapes, *settings):
-    """A forward and its backward on random arrays: the result, every gradient, and the arguments, which must stay."""
-    arrays = [rng.standard_normal(shape) for shape in shapes]
+def pair(f, name, rng, shapes, *settings):
+    """A forward and its backward on random arrays, name -> shape: the result, every gradient, and that no array is changed.
+
+    A mistake in the backward costs no points of the forward.
+    """
+    what = ", ".join([*(f"{argument} {shape}" for argument, shape in shapes.items()), *map(str, settings)])
+    arrays = [rng.standard_normal(shape) for shape in shapes.values()]
     given = [a.copy() for a in arrays]
     y, cache = expect(getattr(f, name)(*given, *settings), 2, name, "y and a cache")
-    yield f"y of {name}({label})", y
+    yield f"{name}: y for {what}", y
+    yield f"{name}: the arguments afterwards, {what}", np.concatenate([a.ravel() for a in given])
     dy = rng.standard_normal(np.shape(y))
-    gradients = getattr(f, name + "_backward")(upstream := dy.copy(), cache)
-    gradients = gradients if isinstance(gradients, (tuple, list)) else (gradients,)
-    for i, gradient in enumerate(gradients, 1):
-        yield f"gradient {i} of {name}_backward for {label}", gradient
-    yield f"the arguments of {name}({label}) after the call", np.concatenate([a.ravel() for a in given])
-    yield f"dy of {name}_backward for {label} after the call", upstream
+    given = dy.copy()
+    try:
+        gradients = getattr(f, name + "_backward")(given, cache)
+        gradients = gradients if isinstance(gradients, (tuple, list)) else (gradients,)
+        expect(gradients, len(shapes), name + "_backward", ", ".join(f"d{argument}" for argument in shapes))
+    except Exception as error:
+        gradients = [error] * len(shapes)
+    for argument, gradient in zip(shapes, gradients):
+        yield f"{name}_backward d{argument}: {what}", gradient
+    for argument in shapes:
+        yield f"{name}_backward d{argument}: dy afterwards, {what}", given
+
+
+def attempt(f, *arguments):
+    """A result, or the exception that was raised instead, so that a check can go on."""
+    try:
+        return f(*arguments)
+    except Exception as error:
+        return error
+
+
+def refuses(f, *arguments):
+    """Whether a call raises ValueError."""
+    return isinstance(attempt(f, *arguments), ValueError)
 
 
 def expect(result, count, name, what):
@@ -97,6 +121,7 @@ def _load(path):
 _CHECKS = {path.parent.name[:2]: _load(path) for path in sorted(HERE.glob("[0-9][0-9]_*/checks.py"))}
 LESSONS = {number: module.TASKS for number, module in _CHECKS.items()}         # number of the lesson -> its tasks
 IMPORTS = {number: module.IMPORTS for number, module in _CHECKS.items()}       # what its homework starts with
+OPEN = {number: module.OPEN for number, module in _CHECKS.items()}             # its open question, and what an answer contains
 
 
 def find(number):
@@ -116,8 +141,10 @@ def take_away(number):
             if isinstance(table := getattr(module, "READABLE", None), dict) and name in table:
                 table[name] = refuse
     for module, found in zip(_CHECKS.values(), LESSONS.values()):
-        for name in [n for n, value in vars(module).items() if n.endswith(("_answer", "_answer_backward")) or any(value is a for t in found for a in t.answers.values())]:
-            delattr(module, name)
+        answers = [a for t in found for a in t.answers.values()]
+        for name, value in list(vars(module).items()):
+            if name.endswith(("_answer", "_answer_backward")) or any(value is a for a in answers):
+                delattr(module, name)
         for task in found:
             task.answers.clear()
     sys.modules["tinyddpm.kernels"] = None              # nor the faster twins

@@ -129,6 +129,19 @@ def modulate_backward(dy, cache):
 
 # ---- 8 ----
 
+def warm_softmax(x, tau):
+    logits = x / tau
+    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    p = e / e.sum(axis=-1, keepdims=True)
+    return p, (x, tau, p)
+
+
+def warm_softmax_backward(dp, cache):
+    x, tau, p = cache
+    dlogits = p * (dp - (p * dp).sum(axis=-1, keepdims=True))
+    return dlogits / tau, -(dlogits * x).sum() / tau**2
+
+
 def masked_softmax(x, mask):
     x = np.where(mask, x, -np.inf)
     e = np.exp(x - x.max(axis=-1, keepdims=True))
@@ -193,6 +206,11 @@ def decoder_of_levels(x0, mean, sigma, levels):
 
 
 # ---- 13 ----
+
+def weights_of_x0(s, t):
+    alpha_bar, before = s.alpha_bar[t], s.alpha_bar[t - 1]
+    return alpha_bar / (1 - alpha_bar), 1 / (1 - alpha_bar), before * s.beta[t]**2 / (1 - alpha_bar)**2
+
 
 def eps_from_v(s, xt, t, v):
     alpha_bar = np.asarray(s.alpha_bar[t]).reshape(-1, *[1] * (xt.ndim - 1))

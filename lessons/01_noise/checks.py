@@ -36,6 +36,13 @@ def rescale(f, rng):
         yield f"rescale(x, {low}, {high})", f.rescale(images, low, high)
 
 
+OPEN = ("Fit one Gaussian to the ones alone, another to the eights, and draw from both. How many directions hold 90% "
+        "of the variance of each, and whose samples look better? Why?",
+        "32 directions for the ones and 66 for the eights, of 784 (85 for all digits). Ones differ mainly in slant "
+        "and thickness, which a few directions nearly describe, so their samples come close. A Gaussian has one hump,"
+        " and mixes its directions independently of each other: it cannot say that two strokes must meet, or that a "
+        "loop is closed. The more shapes the data have, the worse it fits.")
+
 TASKS = [
     library("1.1", "Data in [-1, 1] as bytes", 2, to_uint8, [plots.to_uint8],
             to_uint8=["x = -1 is 0 and x = 1 is 255: shift and scale", "round to the nearest, not down", "cut off what lies outside 0..255"]),

@@ -2,7 +2,8 @@
 
 Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
 cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs.
+own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
+does: from tinyddpm import gradcheck
 """
 
 import numpy as np
@@ -51,3 +52,9 @@ def rescale(images, low, high):
     """uint8 images, 0..255, as floating-point numbers from low to high. Any shape -> the same shape"""
     # 1. leave uint8 before you multiply: its numbers wrap around at 256
     raise NotImplementedError("1.4 rescale")
+
+
+# ---- An open question, not graded. What a good answer contains: python lessons/grade.py 01 --open ----
+
+# Fit one Gaussian to the ones alone, another to the eights, and draw from both. How many directions hold 90%
+# of the variance of each, and whose samples look better? Why?

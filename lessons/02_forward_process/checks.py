@@ -37,6 +37,14 @@ def sigmoid_answer(T, start=-6, end=6, beta_1=1e-4, beta_T=0.02):
     return np.array([0.0] + [beta_1 + (beta_T - beta_1) / (1 + np.exp(-(start + (end - start) * i / (T - 1)))) for i in range(T)])
 
 
+OPEN = ("Find by eye the largest t at which you can still read a digit in x_t. Then average each 2 x 2 square of the "
+        "same x_t, and look again. What happened, and what does it say about the order in which the walk back makes "
+        "things?",
+        "After averaging, the digit can be read at a larger t. Neighbouring pixels of the digit are alike, but their "
+        "noise is independent: the mean of four keeps the signal, and divides the variance of the noise by 4, so the "
+        "signal-to-noise ratio is four times as large. Large shapes survive longer than details. So, on the walk "
+        "back, large shapes are decided first, and details last.")
+
 TASKS = [
     library("2.1", "One step of noise (Eq. 2)", 2, q_step, [process.q_step],
             q_step=["look up beta_t: t may be one number or one for each image", "shrink x_{t-1}, add noise of variance beta_t"]),

@@ -2,7 +2,8 @@
 
 Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
 cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs.
+own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
+does: from tinyddpm import gradcheck
 """
 
 import numpy as np
@@ -55,3 +56,10 @@ def sigmoid_betas(T, start=-6, end=6, beta_1=1e-4, beta_T=0.02):
     # 1. T values from start to end, at equal distances
     # 2. index 0 stands for the data
     raise NotImplementedError("2.4 sigmoid_betas")
+
+
+# ---- An open question, not graded. What a good answer contains: python lessons/grade.py 02 --open ----
+
+# Find by eye the largest t at which you can still read a digit in x_t. Then average each 2 x 2 square of the
+# same x_t, and look again. What happened, and what does it say about the order in which the walk back makes
+# things?

@@ -2,7 +2,8 @@
 
 Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
 cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs.
+own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
+does: from tinyddpm import gradcheck
 """
 
 import numpy as np
@@ -63,3 +64,9 @@ def mixture_eps(x, alpha_bar, means, sigma, weights):
     # 2. how likely is each component, given x?
     # 3. eps of one component is a multiple of x minus its mean; average over the components
     raise NotImplementedError("3.4 mixture_eps")
+
+
+# ---- An open question, not graded. What a good answer contains: python lessons/grade.py 03 --open ----
+
+# Add an error to the perfect eps in each step of Algorithm 2: once independent noise of standard deviation
+# 0.3, once the constant 0.05. Compare the shares and the spread of the clouds with those of the lesson.

@@ -2,7 +2,8 @@
 
 Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
 cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs.
+own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
+does: from tinyddpm import gradcheck
 """
 
 import numpy as np
@@ -73,3 +74,9 @@ def unit_rows_backward(dy, cache):
     # 1. x is used twice: directly, and in the length
     # 2. a row that grows along itself does not change y: what does that say about dx?
     raise NotImplementedError("4.4 unit_rows_backward")
+
+
+# ---- An open question, not graded. What a good answer contains: python lessons/grade.py 04 --open ----
+
+# Count the calls of the forward that gradcheck.check needs for the lesson's network with 10, 100 and 1,000
+# hidden units, and time one backward for each. Plot both.

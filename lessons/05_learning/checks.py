@@ -64,6 +64,13 @@ def clip_answer(grads, largest):
     return [g * (largest / norm if norm > largest else 1) for g in grads], norm
 
 
+OPEN = ("Leave out the correction of Adam's moments in the valley of the lesson, and plot the first twenty steps of "
+        "both. Are the uncorrected ones shorter or longer?",
+        "Longer. Both moments start too small, but the root of the second is too small by more: after one step m is "
+        "0.1 g and the root of v is sqrt(0.001) |g|, so the first step has the length 0.1 / sqrt(0.001) = 3.16 "
+        "learning rates. It takes thousands of steps until v, with its decay of 0.999, has caught up. Without the "
+        "correction, warm-up is not a luxury.")
+
 TASKS = [
     library("5.1", "Adam and the moving average", 4, adam_ema, [update.adam_ema],
             adam_ema=["it writes into its arrays: use +=, not = ", "the two moments, as running means of g and g^2", "both corrected for their start at 0",

@@ -2,7 +2,8 @@
 
 Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
 cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs.
+own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
+does: from tinyddpm import gradcheck
 """
 
 import math
@@ -55,3 +56,9 @@ def clip_by_norm(grads, largest):
     # 1. one norm over all arrays together
     # 2. never scale up
     raise NotImplementedError("5.4 clip_by_norm")
+
+
+# ---- An open question, not graded. What a good answer contains: python lessons/grade.py 05 --open ----
+
+# Leave out the correction of Adam's moments in the valley of the lesson, and plot the first twenty steps of
+# both. Are the uncorrected ones shorter or longer?

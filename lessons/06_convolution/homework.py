@@ -2,7 +2,8 @@
 
 Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
 cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs.
+own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
+does: from tinyddpm import gradcheck
 """
 
 import numpy as np
@@ -70,3 +71,9 @@ def dilated_conv2d_backward(dy, cache):
     """dy (N, H, W, K) -> dx (N, H, W, C), dw (kh, kw, C, K), db (K,)"""
     # 1. as in 6.1
     raise NotImplementedError("6.3 dilated_conv2d_backward")
+
+
+# ---- An open question, not graded. What a good answer contains: python lessons/grade.py 06 --open ----
+
+# Put a single white pixel through 1, 6 and 24 blurs of 3 x 3. How far does it reach, and how wide is it,
+# measured as the standard deviation of the brightness along a row? Explain the numbers.

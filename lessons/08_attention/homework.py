@@ -2,7 +2,8 @@
 
 Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
 cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs.
+own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
+does: from tinyddpm import gradcheck
 """
 
 import math
@@ -13,20 +14,20 @@ from tinyddpm.backend import array_module
 from tinyddpm.ops.attention import check_attention, join_heads, split_heads      # (N, L, C) <-> (N, heads, L, C / heads)
 
 
-# ---- 8.1 Softmax: 3 points ----
+# ---- 8.1 Softmax with a temperature: 3 points ----
 
 
-def softmax(x):
-    """p = exp(x) / sum(exp(x)) over the last axis. Subtracting the maximum prevents overflow; p is the same."""
-    # 1. subtract each row's largest number: nothing changes but the range
-    # 2. keep p alone
-    raise NotImplementedError("8.1 softmax")
+def warm_softmax(x, tau):
+    """softmax(x / tau) over the last axis. x (..., L), tau (), an array with one number -> p like x, and a cache"""
+    # 1. the logits are x / tau; the largest of them is subtracted
+    raise NotImplementedError("8.1 warm_softmax")
 
 
-def softmax_backward(dp, p):
-    """dx = p (dp - sum(p dp))"""
-    # 1. dx = p (dp - sum(p dp))
-    raise NotImplementedError("8.1 softmax_backward")
+def warm_softmax_backward(dp, cache):
+    """dp like x -> dx like x, dtau ()"""
+    # 1. the gradient with respect to the logits first, as in the lesson
+    # 2. then the division: which two arguments has it?
+    raise NotImplementedError("8.1 warm_softmax_backward")
 
 
 # ---- 8.2 Attention: 5 points ----
@@ -64,5 +65,11 @@ def masked_softmax(x, mask):
 
 def masked_softmax_backward(dp, cache):
     """dp like p -> dx like x; 0 where mask is False"""
-    # 1. does the formula of 8.1 need a change?
+    # 1. does the backward of the lesson's softmax need a change?
     raise NotImplementedError("8.3 masked_softmax_backward")
+
+
+# ---- An open question, not graded. What a good answer contains: python lessons/grade.py 08 --open ----
+
+# Shuffle the pixels of a feature map, apply attention, and undo the shuffle: the same result. Do the same
+# with a 3 x 3 convolution. How then can the U-Net's attention know where things are?

@@ -2,7 +2,8 @@
 
 Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
 cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs.
+own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
+does: from tinyddpm import gradcheck
 """
 
 import math
@@ -73,3 +74,9 @@ def mean_downsample_backward(dy, cache):
     """dy (N, H, W, C) -> dx (N, 2H, 2W, C)"""
     # 1. each pixel counted for a quarter
     raise NotImplementedError("9.4 mean_downsample_backward")
+
+
+# ---- An open question, not graded. What a good answer contains: python lessons/grade.py 09 --open ----
+
+# Give the network mnist-eps a digit with the noise of t = 300, and tell it t = 150, 300 and 500. Draw the x_0
+# that it predicts.

@@ -1,7 +1,7 @@
 """The tasks of homework 10."""
 
 import numpy as np
-from tasks import expect, library, numeric, question
+from tasks import attempt, expect, library, numeric, question
 
 from tinyddpm import ops
 from tinyddpm.diffusion import objective, schedule
@@ -17,8 +17,8 @@ def mean_squared_error(f, rng):
     for shape in ((3, 4), (2, 5, 1, 3)):
         a, b = rng.standard_normal((2, *shape))
         loss, cache = expect(f.mean_squared_error(a, b), 2, "mean_squared_error", "the loss and a cache")
-        yield f"the loss, {shape}", loss
-        yield f"the gradient, {shape}", f.mean_squared_error_backward(0.7, cache)
+        yield f"mean_squared_error: {shape}", loss
+        yield f"mean_squared_error_backward: {shape}", attempt(f.mean_squared_error_backward, 0.7, cache)
 
 
 def l_simple(f, rng):
@@ -27,19 +27,19 @@ def l_simple(f, rng):
     xt = np.sqrt(s.alpha_bar[t])[:, None, None, None] * x0 + np.sqrt(1 - s.alpha_bar[t])[:, None, None, None] * eps
     for prediction in ("eps", "x0", "v"):
         loss, dy = expect(f.l_simple(s, x0, xt, t, eps, y, prediction), 2, "l_simple", "the loss and its gradient with respect to y")
-        yield f"the loss, {prediction} predicted", loss
-        yield f"its gradient, {prediction} predicted", dy
+        yield f"loss: {prediction} predicted", loss
+        yield f"gradient: {prediction} predicted", dy
     loss, dy = f.l_simple(s, x0, xt, t, eps, np.concatenate([y, xt], axis=-1), "eps", "learned")
-    yield "the loss, variance learned", loss
-    yield "its gradient, variance learned", dy
+    yield "loss: variance learned", loss
+    yield "gradient: variance learned", dy
 
 
 def huber(f, rng):
     a, b = 2 * rng.standard_normal((2, 3, 5))
     for delta in (0.5, 2.0):
         loss, cache = expect(f.huber(a, b, delta), 2, "huber", "the loss and a cache")
-        yield f"the loss, delta {delta}", loss
-        yield f"the gradient, delta {delta}", f.huber_backward(0.7, cache)
+        yield f"huber: delta {delta}", loss
+        yield f"huber_backward: delta {delta}", attempt(f.huber_backward, 0.7, cache)
 
 
 def huber_answer(prediction, target, delta):
@@ -51,10 +51,20 @@ def huber_answer(prediction, target, delta):
 
 _huber = numeric(huber_answer, gradients=1)
 
+OPEN = ("What is L_simple of a network that always answers 0? And of one that answers c(t) x_t with the best number "
+        "c(t) for each t? Compare with the loss of the run in the lesson.",
+        "Answering 0 costs the variance of the noise, 1. The best multiple of x_t costs 0.27 for digits along the "
+        "linear schedule, close to the mean of alpha_bar: it knows nothing about digits but their variance. The run "
+        "reaches less than a sixth of that, and what it has learned about digits lies below this line. A loss of 0.3 "
+        "would look like a success and be worth nothing.")
+
 TASKS = [
     library("10.1", "The mean squared error", 2, mean_squared_error, [ops.mean_squared_error, ops.mean_squared_error_backward],
+            hints={"mean_squared_error_backward": "the 2 of the square, the mean's number of elements, and dloss"},
             mean_squared_error=["the mean over all elements, not the sum; and a cache, the difference"], mean_squared_error_backward=["dloss is a number"]),
     library("10.2", "L_simple (Eq. 14)", 3, l_simple, [objective.l_simple],
+            hints={"loss": "the mean over all elements, against the target of what is predicted",
+                   "gradient": "in y's shape: zeros for the channels of v"},
             l_simple=["split(y, variance) gives the prediction, and v where the variance is learned (else None)",
                       "the loss against the prediction's target, and its gradient for dloss = 1",
                       "join(gradient, dv) is the gradient with respect to y; L_simple says nothing to v: zeros, or None"]),

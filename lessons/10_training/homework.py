@@ -2,7 +2,8 @@
 
 Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
 cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs.
+own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
+does: from tinyddpm import gradcheck
 """
 
 import numpy as np
@@ -51,3 +52,9 @@ def huber_backward(dloss, cache):
     """dloss, a number -> dprediction"""
     # 1. clip
     raise NotImplementedError("10.3 huber_backward")
+
+
+# ---- An open question, not graded. What a good answer contains: python lessons/grade.py 10 --open ----
+
+# What is L_simple of a network that always answers 0? And of one that answers c(t) x_t with the best number
+# c(t) for each t? Compare with the loss of the run in the lesson.

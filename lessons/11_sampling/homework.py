@@ -2,7 +2,8 @@
 
 Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
 cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs.
+own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
+does: from tinyddpm import gradcheck
 """
 
 import numpy as np
@@ -63,3 +64,8 @@ def slerp(a, b, weight):
     """
     # 1. flatten each sample to find its angle
     raise NotImplementedError("11.4 slerp")
+
+
+# ---- An open question, not graded. What a good answer contains: python lessons/grade.py 11 --open ----
+
+# Draw with DDIM in 50 steps from the same noise times 0.8, 1 and 1.2. What changes, and why?

@@ -54,6 +54,13 @@ def levels_answer(x0, mean, sigma, levels):
     return out
 
 
+OPEN = ("Estimate the bits per dimension of mnist-eps for digits, for digits upside down, for their negatives (255 - "
+        "x), for black images and for noise of bytes. Put them in order before you look.",
+        "In a trial: black 1.4, digits 2.35, upside down 2.38, negatives 19, noise 26. Eight bits would be a model "
+        "that knows nothing: the model is worse than that on what it has never seen. And a black image costs less "
+        "than any digit, though it is not one. A small number of bits does not mean 'looks like the data': most bits "
+        "pay for the exact values of pixels, and black has none to pay for.")
+
 TASKS = [
     library("12.1", "Bits per dimension", 1, bits_per_dim, [likelihood.bits_per_dim],
             bits_per_dim=["the mean over all axes but the first", "a bit is ln 2 nats"]),

@@ -2,7 +2,8 @@
 
 Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
 cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs.
+own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
+does: from tinyddpm import gradcheck
 """
 
 import math
@@ -63,3 +64,9 @@ def decoder_of_levels(x0, mean, sigma, levels):
     """
     # 1. how far apart are the values? 256 of them give Eq. 13
     raise NotImplementedError("12.4 decoder_of_levels")
+
+
+# ---- An open question, not graded. What a good answer contains: python lessons/grade.py 12 --open ----
+
+# Estimate the bits per dimension of mnist-eps for digits, for digits upside down, for their negatives (255 -
+# x), for black images and for noise of bytes. Put them in order before you look.

@@ -2,7 +2,8 @@
 
 Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
 cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs.
+own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
+does: from tinyddpm import gradcheck
 """
 
 import numpy as np
@@ -12,19 +13,16 @@ from tinyddpm.diffusion.process import posterior_coefficients            # the f
 from tinyddpm.diffusion.schedule import per_sample
 
 
-# ---- 13.1 v, and back: 2 points ----
+# ---- 13.1 The same error in other words: 2 points ----
 
 
-def v_from_x0(s, x0, t, eps):
-    """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans and Ho 2022)."""
-    # 1. v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0
-    raise NotImplementedError("13.1 v_from_x0")
+def weights_of_x0(s, t):
+    """What a squared error of 1 of x_0 is as a squared error of eps, of v and of mu_tilde, with x_t given.
 
-
-def x0_from_v(s, xt, t, v):
-    """x_0 = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v"""
-    # 1. put Eq. 4 and v's definition together: eps drops out
-    raise NotImplementedError("13.1 x0_from_v")
+    t a number or (N,) -> three weights like t: the loss of each is its weight times the loss of x_0
+    """
+    # 1. write each as a function of x_0 and x_t; x_t stays, so only the factor of x_0 matters
+    raise NotImplementedError("13.1 weights_of_x0")
 
 
 # ---- 13.2 The mean, and back (Eq. 7): 3 points ----
@@ -78,3 +76,9 @@ def min_snr_weights(s, t, gamma):
     """min(snr_t, gamma) / snr_t, snr = alpha_bar / (1 - alpha_bar): weights of the loss of eps that hold back small t (Hang et al. 2023)."""
     # 1. s.snr is a table
     raise NotImplementedError("13.5 min_snr_weights")
+
+
+# ---- An open question, not graded. What a good answer contains: python lessons/grade.py 13 --open ----
+
+# Write the losses of eps, x_0 and v as losses of x_0 with weights, and plot these weights over the
+# signal-to-noise ratio. Which one asks for what?

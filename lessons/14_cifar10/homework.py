@@ -2,7 +2,8 @@
 
 Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
 cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs.
+own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
+does: from tinyddpm import gradcheck
 """
 
 import numpy as np
@@ -75,3 +76,9 @@ def my_part(batch, rank, size):
     """The part of a batch that belongs to a rank: `size` equal parts, in order. batch (N, ...), N a multiple of size"""
     # 1. the mean of the parts' gradients is then the batch's
     raise NotImplementedError("14.5 my_part")
+
+
+# ---- An open question, not graded. What a good answer contains: python lessons/grade.py 14 --open ----
+
+# Plot the distance of real digits from real digits times the number of samples, and then over 1 / N. What
+# would the distance be with infinitely many samples?
