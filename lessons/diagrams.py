@@ -1,5 +1,12 @@
-"""Drawings that the lessons show beside their plots."""
+"""Drawings that the lessons show beside their plots.
 
+    python lessons/diagrams.py          draws the map of the lessons anew
+"""
+
+import re
+from pathlib import Path
+
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tinyddpm import plots
@@ -48,3 +55,35 @@ def graph(axes, values, gradients):
             axes.text(x, y - 0.4, f"{gradients[name]:.3f}", color=UP, **number)
     axes.set(xlim=(-0.5, 8), ylim=(-0.6, 2.5))
     axes.set_axis_off()
+
+
+PLACES = ((0, 0), (1, 0.9), (2, 0.9), (1, -1), (3, 0.15), (2, -0.65), (2, -1.3), (2, -1.95), (3, -1.3), (4, 0.15),
+          (5, 0.75), (5, -0.45), (6, -0.45), (6, 0.75))
+NAMES = ("noise", "forward\nprocess", "reverse\nprocess", "back-\npropagation", "learning", "convolution", "group\nnorm",
+         "attention", "U-Net", "training", "sampling", "the bound\nin bits", "what to\npredict", "CIFAR10")
+ABOUT = {"the process": (DOWN, (1, 2, 3)), "the network": (MIDDLE, (4, 6, 7, 8, 9)), "training it": (UP, (5, 10)),
+         "using it": (plots.COLOURS[3], (11, 12, 13, 14))}
+
+
+def course_map(axes, needs):
+    """The lessons as boxes, an arrow from each to those that need it. needs: for each lesson the numbers before it"""
+    for lesson, before in enumerate(needs, 1):
+        for other in before:
+            axes.annotate("", PLACES[lesson - 1], PLACES[other - 1],
+                          arrowprops={"arrowstyle": "->", "color": "0.6", "shrinkA": 25, "shrinkB": 36})
+    for part, (colour, lessons) in ABOUT.items():
+        axes.plot([], [], "s", color=colour, markersize=10, label=part)
+        for lesson in lessons:
+            axes.text(*PLACES[lesson - 1], f"{lesson}. {NAMES[lesson - 1]}", ha="center", va="center", color="white",
+                      fontsize="small", bbox={"boxstyle": "round,pad=0.5", "facecolor": colour, "edgecolor": "none"})
+    axes.legend(ncols=4, loc="upper center", frameon=False)
+    axes.set(xlim=(-0.3, 6.35), ylim=(-2.2, 1.7))
+    axes.set_axis_off()
+
+
+if __name__ == "__main__":              # the map in README.md, by the column "needs" of its table
+    text = Path(__file__).with_name("README.md").read_text()
+    table = re.findall(r"^\| \[\d+\..*?\|.*?\|(.*?)\|", text, re.MULTILINE)
+    figure = Figure(figsize=(10.5, 4), layout="constrained")
+    course_map(figure.subplots(), [[int(n) for n in re.findall(r"\d+", before)] for before in table])
+    figure.savefig(Path(__file__).with_name("map.png"), dpi=100)
