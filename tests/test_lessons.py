@@ -66,6 +66,8 @@ def test_the_code_in_the_text_is_the_scripts(folder):
     blocks = re.findall(r"```python\n(.*?)\n```", text(folder), re.DOTALL)
     script = (folder / "lesson.py").read_text()
     assert blocks and all(block in script for block in blocks), [block for block in blocks if block not in script]
+    everything = re.findall(r"```(?:python|text|bash)\n(.*?)\n```", text(folder), re.DOTALL)
+    assert max(len(line) for block in everything for line in block.splitlines()) <= 88          # nothing scrolls
 
 
 @pytest.mark.parametrize("folder", LESSONS, ids=lambda folder: folder.name)

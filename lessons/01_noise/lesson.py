@@ -18,7 +18,7 @@ def scaled(images):
 
 
 def fit(x):
-    """The mean and the covariance of images (N, 28, 28, 1), seen as points in 784 dimensions."""
+    """Mean and covariance of images (N, 28, 28, 1), as points in 784 dimensions."""
     points = x.reshape(len(x), -1)
     mean = points.mean(axis=0)
     centred = points - mean
@@ -26,7 +26,10 @@ def fit(x):
 
 
 def draw(mean, covariance, z):
-    """Points of N(mean, covariance) from standard normal z (N, D): covariance = V diag(w) V^T, so x = mean + V sqrt(w) z."""
+    """Points of N(mean, covariance) from standard normal z (N, D).
+
+    covariance = V diag(w) V^T, so x = mean + V sqrt(w) z
+    """
     w, V = np.linalg.eigh(covariance)
     return mean + (z * np.sqrt(np.maximum(w, 0))) @ V.T
 

@@ -29,7 +29,8 @@ def walk(x0, betas, rng):
 
 def jump(x0, alpha_bar, rng):
     """From x_0 to x_t at once (Eq. 4)."""
-    return np.sqrt(alpha_bar) * x0 + np.sqrt(1 - alpha_bar) * rng.standard_normal(x0.shape)
+    eps = rng.standard_normal(x0.shape)
+    return np.sqrt(alpha_bar) * x0 + np.sqrt(1 - alpha_bar) * eps
 
 
 def pattern():
@@ -43,7 +44,8 @@ def main():
     lesson = course.Lesson(__file__, __doc__)
     rng = np.random.default_rng(0)
     s = schedule.linear()
-    print(f"T = {s.T}: beta from {s.beta[1]:g} to {s.beta[s.T]:g}; alpha_bar_1 = {s.alpha_bar[1]:.4f}, alpha_bar_500 = {s.alpha_bar[500]:.6f}, "
+    print(f"T = {s.T}: beta from {s.beta[1]:g} to {s.beta[s.T]:g}")
+    print(f"alpha_bar_1 = {s.alpha_bar[1]:.4f}, alpha_bar_500 = {s.alpha_bar[500]:.6f}, "
           f"alpha_bar_1000 = {s.alpha_bar[1000]:.8f}")
     assert abs(s.alpha_bar[500] - 0.0785872428818) < 1e-12
 

@@ -25,10 +25,10 @@ def data(count, rng):
 def perfect_eps(x, alpha_bar):
     """E[eps | x_t = x]: what the best of all networks would answer. x (N, 2)"""
     away = x[:, None] - np.sqrt(alpha_bar) * MEANS                       # (N, 3, 2)
-    variance = alpha_bar * SIGMA**2 + 1 - alpha_bar                      # of x_t around each noisy mean
+    variance = alpha_bar * SIGMA**2 + 1 - alpha_bar     # of x_t around each noisy mean
     logits = np.log(WEIGHTS) - (away**2).sum(axis=2) / (2 * variance)
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)                                    # how likely each cloud is, given x
+    p /= p.sum(axis=1, keepdims=True)           # how likely each cloud is
     return np.sqrt(1 - alpha_bar) / variance * (p[:, :, None] * away).sum(axis=1)
 
 
@@ -43,7 +43,8 @@ def backwards(s, x, rng, noise=1):
     """Algorithm 2 with the perfect noise: x_T (N, 2) -> all of x_T, ..., x_0."""
     path = [x]
     for t in range(s.T, 0, -1):
-        mean = process.mu_from_eps(s, x, t, perfect_eps(x, s.alpha_bar[t]))                          # Eq. 11
+        eps = perfect_eps(x, s.alpha_bar[t])
+        mean = process.mu_from_eps(s, x, t, eps)        # Eq. 11
         z = rng.standard_normal(x.shape) if t > 1 else 0
         x = mean + noise * np.sqrt(s.beta[t]) * z
         path.append(x)
@@ -113,7 +114,7 @@ def main():
 
     sides = np.stack(path)[:, :, 0] > 0                                  # of t = T, ..., 0
     stay = {t: np.mean((sides[s.T - t:] == sides[-1]).all(axis=0)) for t in (400, 300, 200, 100)}
-    print("walks that never change sides again: " + ", ".join(f"{share:.0%} after t = {t}" for t, share in stay.items()))
+    print("walks that never change sides again after t: " + ", ".join(f"{t}: {share:.0%}" for t, share in stay.items()))
     walks = np.stack(backwards(s, start[:40], np.random.default_rng(2)))[:, :, 0]
     figure, (left, right) = lesson.figure(1, 2, size=(9, 3.2), gridspec_kw={"width_ratios": (3, 1)}, sharey=True)
     left.plot(np.arange(s.T, -1, -1), walks, linewidth=0.5, color="0.5")

@@ -115,8 +115,8 @@ def main():
     values = staged(x=2.0, w=1.0, b=-1.0, target=2.0)
     gradients = staged_backward(**values)
     nudged = staged(x=2.0, w=1.001, b=-1.0, target=2.0)
-    print(f"the loss is {values['loss']:.4f}, and dw {gradients['w']:.3f}; "
-          f"with w = 1.001 the loss is {nudged['loss']:.4f}, "
+    print(f"the loss is {values['loss']:.4f}, and dw is {gradients['w']:.3f}")
+    print(f"with w = 1.001 the loss is {nudged['loss']:.4f}: "
           f"{(nudged['loss'] - values['loss']) / 0.001:.3f} times 0.001 more")
     figure, axes = lesson.figure(size=(8, 3.2))
     diagrams.graph(axes, values, gradients)
@@ -127,8 +127,8 @@ def main():
     numbers = sum(p.size for p in wide[2:])
     one = timeit.repeat(lambda: network(*wide), number=1, repeat=9)
     both = timeit.repeat(lambda: network_backward(1.0, network(*wide)[1]), number=1, repeat=9)
-    print(f"measured: forward {1e3 * np.median(one):.1f} ms, forward and backward {1e3 * np.median(both):.1f} ms, "
-          f"for the gradients of {numbers:,} parameters")
+    print(f"measured: forward {1e3 * np.median(one):.1f} ms, with the gradients of "
+          f"{numbers:,} parameters {1e3 * np.median(both):.1f} ms")
 
     x, w, b = rng.standard_normal((4, 3)), rng.standard_normal((3, 5)), rng.standard_normal(5)
     print(f"linear: largest relative error of its gradients {gradcheck.check(linear, linear_backward, x, w, b):.0e}")
@@ -152,7 +152,7 @@ def main():
     nothing = lambda dy, p: 0 * p
     z = rng.standard_normal((3, 4))
     ones, random = caught(ops.softmax, nothing, z, dy=np.ones((3, 4))), caught(ops.softmax, nothing, z)
-    print(f"a softmax whose backward returns 0: caught with dy = 1: {ones}; caught with a random dy: {random}")
+    print(f"a softmax whose backward returns 0: caught with dy = 1: {ones}; a random dy: {random}")
     assert not ones and random
 
     mistakes = {"SiLU without the second term": (silu, lambda dy, c: dy * c[1], (x,)),

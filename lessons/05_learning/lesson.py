@@ -40,7 +40,7 @@ def adam(lr, beta1=0.9, beta2=0.999, eps=1e-8):
         v = beta2 * v + (1 - beta2) * g**2          # and of its square
         m_hat = m / (1 - beta1**step)               # both started at 0
         v_hat = v / (1 - beta2**step)
-        x -= lr * m_hat / (np.sqrt(v_hat) + eps)    # about lr, whatever the gradient's size
+        x -= lr * m_hat / (np.sqrt(v_hat) + eps)    # about lr, whatever g's size
 
     return update
 
@@ -105,7 +105,7 @@ def main():
     path = descend(noisy, (-4, 1.0), 600, plain(0.02))
     ema = moving_average(path, decay=0.99)
     away, ema_away = np.hypot(*path[300:].T), np.hypot(*ema[300:].T)
-    print(f"noisy gradients, steps 300 to 600: the parameters are {away.mean():.2f} from the lowest point, "
+    print(f"noisy gradients: {away.mean():.2f} from the lowest point in steps 300 to 600, "
           f"their average {ema_away.mean():.2f}")
 
     images, _ = course.digits()

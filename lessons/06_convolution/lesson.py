@@ -58,7 +58,7 @@ def conv_by_windows(x, w, b):
 
 
 def conv_backward(dy, x, w):
-    """The forward's lines transposed: what went through w[p, q] comes back through w[p, q].T"""
+    """What went through w[p, q] comes back through its transpose."""
     kh, kw, C, K = w.shape
     padded = np.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
     dpadded, dw = np.zeros_like(padded), np.zeros_like(w)
@@ -77,8 +77,9 @@ def winograd(points, taps=3):
     n = len(points) + 1
 
     def values(count):
-        """Rows that give a polynomial of `count` coefficients at the points, and at infinity."""
-        return np.vstack([np.vander(points, count, increasing=True), np.eye(count)[-1:]])
+        """Rows that take `count` coefficients to values, the last at infinity."""
+        powers = np.vander(points, count, increasing=True)
+        return np.vstack([powers, np.eye(count)[-1:]])
 
     return values(n - taps + 1).T, np.linalg.inv(values(n)).T, values(taps)
 
@@ -92,7 +93,7 @@ def winograd_1d(d, g):
 
 
 def winograd_2d(d, g):
-    """A tile of 4 x 4 pixels, a 3 x 3 filter: 2 x 2 outputs by 16 products instead of 36."""
+    """4 x 4 pixels and a 3 x 3 filter: 2 x 2 outputs, 16 products instead of 36."""
     return A @ ((G @ g @ G.T) * (B @ d @ B.T)) @ A.T
 
 
@@ -100,7 +101,7 @@ def product_by_blocks(a, b, rows=6, columns=16):
     """a b, block by block. Compiled, a block stays in registers while p runs."""
     c = np.zeros((len(a), b.shape[1]))
     for k in range(0, b.shape[1], columns):
-        panel = np.ascontiguousarray(b[:, k:k + columns])       # fits into the first cache
+        panel = np.ascontiguousarray(b[:, k:k + columns])   # fits into the first cache
         for i in range(0, len(a), rows):
             for p in range(len(b)):
                 c[i:i + rows, k:k + columns] += np.outer(a[i:i + rows, p], panel[p])
@@ -132,8 +133,7 @@ def main():
     A6, B6, G6 = winograd(points=(0, 1, -1, 2, -2))
     line = rng.standard_normal(6)
     found = A6 @ ((G6 @ g[0]) * (B6 @ line))
-    print(f"with the points 2 and -2 too: {len(found)} outputs of a line of {len(line)} "
-          f"by {len(B6)} products instead of {3 * len(found)}, "
+    print(f"with 2 and -2 too: {len(found)} outputs by {len(B6)} products instead of {3 * len(found)}, "
           f"differs by {np.abs(found - np.correlate(line, g[0])).max():.0e}")
     left, right = x.reshape(20, 9), w.reshape(9, 12)
     print(f"a product by blocks: differs by {np.abs(product_by_blocks(left, right) - left @ right).max():.0e}")

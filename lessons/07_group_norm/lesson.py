@@ -39,18 +39,18 @@ def expanded_backward(dy, cache):
     """One line for each line of the forward, from the last to the first."""
     centred, rstd = cache
     n = centred.shape[1]
-    dcentred = dy * rstd                                        # y = centred * rstd
+    dcentred = dy * rstd                            # y = centred * rstd
     drstd = (dy * centred).sum(axis=1, keepdims=True)
-    dvariance = drstd * -0.5 * rstd**3                          # rstd = (variance + EPS)^(-1/2)
-    dsquared = np.ones((1, n)) * dvariance / n                  # variance = sum(squared) / n
-    dcentred = dcentred + dsquared * 2 * centred                # squared = centred^2
-    dx = dcentred                                               # centred = x - mean
+    dvariance = drstd * -0.5 * rstd**3              # rstd = (variance + EPS)^(-1/2)
+    dsquared = np.ones((1, n)) * dvariance / n      # variance = sum(squared) / n
+    dcentred = dcentred + dsquared * 2 * centred    # squared = centred^2
+    dx = dcentred                                   # centred = x - mean
     dmean = -dcentred.sum(axis=1, keepdims=True)
-    return dx + np.ones((1, n)) * dmean / n                     # mean = sum(x) / n
+    return dx + np.ones((1, n)) * dmean / n         # mean = sum(x) / n
 
 
 def collapsed_backward(dy, cache):
-    """The same in one line: what would move a row's mean or spread is removed from dy."""
+    """What would move a row's mean or its spread is removed from dy."""
     centred, rstd = cache
     y = centred * rstd
     mean = lambda a: a.mean(axis=1, keepdims=True)

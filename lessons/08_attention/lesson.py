@@ -16,7 +16,7 @@ from tinyddpm import gradcheck, ops, plots
 
 
 def attention_loops(q, k, v):
-    """y_i = sum over j of p_ij v_j, p_ij = exp(q_i k_j / sqrt(d)) / sum over m of exp(q_i k_m / sqrt(d)). (L, d) each"""
+    """y_i = sum over j of p_ij v_j, p_i the softmax of q_i k_j / sqrt(d). (L, d) each"""
     L, d = q.shape
     y = np.zeros_like(v)
     for i in range(L):
@@ -34,7 +34,7 @@ def softmax(x):
 def attention(q, k, v):
     """The same in three products. (N, L, d) each"""
     scale = 1 / np.sqrt(q.shape[-1])
-    p = softmax(q @ k.swapaxes(-1, -2) * scale)                  # (N, L, L): a row for each asking position
+    p = softmax(q @ k.swapaxes(-1, -2) * scale)     # (N, L, L): a row for each query
     return p @ v, (q, k, v, p, scale)
 
 
@@ -81,16 +81,16 @@ def main():
     shuffled, _ = attention(q[:, order], k[:, order], v[:, order])
     print(f"positions shuffled: the same results, shuffled, to {np.abs(shuffled - y[:, order]).max():.0e}")
     L = 256
-    print(f"16 x 16 pixels are {L} positions: {L * L:,} weights for each image; 32 x 32 would be {(4 * L)**2:,}")
+    print(f"16 x 16 pixels: {L * L:,} weights for each image; 32 x 32 would be {(4 * L)**2:,}")
 
     widths, attended = (2, 8, 32, 128, 512), {"divided by the root": [], "not divided": []}
     for d in widths:
         q, k = rng.standard_normal((2, 8, 64, d))
         attended["divided by the root"].append(entropy(softmax(q @ k.swapaxes(-1, -2) / np.sqrt(d))))
         attended["not divided"].append(entropy(softmax(q @ k.swapaxes(-1, -2))))
+    print("how many of 64 positions a row attends to")
     for name, found in attended.items():
-        print(f"{name}: of 64 positions a row attends to "
-              + ", ".join(f"{n:.1f} (width {d})" for n, d in zip(found, widths)))
+        print(f"{name}: " + ", ".join(f"width {d}: {n:.1f}" for n, d in zip(found, widths)))
     assert attended["not divided"][-1] < 2 < attended["divided by the root"][-1]
 
     # Which patches of a digit look alike? Queries and keys are the patches themselves

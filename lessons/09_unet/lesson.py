@@ -29,7 +29,7 @@ SMALL = UNetConfig(image_size=8, image_channels=1, base_channels=8, channel_mult
 
 
 class Block(Module):
-    """The residual block of the paper without dropout: x + conv(norm(conv(norm(x)) + time)), channels from C to K."""
+    """The paper's residual block, x + conv(norm(conv(norm(x)) + time)), no dropout."""
 
     def __init__(self, rng, C, K, D, groups):
         self.norm1, self.conv1 = GroupNormSiLU(C, groups), Conv2dAdd(rng, C, K)
@@ -40,30 +40,30 @@ class Block(Module):
 
     def forward(self, x, temb):
         h = self.norm1.forward(x)
-        h = self.conv1.forward(h, self.time.forward(temb)[:, None, None])    # the time, added to every pixel
+        h = self.conv1.forward(h, self.time.forward(temb)[:, None, None])   # + time
         h = self.norm2.forward(h)
-        return self.conv2.forward(h, self.shortcut.forward(x))               # and the shortcut around it all
+        return self.conv2.forward(h, self.shortcut.forward(x))              # + shortcut
 
     def backward(self, dy):
-        dh, dshortcut = self.conv2.backward(dy)                              # the forward, read upwards
+        dh, dshortcut = self.conv2.backward(dy)         # the forward, read upwards
         dh = self.norm2.backward(dh)
         dh, dtime = self.conv1.backward(dh)
-        dx = self.norm1.backward(dh) + self.shortcut.backward(dshortcut)     # x was used twice: add
+        dx = self.norm1.backward(dh) + self.shortcut.backward(dshortcut)    # two paths
         self.dtemb = self.time.backward(dtime[:, 0, 0])
         return dx
 
 
 def forward(model, x, t):
-    """A U-Net from x_t and t to the noise, written out; model.forward(x, t) does the same."""
+    """A U-Net from x_t and t to the noise; model.forward(x, t) does the same."""
     temb = ops.time_embedding(t, model.config.base_channels, x.dtype)
     temb, _ = ops.silu(model.time1.forward(ops.silu(model.time0.forward(temb))[0]))
     h = model.conv_in.forward(x)
     skips = [h]
-    for part in itertools.chain(*model.down):                    # blocks and downsamplings: each appends h to skips
+    for part in itertools.chain(*model.down):       # each appends its h to skips
         h = part.forward(h, skips, temb, None)
     for block in model.middle:
         h = block.forward(h, skips, temb, None)
-    for part in itertools.chain(*reversed(model.up)):            # blocks, which take the last of skips, and upsamplings
+    for part in itertools.chain(*reversed(model.up)):   # blocks take the last of skips
         h = part.forward(h, skips, temb, None)
     return model.conv_out.forward(model.norm_out.forward(h))
 
@@ -94,8 +94,8 @@ def main():
     paper, counts = UNet(UNetConfig()), Counter()
     for name, parameter in paper.parameters().items():
         counts[name.split(".")[0]] += parameter.value.size
-    print(f"the paper's network: {sum(counts.values()):,} parameters in {len(paper.parameters())} arrays; "
-          + ", ".join(f"{part} {counts[part]:,}" for part in ("down", "middle", "up")))
+    print(f"the paper's network: {sum(counts.values()):,} parameters in {len(paper.parameters())} arrays")
+    print(", ".join(f"{part} {counts[part]:,}" for part in ("down", "middle", "up")))
     assert sum(counts.values()) == 35_746_307
     fresh, shown = UNet(SMALL, dtype=np.float64), rng.standard_normal((1, 8, 8, 1))
     print(f"untrained, its output is {np.abs(fresh.forward(shown, np.array([5]))).max():.0e}: the last convolution starts near zero")
@@ -121,7 +121,7 @@ def main():
         model.flat_values[...] += 0.1 * np.random.default_rng(1).standard_normal(model.flat_values.size)
         model.middle[0].attention = None                 # which would let every pixel reach every other
         pixels = reach(model)
-        print(f"{name}: {np.mean(pixels > 0.05 * pixels.max()):.0%} of the input's pixels move the middle of the output by 5% of the most or more")
+        print(f"{name}: {np.mean(pixels > 0.05 * pixels.max()):.0%} of the input's pixels move the middle of the output")
         picture = ax.imshow(np.log10(pixels / pixels.max() + 1e-6), cmap="magma", vmin=-6)
         ax.set_title(name, loc="center")
         ax.set_axis_off()

@@ -63,8 +63,7 @@ def main():
     right = kl(mean, variance, mean, s.beta[t]) + objective.bound_weights(s, t) * (eps - guess)**2  # Eq. 12
     print(f"a KL term, Eq. 8 and Eq. 12 agree to {max(np.abs(left - same).max(), np.abs(left - right).max()):.0e}")
     weights = objective.bound_weights(s, np.arange(1, s.T + 1))
-    print(f"Eq. 12 weighs t = 1 with {weights[0]:.2f}, t = 10 with {weights[9]:.3f}, t = 1000 with {weights[-1]:.4f}; "
-          "L_simple weighs all the same")
+    print(f"Eq. 12 weighs t = 1 with {weights[0]:.2f}, t = 10 with {weights[9]:.3f}, t = 1000 with {weights[-1]:.4f}")
 
     # Algorithm 1 by hand, and the library's: the same loss and the same gradient
     config = UNetConfig(image_size=8, image_channels=1, base_channels=8, channel_multipliers=(1, 2),

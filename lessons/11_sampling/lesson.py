@@ -24,20 +24,20 @@ from tinyddpm.training import load_model
 
 def algorithm_2(predict_x0, s, x, rng, variance="large", clip=True):
     """From noise x_T to images: predict x_0, form the mean of Eq. 7, add noise."""
-    sigma2 = s.variance(variance)                               # beta_t, or beta_tilde_t
+    sigma2 = s.variance(variance)               # beta_t, or beta_tilde_t
     for t in range(s.T, 0, -1):
         x0 = predict_x0(x, np.full(len(x), t))
         if clip:
-            x0 = np.clip(x0, -1, 1)                             # before the mean is formed
+            x0 = np.clip(x0, -1, 1)             # before the mean is formed
         x = process.mu_from_x0(s, x0, x, t)
-        if t > 1:                                               # z = 0 at the last step
+        if t > 1:                               # z = 0 at the last step
             z = rng.standard_normal(x.shape, dtype=np.float32)
             x = x + np.float32(np.sqrt(sigma2[t])) * z
     return x
 
 
 def shortened(s, times):
-    """The schedule that visits only some times of s, ascending: its steps are longer."""
+    """The schedule that visits only some times of s, in ascending order."""
     alpha_bar = s.alpha_bar[[0, *times]]
     return Schedule(np.append(0.0, 1 - alpha_bar[1:] / alpha_bar[:-1]))
 
@@ -48,7 +48,7 @@ def ddim_times(s, steps):
 
 
 def ddim(predict_x0, s, x, times):
-    """From x_t to x_0, and back to the noise level of the next time; no noise is drawn."""
+    """From x_t to x_0, and back to the noise level of the next time."""
     for t, following in zip(times, times[1:]):
         a, b = s.alpha_bar[t], s.alpha_bar[following]
         x0 = np.clip(predict_x0(x, np.full(len(x), t)), -1, 1)
@@ -128,7 +128,7 @@ def main():
     times = tuple(s.T * k // 8 for k in (8, 4, 2, 1))
     shared = latents.shared(free, s, noise(1, 9), rng, times, columns=9)
     distances = [np.abs(row[1:, None] - row[None, 1:]).mean() for row in shared]
-    print("samples that share x_t differ by " + ", ".join(f"{d:.2f} (t = {t})" for d, t in zip(distances, times)))
+    print("samples that share x_t differ, " + ", ".join(f"t = {t}: {d:.2f}" for d, t in zip(distances, times)))
     lesson.rows("figure_shared.png", {f"t = {t}": row for t, row in zip(times, shared)}, (8, 3.4),
                 ["x_t", *["sample"] * (shared.shape[1] - 1)])
     a, b = data.scaled(images[[3, 5, 0]]), data.scaled(images[[8, 12, 7]])

@@ -27,7 +27,7 @@ def cdf(z):
 
 
 def decoder(x0, mean, sigma):
-    """log p(x_0 | x_1) of bytes scaled to [-1, 1] (Eq. 13): a Gaussian over each bin."""
+    """log p(x_0 | x_1) of bytes scaled to [-1, 1] (Eq. 13)."""
     above, below = (x0 + 1 / 255 - mean) / sigma, (x0 - 1 / 255 - mean) / sigma
     high = np.where(x0 > 0.999, 1, cdf(above))          # the last bin has no upper end
     low = np.where(x0 < -0.999, 0, cdf(below))          # the first has no lower one
@@ -41,19 +41,19 @@ def kl(mean, variance, other_mean, other_variance):
 
 
 def gaussian_bound(s, spread, rng, count):
-    """The bound for data from N(0, spread^2) with the exact reverse mean, in bits per number."""
+    """The bound for data from N(0, spread^2), with the exact reverse mean, in bits."""
     x0, total = spread * rng.standard_normal(count), 0.0
     for t in range(1, s.T + 1):
         a, beta = s.alpha_bar[t], s.beta[t]
         xt = np.sqrt(a) * x0 + np.sqrt(1 - a) * rng.standard_normal(count)
-        best = np.sqrt(a) * spread**2 / (a * spread**2 + 1 - a) * xt        # E[x_0 | x_t]
+        best = np.sqrt(a) * spread**2 / (a * spread**2 + 1 - a) * xt    # E[x_0 | x_t]
         if t > 1:
             exact, mean = (process.mu_from_x0(s, guess, xt, t) for guess in (x0, best))
             total += kl(exact, s.beta_tilde[t], mean, beta).mean()
         else:
             nats = (x0 - best)**2 / (2 * beta) + np.log(2 * np.pi * beta) / 2
             total += nats.mean() / math.log(2)
-    return total + kl(np.sqrt(a) * x0, 1 - a, 0, 1).mean()                  # L_T
+    return total + kl(np.sqrt(a) * x0, 1 - a, 0, 1).mean()              # L_T
 
 
 def main():
@@ -71,7 +71,8 @@ def main():
     print(f"a bit is {math.log(2):.3f} nats; the paper's bounds on CIFAR10: 3.75 bits/dim by L_simple, 3.70 by L")
     errors = 0.0074 * np.random.default_rng(0).standard_normal(40_000)
     exact, off = (-decoder(np.full(40_000, values[128]), values[128] + error, 0.0074).mean() / math.log(2) for error in (0, errors))
-    print(f"256 equal values cost {math.log2(256):.0f} bits; a decoder with sigma = 0.0074 costs {exact:.2f} where its mean is exact,")
+    print(f"256 equal values cost {math.log2(256):.0f} bits")
+    print(f"a decoder with sigma = 0.0074 costs {exact:.2f} where its mean is exact,")
     print(f"and {off:.2f} where the mean itself is wrong by an error with that standard deviation")
 
     for T in (25,) if lesson.quick else (25, 100, 1000):
@@ -105,8 +106,8 @@ def main():
     times, rate, rmse = found["simple"].rate_distortion()
     plots.rate_distortion(lesson.folder / "figure_rate_distortion.png", times, rate, rmse)
     late_rate, late_rmse = found["simple"].at(0.9 * s.T)
-    print(f"trained by L_simple: {late_rate:.3f} of the {rate[0]:.3f} bits of the rate have come "
-          f"by reverse time {0.9 * s.T:.0f}; the RMSE is then {late_rmse:.1f} of 255, at the end {rmse[0]:.1f}")
+    print(f"trained by L_simple: {late_rate:.3f} of the {rate[0]:.3f} bits have come by reverse time {0.9 * s.T:.0f};")
+    print(f"the RMSE is then {late_rmse:.1f} of 255, at the end {rmse[0]:.1f}")
 
     figure, (left, right) = lesson.figure(1, 2, size=(9, 3.2))
     for (loss, bound), colour in zip(found.items(), plots.COLOURS):

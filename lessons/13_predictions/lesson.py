@@ -52,13 +52,14 @@ def main():
         back = PREDICTIONS[name].to_x0(s, xt, t, value)
         print(f"x_0 -> {name} -> x_0: {np.abs(back - x0).max():.0e}; the library's target differs by "
               f"{np.abs(PREDICTIONS[name].target(s, x0, xt, t, eps) - value).max():.0e}")
+    print("how far x_0 is off if a prediction is off by 0.01")
     for t in (1, 100, 999):
-        print(f"t = {t:3}: a prediction that is off by 0.01 puts x_0 off by "
+        print(f"t = {t:3}: "
               + ", ".join(f"{error_of_x0(s, name, t, 0.01):.2g} ({name})" for name in ("eps", "x0", "v", "mu")))
     for v in (-1.0, 0.0, 1.0):
         assert np.isclose(learned_variance(s, v, 500), np.exp(process.learned_log_variance(s, 500, np.array([v])))[0])
-    print(f"at t = 500 sigma^2 lies between {learned_variance(s, -1, 500):.5f} and {learned_variance(s, 1, 500):.5f}, "
-          f"at t = 2 between {learned_variance(s, -1, 2):.6f} and {learned_variance(s, 1, 2):.6f}")
+    for t in (500, 2):
+        print(f"at t = {t} sigma^2 lies between {learned_variance(s, -1, t):.6f} and {learned_variance(s, 1, t):.6f}")
     probabilities = objective.time_probabilities(s)
     print(f"L draws t <= 10 in {probabilities[:10].sum():.0%} of its steps; drawn uniformly they would be 1%")
 

@@ -26,7 +26,8 @@ GFLOP_FORWARD = 2 * 6.22        # of the paper's network for one image
 def bf16(x):
     """float32 numbers, rounded to the half of their bits that bfloat16 keeps."""
     bits = np.asarray(x, np.float32).view(np.uint32)
-    return ((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000).astype(np.uint32).view(np.float32)
+    rounded = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000
+    return rounded.astype(np.uint32).view(np.float32)
 
 
 def product(a, b, narrow):
@@ -41,7 +42,7 @@ def gradient(model, s, x0, t, eps):
 
 
 def fit_line(narrow, steps, keep_master):
-    """Gradient descent on (w - 1)^2 with weights that are rounded after each step, or kept in float32 beside the rounded ones."""
+    """Gradient descent on (w - 1)^2. keep_master: the steps are taken in float32."""
     w, path = np.float32(0.0), []
     for _ in range(steps):
         w = w - np.float32(2e-3) * (narrow(w) - 1)
@@ -60,8 +61,8 @@ def main():
         print(f"the recipe, {part}: " + ", ".join(f"{name} {value}" for name, value in asdict(getattr(paper, part)).items()))
     parameters = UNet(paper.model).flat_values.size
     step = 3 * GFLOP_FORWARD * paper.training.batch_size / 1e3
-    print(f"cost: {parameters:,} parameters; a step is {step:.2f} TFLOP, forward and backward for 128 images; {paper.training.steps:,} of them "
-          f"{step * paper.training.steps / 1e6:.1f} million TFLOP")
+    print(f"cost: {parameters:,} parameters; a step, forward and backward for 128 images, is {step:.2f} TFLOP")
+    print(f"cost: {paper.training.steps:,} of them are {step * paper.training.steps / 1e6:.1f} million TFLOP")
     for name, rate in (("the paper's 21 steps a second", 21), ("2 CPU cores, at 200 GFLOP/s", 0.2 / step)):
         print(f"cost: {name}: {paper.training.steps / rate / 3600:,.1f} hours")
     print(f"cost: weights, gradients, two moments and the average: {5 * 4 * parameters / 1e6:,.0f} MB")
@@ -80,14 +81,15 @@ def main():
     sizes = np.abs(whole[whole != 0])
     print(f"float16 ends at {np.finfo(np.float16).max:,.0f}, and its smallest number is {2.0**-24:.8f}")
     for scale in (1, 2**16):
-        print(f"of gradients ten thousand times smaller than these, times {scale:,}, fp16 makes {np.mean((sizes / 1e4 * scale).astype(np.float16) == 0):.0%} zero")
+        lost = np.mean((sizes / 1e4 * scale).astype(np.float16) == 0)
+        print(f"of gradients ten thousand times smaller than these, times {scale:,}, fp16 makes {lost:.0%} zero")
     stuck, moves = (fit_line(bf16, 200 if lesson.quick else 3000, keep) for keep in (False, True))
     print(f"weights in bf16 alone stop at {stuck[-1]:.3f} of 1; with a float32 copy they reach {moves[-1]:.3f}")
 
     # Several GPUs: the mean of the parts' gradients is the gradient of the batch
     parts = [gradient(model, s, x0[i::2], t[i::2], eps[i::2]) for i in range(2)]
-    print(f"two halves of a batch: the mean of their gradients differs from the batch's by {np.abs((parts[0] + parts[1]) / 2 - whole).max() / np.abs(whole).max():.0e} "
-          "of the largest")
+    difference = np.abs((parts[0] + parts[1]) / 2 - whole).max() / np.abs(whole).max()
+    print(f"the mean of the gradients of two halves of a batch differs from the batch's by {difference:.0e}")
 
     # Evaluating: FID falls with the number of samples, even if they are real
     tinyddpm.use("auto")
@@ -97,7 +99,8 @@ def main():
     reference = evaluation.measure(extractor, images[:half], "digits")[0]
     counts = (20, 40, 60, 80, 120, 200) if lesson.quick else (50, 100, 200, 500, 1000, 2000)
     found = [evaluation.fid(evaluation.measure(extractor, images[half:half + n], "digits")[0], reference) for n in counts]
-    print("the distance of real digits from other real digits: " + ", ".join(f"{d:.2f} ({n})" for n, d in zip(counts, found)))
+    print("the distance of N real digits from other real digits:")
+    print(", ".join(f"{d:.2f} ({n})" for n, d in zip(counts, found)))
 
     # Published weights: written, read, the same network
     tinyddpm.use("numpy")
@@ -106,7 +109,7 @@ def main():
         files = sorted(path.name for path in Path(folder).iterdir())
         again = load_diffusers(folder)
     difference = np.abs(again.forward(x0, t) - model.eval().forward(x0, t)).max()
-    print(f"written as {', '.join(files)}; read again, outputs differ by {difference:g}")
+    print(f"written as {' and '.join(files)}; read again: differs by {difference:g}")
     assert difference == 0
 
     figure, (left, right) = lesson.figure(1, 2, size=(9, 3))
