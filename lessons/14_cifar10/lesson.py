@@ -19,7 +19,8 @@ from tinyddpm.diffusion import objective, schedule
 from tinyddpm.interop import load_diffusers, save_diffusers
 from tinyddpm.nn import UNet, UNetConfig
 
-TINY = UNetConfig(image_size=8, base_channels=16, channel_multipliers=(1, 2), blocks_per_level=1, attention_resolutions=(), groups=4, dropout=0.0)
+TINY = UNetConfig(image_size=8, base_channels=16, channel_multipliers=(1, 2), blocks_per_level=1,
+                  attention_resolutions=(), groups=4, dropout=0.0)
 GFLOP_FORWARD = 2 * 6.22        # of the paper's network for one image
 
 
@@ -112,21 +113,22 @@ def main():
     print(f"written as {' and '.join(files)}; read again: differs by {difference:g}")
     assert difference == 0
 
-    figure, (left, right) = lesson.figure(1, 2, size=(9, 3))
+    figure, (left, right) = lesson.figure(1, 2, size=(9, 3.2))
     numbers = np.logspace(-9, 6, 400).astype(np.float32)
     with np.errstate(all="ignore"):
         for name, narrow in (("bf16", bf16), ("fp16", np.float16)):
-            left.loglog(numbers, np.abs(narrow(numbers).astype(np.float64) - numbers) / numbers + 1e-9, ".", markersize=2, label=name)
-    left.set(xlabel="number", title="relative error of rounding", ylim=(1e-6, 10))
-    left.legend()
+            error = np.abs(narrow(numbers).astype(np.float64) - numbers) / numbers + 1e-9
+            left.loglog(numbers, error, ".", markersize=2, label=name)
+    left.set(xlabel="number", ylabel="relative error of rounding", ylim=(1e-6, 10))
+    left.legend(markerscale=5)
     right.loglog(counts, found, "o-")
-    right.set(xlabel="real digits", title="their distance from other real digits")
+    right.set(xlabel="number N of real digits", ylabel="distance from other real digits")
     lesson.save(figure, "figure_precision.png")
 
-    figure, axes = lesson.figure(1, 1, size=(4.8, 2.8))
+    figure, axes = lesson.figure(size=(6, 3.2))
     axes.plot(moves, label="float32 copy, bf16 in the products")
     axes.plot(stuck, label="bf16 alone")
-    axes.set(xlabel="step", title="a weight on its way to 1")
+    axes.set(xlabel="step", ylabel="weight, which should become 1")
     axes.legend()
     lesson.save(figure, "figure_wrong.png")
     lesson.end()
