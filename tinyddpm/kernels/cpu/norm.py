@@ -1,6 +1,7 @@
 """Group normalization, alone or with SiLU: a sample stays in a thread's cache for its passes (mean, variance, result).
 
-Backward recomputes the normalized values and SiLU: memory traffic costs more than arithmetic.
+Backward recomputes the normalized values and SiLU: memory traffic costs more than arithmetic. Where the channels do not
+fill whole vectors, several pixels are taken for one with as many times the channels; group g then has channels in each.
 """
 
 import math
@@ -13,18 +14,21 @@ from tinyddpm.kernels.cpu.simd import LANES, exp, load, store
 from tinyddpm.kernels.fallback import Fallback, fallback
 from tinyddpm.ops import norm as readable
 
-Cache = namedtuple("Cache", "x gamma beta mean rstd silu")
+Cache = namedtuple("Cache", "x gamma beta width mean rstd silu")        # width: channels of a group, in one pixel
 
 
 def _normalize(name, x, gamma, beta, groups, eps):
     readable.check_group_norm(x, gamma, beta, groups)
-    if x.shape[-1] % LANES:                             # channels that do not fill whole vectors
+    C = x.shape[-1]
+    pixels = LANES // math.gcd(C, LANES)
+    if x[0].size % (pixels * C):
         return fallback(readable, name, x, gamma, beta, groups, eps)
-    samples, gamma, beta = map(np.ascontiguousarray, (x.reshape(len(x), -1, x.shape[-1]), gamma, beta))
+    samples = np.ascontiguousarray(x.reshape(len(x), -1, pixels * C))
+    gamma, beta = np.tile(gamma, pixels), np.tile(beta, pixels)
     y, silu = np.empty_like(samples), name == "group_norm_silu"
     mean, rstd = np.empty((2, len(x), groups), x.dtype)
-    _group_norm(len(x), samples, gamma, beta, eps, silu, y, mean, rstd)
-    return y.reshape(x.shape), Cache(samples, gamma, beta, mean, rstd, silu)
+    _group_norm(len(x), samples, gamma, beta, C // groups, eps, silu, y, mean, rstd)
+    return y.reshape(x.shape), Cache(samples, gamma, beta, C // groups, mean, rstd, silu)
 
 
 group_norm, group_norm_silu = (partial(_normalize, name) for name in ("group_norm", "group_norm_silu"))
@@ -36,33 +40,34 @@ def group_norm_backward(dy, cache):
     dx = np.empty_like(cache.x)
     dgamma, dbeta = np.zeros((2, len(dx), len(cache.gamma)), dx.dtype)
     _group_norm_backward(len(dx), np.ascontiguousarray(dy).reshape(dx.shape), *cache, dx, dgamma, dbeta)
-    return dx.reshape(dy.shape), dgamma.sum(axis=0), dbeta.sum(axis=0)
+    dgamma, dbeta = (a.reshape(-1, dy.shape[-1]).sum(axis=0) for a in (dgamma, dbeta))
+    return dx.reshape(dy.shape), dgamma, dbeta
 
 
 group_norm_silu_backward = group_norm_backward
 
 
 @parallel
-def _group_norm(n, N, x, gamma, beta, eps, silu, y, mean, rstd):
+def _group_norm(n, N, x, gamma, beta, width, eps, silu, y, mean, rstd):
     x, y, mean, rstd = x[n], y[n], mean[n], rstd[n]
-    (L, C), width = x.shape, x.shape[1] // len(mean)
+    (L, C), G = x.shape, len(mean)
     sums, scale, shift = np.zeros(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype)
     for i in range(L):
         for c in range(0, C, LANES):
             store(sums, (c,), load(sums, (c,)) + load(x, (i, c)))
-    _means(sums, L, mean)
+    _means(sums, L, width, mean)
     for c in range(C):
-        shift[c], sums[c] = mean[c // width], 0
+        shift[c], sums[c] = mean[c // width % G], 0
     for i in range(L):
         for c in range(0, C, LANES):
             centred = load(x, (i, c)) - load(shift, (c,))
             store(sums, (c,), load(sums, (c,)) + centred * centred)
-    _means(sums, L, rstd)
-    for g in range(len(rstd)):
+    _means(sums, L, width, rstd)
+    for g in range(G):
         rstd[g] = 1 / math.sqrt(rstd[g] + eps)
     for c in range(C):
-        scale[c] = rstd[c // width] * gamma[c]
-        shift[c] = beta[c] - mean[c // width] * scale[c]
+        scale[c] = rstd[c // width % G] * gamma[c]
+        shift[c] = beta[c] - mean[c // width % G] * scale[c]
     for i in range(L):
         for c in range(0, C, LANES):
             z = load(x, (i, c)) * load(scale, (c,)) + load(shift, (c,))
@@ -72,13 +77,13 @@ def _group_norm(n, N, x, gamma, beta, eps, silu, y, mean, rstd):
 
 
 @parallel
-def _group_norm_backward(n, N, dy, x, gamma, beta, mean, rstd, silu, dx, dgamma, dbeta):
+def _group_norm_backward(n, N, dy, x, gamma, beta, width, mean, rstd, silu, dx, dgamma, dbeta):
     """The formula of ops/norm.py; dz, the gradient between the norm and SiLU, is stored in dx temporarily."""
     dy, x, mean, rstd, dx, dgamma, dbeta = dy[n], x[n], mean[n], rstd[n], dx[n], dgamma[n], dbeta[n]
-    (L, C), width = x.shape, x.shape[1] // len(mean)
+    (L, C), G = x.shape, len(mean)
     m, r = np.empty(C, x.dtype), np.empty(C, x.dtype)
     for c in range(C):
-        m[c], r[c] = mean[c // width], rstd[c // width]
+        m[c], r[c] = mean[c // width % G], rstd[c // width % G]
     for i in range(L):
         for c in range(0, C, LANES):
             dz = load(dy, (i, c))
@@ -92,10 +97,10 @@ def _group_norm_backward(n, N, dy, x, gamma, beta, mean, rstd, silu, dx, dgamma,
             store(dgamma, (c,), load(dgamma, (c,)) + dz * normal)
     mean_dn, mean_dn_n = np.empty_like(mean), np.empty_like(mean)
     offset, slope = np.empty(C, x.dtype), np.empty(C, x.dtype)
-    _means(dbeta * gamma, L, mean_dn)
-    _means(dgamma * gamma, L, mean_dn_n)
+    _means(dbeta * gamma, L, width, mean_dn)
+    _means(dgamma * gamma, L, width, mean_dn_n)
     for c in range(C):
-        offset[c], slope[c] = mean_dn[c // width], mean_dn_n[c // width]
+        offset[c], slope[c] = mean_dn[c // width % G], mean_dn_n[c // width % G]
     for i in range(L):
         for c in range(0, C, LANES):
             dn = load(dx, (i, c)) * load(gamma, (c,))
@@ -104,11 +109,9 @@ def _group_norm_backward(n, N, dy, x, gamma, beta, mean, rstd, silu, dx, dgamma,
 
 
 @compiled
-def _means(sums, L, means):
+def _means(sums, L, width, means):
     """From the sums over L pixels of each channel, the means over each group's pixels and channels."""
-    width = len(sums) // len(means)
-    for g in range(len(means)):
-        means[g] = 0
-        for c in range(g * width, (g + 1) * width):
-            means[g] += sums[c]
-        means[g] /= L * width
+    means[:] = 0
+    for c in range(len(sums)):
+        means[c // width % len(means)] += sums[c]
+    means /= L * len(sums) // len(means)
