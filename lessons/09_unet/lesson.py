@@ -19,17 +19,17 @@ import tinyddpm
 from tinyddpm import data, gradcheck, ops
 from tinyddpm.diffusion import process
 from tinyddpm.nn import UNet, UNetConfig
-from tinyddpm.nn.layers import Conv2dAdd, GroupNormSiLU, Linear
+from tinyddpm.nn.layers import Conv2d, Conv2dAdd, GroupNormSiLU, Linear
 from tinyddpm.nn.module import Module
-from tinyddpm.nn.unet import UpBlock
+from tinyddpm.nn.unet import Downsample, UpBlock, Upsample
 from tinyddpm.training import Trainer
 
-SMALL = UNetConfig(image_size=8, image_channels=1, base_channels=8, channel_multipliers=(1, 2), blocks_per_level=1, attention_resolutions=(4,),
-                   groups=4, dropout=0.0)
+SMALL = UNetConfig(image_size=8, image_channels=1, base_channels=8, channel_multipliers=(1, 2), blocks_per_level=1,
+                   attention_resolutions=(4,), groups=4, dropout=0.0)
 
 
 class Block(Module):
-    """The paper's residual block, x + conv(norm(conv(norm(x)) + time)), no dropout."""
+    """The paper's residual block, without dropout."""
 
     def __init__(self, rng, C, K, D, groups):
         self.norm1, self.conv1 = GroupNormSiLU(C, groups), Conv2dAdd(rng, C, K)
@@ -53,18 +53,34 @@ class Block(Module):
         return dx
 
 
+def block(part, x, temb):
+    """A residual block, and attention where this resolution has it."""
+    h = part.res.forward(x, temb)
+    return part.attention.forward(h) if part.attention else h
+
+
 def forward(model, x, t):
     """A U-Net from x_t and t to the noise; model.forward(x, t) does the same."""
     temb = ops.time_embedding(t, model.config.base_channels, x.dtype)
-    temb, _ = ops.silu(model.time1.forward(ops.silu(model.time0.forward(temb))[0]))
+    temb, _ = ops.silu(model.time0.forward(temb))           # _ is the cache
+    temb, _ = ops.silu(model.time1.forward(temb))
     h = model.conv_in.forward(x)
     skips = [h]
-    for part in itertools.chain(*model.down):       # each appends its h to skips
-        h = part.forward(h, skips, temb, None)
-    for block in model.middle:
-        h = block.forward(h, skips, temb, None)
-    for part in itertools.chain(*reversed(model.up)):   # blocks take the last of skips
-        h = part.forward(h, skips, temb, None)
+    for level in model.down:                # for each resolution a list of its parts
+        for part in level:
+            if isinstance(part, Downsample):
+                h = Conv2d.forward(part, h)                 # stride 2
+            else:
+                h = block(part, h, temb)
+            skips.append(h)
+    for part in model.middle:
+        h = block(part, h, temb)
+    for level in reversed(model.up):
+        for part in level:
+            if isinstance(part, Upsample):
+                h = Conv2d.forward(part, part.nearest.forward(h))
+            else:
+                h = block(part, np.concatenate([h, skips.pop()], axis=-1), temb)
     return model.conv_out.forward(model.norm_out.forward(h))
 
 
@@ -79,10 +95,11 @@ def reach(model):
 def main():
     lesson = course.Lesson(__file__, __doc__)
     rng = np.random.default_rng(9)
-    block, temb = Block(rng, 4, 8, 6, 4), rng.standard_normal((2, 6))
-    print(f"a residual block: largest relative error {gradcheck.check_network(block, rng.standard_normal((2, 5, 4, 4)), temb):.0e}")
-    block.shortcut.backward = lambda dy: 0
-    error = course.caught(gradcheck.check_network, block, rng.standard_normal((2, 5, 4, 4)), temb)
+    own, temb = Block(rng, 4, 8, 6, 4), rng.standard_normal((2, 6))
+    largest = gradcheck.check_network(own, rng.standard_normal((2, 5, 4, 4)), temb)
+    print(f"a residual block: largest relative error {largest:.0e}")
+    own.shortcut.backward = lambda dy: 0
+    error = course.caught(gradcheck.check_network, own, rng.standard_normal((2, 5, 4, 4)), temb)
     print(f"negative control, the shortcut's gradient forgotten: caught, at {error.split(',')[0].split(' along')[0]}")
 
     model = UNet(SMALL, dtype=np.float64)
@@ -94,14 +111,15 @@ def main():
     paper, counts = UNet(UNetConfig()), Counter()
     for name, parameter in paper.parameters().items():
         counts[name.split(".")[0]] += parameter.value.size
-    print(f"the paper's network: {sum(counts.values()):,} parameters in {len(paper.parameters())} arrays")
-    print(", ".join(f"{part} {counts[part]:,}" for part in ("down", "middle", "up")))
     assert sum(counts.values()) == 35_746_307
+    print(f"the paper's network: {sum(counts.values()):,} parameters in {len(paper.parameters())} arrays")
+    print(", ".join(f"{part} {counts.pop(part):,}" for part in ("down", "middle", "up")) + f", others {sum(counts.values()):,}")
     fresh, shown = UNet(SMALL, dtype=np.float64), rng.standard_normal((1, 8, 8, 1))
     print(f"untrained, its output is {np.abs(fresh.forward(shown, np.array([5]))).max():.0e}: the last convolution starts near zero")
 
     embedded = ops.time_embedding(np.arange(1, 1001), 128)
-    print(f"time 500 as a vector: its product with that of 505 is {embedded[499] @ embedded[504]:.1f}, with that of 900 {embedded[499] @ embedded[899]:.1f}")
+    products = ", ".join(f"{embedded[499] @ embedded[t - 1]:.1f} (t = {t})" for t in (500, 505, 900))
+    print(f"the vector of t = 500, multiplied with others: {products}")
 
     figure, (left, right) = lesson.figure(1, 2, size=(9, 3))
     figure.colorbar(left.imshow(embedded.T, aspect="auto", cmap="RdBu"))
@@ -139,9 +157,10 @@ def main():
     for name in ("with skips", "without"):
         trainer = Trainer(preset.override(steps=steps))
         blocks = [part for part in itertools.chain(*trainer.model.up) if isinstance(part, UpBlock)]
-        for block in blocks if name == "without" else []:
-            block.forward = lambda x, skips, temb, rng, own=block.forward: own(x, [0 * skips.pop()], temb, rng)
-            block.backward = lambda dy, dskips, dtembs, own=block.backward: (own(dy, dskips, dtembs), dskips.append(0 * dskips.pop()))[0]
+        for part in blocks if name == "without" else []:
+            part.forward = lambda x, skips, temb, rng, own=part.forward: own(x, [0 * skips.pop()], temb, rng)
+            part.backward = lambda dy, dskips, dtembs, own=part.backward: (
+                own(dy, dskips, dtembs), dskips.append(0 * dskips.pop()))[0]
         losses = [trainer.step(*dataset.batch(step, preset.training.batch_size, 0)) for step in range(steps)]
         rows[name] = np.clip(process.x0_from_eps(s, xt, t, trainer.model.eval().forward(xt, t)), -1, 1)
         print(f"trained {name}: {steps} steps, mean loss of the last tenth {np.mean(losses[-steps // 10:]):.3f}")
