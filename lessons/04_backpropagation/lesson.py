@@ -117,7 +117,7 @@ def main():
     nudged = staged(x=2.0, w=1.001, b=-1.0, target=2.0)
     print(f"the loss is {values['loss']:.4f}, and dw is {gradients['w']:.3f}")
     print(f"with w = 1.001 the loss is {nudged['loss']:.4f}: "
-          f"{(nudged['loss'] - values['loss']) / 0.001:.3f} times 0.001 more")
+          f"a change of {(nudged['loss'] - values['loss']) / 0.001:.3f} times 0.001")
     figure, axes = lesson.figure(size=(8, 3.2))
     diagrams.graph(axes, values, gradients)
     lesson.save(figure, "figure_graph.png")
@@ -166,7 +166,7 @@ def main():
     figure, (left, right) = lesson.figure(1, 2, size=(8, 3.2))
     for name, found in errors.items():
         left.loglog(steps, found, ".-", label=name)
-    left.set(xlabel="step h", ylabel="relative error", title="the difference quotient of SiLU")
+    left.set(xlabel="step", ylabel="relative error", title="the difference quotient of SiLU")
     left.legend()
     right.plot(t := np.linspace(-6, 6, 200), silu(t)[0], label="SiLU")
     right.plot(t, silu_backward(1.0, silu(t)[1]), label="its derivative")

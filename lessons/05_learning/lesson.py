@@ -105,8 +105,8 @@ def main():
     path = descend(noisy, (-4, 1.0), 600, plain(0.02))
     ema = moving_average(path, decay=0.99)
     away, ema_away = np.hypot(*path[300:].T), np.hypot(*ema[300:].T)
-    print(f"noisy gradients: {away.mean():.2f} from the lowest point in steps 300 to 600, "
-          f"their average {ema_away.mean():.2f}")
+    print(f"noisy gradients: {away.mean():.2f} from the lowest point in steps 300 to 600; "
+          f"their average: {ema_away.mean():.2f}")
 
     images, _ = course.digits()
     config = DiffusionConfig(T=100 if lesson.quick else 300, schedule="cosine", prediction="x0")

@@ -47,7 +47,7 @@ def conv_by_rows(x, w, b):
 
 
 def conv_by_windows(x, w, b):
-    """One matrix product for each position of the kernel, and no copies."""
+    """One matrix product for each position of the kernel."""
     kh, kw = w.shape[:2]
     padded = np.pad(x, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
     y = b

@@ -32,7 +32,7 @@ def softmax(x):
 
 
 def attention(q, k, v):
-    """The same in three products. (N, L, d) each"""
+    """The same in two products. (N, L, d) each"""
     scale = 1 / np.sqrt(q.shape[-1])
     p = softmax(q @ k.swapaxes(-1, -2) * scale)     # (N, L, L): a row for each query
     return p @ v, (q, k, v, p, scale)
@@ -66,7 +66,7 @@ def main():
     rng = np.random.default_rng(8)
     q, k, v = rng.standard_normal((3, 2, 5, 4))
     y, cache = attention(q, k, v)
-    print(f"three products against the loops: {np.abs(y[0] - attention_loops(q[0], k[0], v[0])).max():.0e}")
+    print(f"two products against the loops: {np.abs(y[0] - attention_loops(q[0], k[0], v[0])).max():.0e}")
     print(f"one head of the library's: {np.abs(y - ops.attention(q, k, v)[0]).max():.0e}")
     print(f"the backward: largest relative error {gradcheck.check(attention, attention_backward, q, k, v):.0e}")
     wrong = {"q and k swapped": lambda dy, c: (lambda g: (g[1], g[0], g[2]))(attention_backward(dy, c)),
