@@ -88,7 +88,7 @@ def main():
         return algorithm_2(lambda x, t: predict_x0(x, np.array(times)[t - 1]), shortened(s, times), x,
                            np.random.default_rng(2), variance)
 
-    # Both variances and clipping in all steps; and with 25 steps
+    # Both variances and clipping in all steps; and in five
     labels = np.arange(10)
     whole = {"beta": {}, "beta tilde": {"variance": "small"}, "beta, not clipped": {"clip": False}}
     drawn = {name: algorithm_2(predictor(labels), s, noise(len(labels), 1), np.random.default_rng(2), **options)
@@ -97,12 +97,12 @@ def main():
         print(f"{s.T:,} steps, {name}: {np.mean(np.abs(x) > 1.05):.1%} of the pixels lie outside [-1, 1] by more than 0.05")
     print(f"an error of the noise at t = {s.T}, in x_0: {np.sqrt((1 - s.alpha_bar[-1]) / s.alpha_bar[-1]):.0f} times")
     lesson.rows("figure_variants.png", drawn, (8, 2.5))
-    drawn = {name: in_few_steps(25, labels, noise(len(labels), 1), kind) for name, kind in
+    drawn = {name: in_few_steps(5, labels, noise(len(labels), 1), kind) for name, kind in
              (("Algorithm 2, beta", "large"), ("Algorithm 2, beta tilde", "small"))}
-    drawn["DDIM"] = ddim(predictor(labels), s, noise(len(labels), 1), ddim_times(s, 25))
+    drawn["DDIM"] = ddim(predictor(labels), s, noise(len(labels), 1), ddim_times(s, 5))
     lesson.rows("figure_few.png", drawn, (8, 2.4))
-    last_but_one, short = ddim_times(s, 25)[-3], shortened(s, ddim_times(s, 25)[-2::-1])
-    print(f"the step from {last_but_one} to 1 adds noise of spread {np.sqrt(short.beta[2]):.3f} (beta) "
+    short = shortened(s, ddim_times(s, 5)[-2::-1])
+    print(f"the step from {ddim_times(s, 5)[-3]} to 1 adds noise of spread {np.sqrt(short.beta[2]):.3f} (beta) "
           f"or {np.sqrt(short.beta_tilde[2]):.3f} (beta tilde)")
 
     # How many steps? Judged by a small classifier's features: a distance for comparison among these alone

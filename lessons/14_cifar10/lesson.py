@@ -18,6 +18,8 @@ from tinyddpm import evaluation, presets
 from tinyddpm.diffusion import objective, schedule
 from tinyddpm.interop import load_diffusers, save_diffusers
 from tinyddpm.nn import UNet, UNetConfig
+from tinyddpm.sampling.generate import generate
+from tinyddpm.training import load_model
 
 TINY = UNetConfig(image_size=8, base_channels=16, channel_multipliers=(1, 2), blocks_per_level=1,
                   attention_resolutions=(), groups=4, dropout=0.0)
@@ -112,6 +114,19 @@ def main():
     difference = np.abs(again.forward(x0, t) - model.eval().forward(x0, t)).max()
     print(f"written as {' and '.join(files)}; read again: differs by {difference:g}")
     assert difference == 0
+
+    # The same in a size for a laptop, by the weights that come with the package
+    tinyddpm.use("auto")
+    model, preset = load_model("cifar10-small")
+    rows = 1 if lesson.quick else 5
+    options = preset.sampling.arguments(preset.diffusion.T, np.arange(10 * rows) % 10)
+    images = generate(model, preset.diffusion, 10 * rows, seed=1, **options | ({"steps": 2} if lesson.quick else {}))
+    print(f"cifar10-small: {model.flat_values.size:,} parameters, guidance {preset.sampling.guidance:g}")
+    figure, axes = lesson.figure(rows, 10, size=(8.5, 0.9 * rows + 0.3), squeeze=False)
+    for i, (ax, image) in enumerate(zip(axes.ravel(), images)):
+        course.show(ax, image, preset.classes[i] if i < 10 else None)
+    lesson.save(figure, "figure_small.png")
+    tinyddpm.use("numpy")
 
     figure, (left, right) = lesson.figure(1, 2, size=(9, 3.2))
     numbers = np.logspace(-9, 6, 400).astype(np.float32)
