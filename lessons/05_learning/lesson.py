@@ -137,15 +137,14 @@ def main():
 
     figure, axes = lesson.figure(size=(6, 3.4))
     for lr in (1e-4, 1e-3, 0.3):
-        small = MLP((28, 28, 1), hidden=64)
-        optimizer = Adam(small, TrainingConfig(lr=lr, lr_final=lr, warmup=0))
-        found = []
+        small, rng, found = MLP((28, 28, 1), hidden=64), np.random.default_rng(5), []
+        optimizer = Adam(small, TrainingConfig())
         for step in range(1, 41 if lesson.quick else 301):
             x0 = images[rng.integers(0, len(images), 64)].astype(np.float32) / 127.5 - 1
             t, eps = rng.integers(1, s.T + 1, 64), rng.standard_normal(x0.shape, dtype=np.float32)
             small.flat_grads.fill(0)
             found.append(float(objective.loss_and_gradient(small, s, x0, t, eps, prediction="x0")))
-            optimizer.update(step, 0)
+            optimizer.update(step, lr)
         axes.loglog(found, label=f"{lr:g}")
         print(f"learning rate {lr:g}: loss {np.mean(found[-20:]):.2f} after {len(found)} steps")
     axes.set(xlabel="step", ylabel="loss")
