@@ -121,9 +121,8 @@ def paper(quick, **options):
 
 
 def show(axes, image, title=None, low=-1, high=1):
-    """A picture (H, W), (H, W, 1) or (H, W, 3) without axes; black is low, white is high."""
-    shades = np.clip((np.asarray(image) - low) / (high - low), 0, 1)
-    axes.imshow(shades if image.shape[2:] == (3,) else shades.reshape(image.shape[:2]), cmap="gray", vmin=0, vmax=1)
+    """A picture (H, W) or (H, W, 1) in grey, without ticks."""
+    axes.imshow(np.asarray(image).reshape(image.shape[:2]), cmap="gray", vmin=low, vmax=high)
     axes.set_axis_off()
     if title is not None:
         axes.set_title(title, loc="center", fontsize="small")

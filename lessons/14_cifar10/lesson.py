@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import course
 
 import tinyddpm
-from tinyddpm import evaluation, presets
+from tinyddpm import evaluation, plots, presets
 from tinyddpm.diffusion import objective, schedule
 from tinyddpm.interop import load_diffusers, save_diffusers
 from tinyddpm.nn import UNet, UNetConfig
@@ -122,10 +122,7 @@ def main():
     options = preset.sampling.arguments(preset.diffusion.T, np.arange(10 * rows) % 10)
     images = generate(model, preset.diffusion, 10 * rows, seed=1, **options | ({"steps": 2} if lesson.quick else {}))
     print(f"cifar10-small: {model.flat_values.size:,} parameters, guidance {preset.sampling.guidance:g}")
-    figure, axes = lesson.figure(rows, 10, size=(8.5, 0.9 * rows + 0.3), squeeze=False)
-    for i, (ax, image) in enumerate(zip(axes.ravel(), images)):
-        course.show(ax, image, preset.classes[i] if i < 10 else None)
-    lesson.save(figure, "figure_small.png")
+    plots.save_png(lesson.folder / "figure_small.png", plots.grid(plots.to_uint8(images), columns=10))
     tinyddpm.use("numpy")
 
     figure, (left, right) = lesson.figure(1, 2, size=(9, 3.2))
