@@ -114,7 +114,7 @@ def main():
 
     sides = np.stack(path)[:, :, 0] > 0                                  # of t = T, ..., 0
     stay = {t: np.mean((sides[s.T - t:] == sides[-1]).all(axis=0)) for t in (400, 300, 200, 100)}
-    print("walks whose first coordinate keeps its sign from t on: " + ", ".join(f"{t}: {share:.0%}" for t, share in stay.items()))
+    print("walks that keep their sign from t on: " + ", ".join(f"{t}: {share:.0%}" for t, share in stay.items()))
     walks = np.stack(backwards(s, start[:40], np.random.default_rng(2)))[:, :, 0]
     figure, (left, right) = lesson.figure(1, 2, size=(9, 3.2), gridspec_kw={"width_ratios": (3, 1)}, sharey=True)
     left.plot(np.arange(s.T, -1, -1), walks, linewidth=0.5, color="0.5")

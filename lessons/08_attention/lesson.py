@@ -16,7 +16,7 @@ from tinyddpm import gradcheck, ops, plots
 
 
 def attention_loops(q, k, v):
-    """y_i = sum over j of p_ij v_j, p_i the softmax of q_i k_j / sqrt(d). (L, d) each"""
+    """y_i = sum over j of p_ij v_j, p_i = softmax(q_i k_j / sqrt(d)). (L, d) each"""
     L, d = q.shape
     y = np.zeros_like(v)
     for i in range(L):
@@ -88,9 +88,9 @@ def main():
         q, k = rng.standard_normal((2, 8, 64, d))
         attended["divided by the root"].append(entropy(softmax(q @ k.swapaxes(-1, -2) / np.sqrt(d))))
         attended["not divided"].append(entropy(softmax(q @ k.swapaxes(-1, -2))))
-    print("how many of 64 positions a row attends to")
+    print(f"how many of 64 positions a row attends to, at the widths {', '.join(map(str, widths))}")
     for name, found in attended.items():
-        print(f"{name}: " + ", ".join(f"width {d}: {n:.1f}" for n, d in zip(found, widths)))
+        print(f"{name}: " + ", ".join(f"{n:.1f}" for n in found))
     assert attended["not divided"][-1] < 2 < attended["divided by the root"][-1]
 
     # Which patches of a digit look alike? Queries and keys are the patches themselves

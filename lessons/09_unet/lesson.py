@@ -119,7 +119,7 @@ def main():
 
     embedded = ops.time_embedding(np.arange(1, 1001), 128)
     products = ", ".join(f"{embedded[499] @ embedded[t - 1]:.1f} (t = {t})" for t in (500, 505, 900))
-    print(f"the vector of t = 500, multiplied with others: {products}")
+    print(f"the vector of t = 500 times others: {products}")
 
     figure, (left, right) = lesson.figure(1, 2, size=(9, 3))
     figure.colorbar(left.imshow(embedded.T, aspect="auto", cmap="RdBu"))

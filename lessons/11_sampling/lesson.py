@@ -132,7 +132,7 @@ def main():
     times = tuple(s.T * k // 8 for k in (8, 4, 2, 1))
     shared = latents.shared(free, s, noise(1, 9), rng, times, columns=9)
     distances = [np.abs(row[1:, None] - row[None, 1:]).mean() for row in shared]
-    print("samples that share x_t differ, " + ", ".join(f"t = {t}: {d:.2f}" for d, t in zip(distances, times)))
+    print("samples of one x_t differ, " + ", ".join(f"t = {t}: {d:.2f}" for d, t in zip(distances, times)))
     lesson.rows("figure_shared.png", {f"t = {t}": row for t, row in zip(times, shared)}, (8, 3.4),
                 ["x_t", *["sample"] * (shared.shape[1] - 1)])
     a, b = data.scaled(images[[3, 5, 0]]), data.scaled(images[[8, 12, 7]])

@@ -130,7 +130,7 @@ def main():
     axes.plot(means, closed, "o-", label="the last bin is closed")
     axes.set(xlabel="mean of a Gaussian with sigma = 0.05", ylabel="bits for a white pixel", yscale="log")
     axes.legend()
-    print(f"a white pixel, mean 1, sigma 0.05: {opened[-1]:.2f} bits with an open last bin, {closed[-1]:.2f} with a closed one")
+    print(f"a white pixel, mean 1, sigma 0.05: {opened[-1]:.2f} bits, with a closed last bin {closed[-1]:.2f}")
     lesson.save(figure, "figure_wrong.png")
     lesson.end()
 
