@@ -6,13 +6,14 @@ import os
 import platform
 import tempfile
 import time
+import timeit
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure  # draws without a window
 
-from tinyddpm import cli, data, plots, presets
+from tinyddpm import cli, data, gradcheck, plots, presets
 from tinyddpm.progress import Progress
 from tinyddpm.training import Trainer
 
@@ -47,13 +48,28 @@ class Lesson:
 
     def rows(self, name, rows, size, titles=(), low=-1, high=1):
         """Save a grid of pictures: rows holds title -> images (N, H, W, 1), and titles are of the columns."""
-        figure, axes = self.figure(len(rows), len(next(iter(rows.values()))), size=size)
+        figure, axes = self.figure(len(rows), len(next(iter(rows.values()))), size=size, squeeze=False)
         for row, (title, images) in zip(axes, rows.items()):
             row[0].text(-0.1, 0.5, title, ha="right", va="center", transform=row[0].transAxes)
             for ax, image in zip(row, images):
                 show(ax, image, low=low, high=high)
         for ax, title in zip(axes[0], titles):
             ax.set_title(title, loc="center", fontsize="small")
+        self.save(figure, name)
+
+    def curves(self, name, curves, style="-", size=(6, 3.4), **settings):
+        """Save a figure of curves: label -> (x, y) or y. settings: of its axes, such as xlabel="step", yscale="log"."""
+        figure, axes = self.figure(size=size)
+        for label, curve in curves.items():
+            axes.plot(*(curve if isinstance(curve, tuple) else (curve,)), style, label=label)
+        axes.set(**settings)
+        axes.legend()
+        self.save(figure, name)
+
+    def draw(self, name, drawing, *arguments, size):
+        """Save a figure that drawing(axes, *arguments) makes."""
+        figure, axes = self.figure(size=size)
+        drawing(axes, *arguments)
         self.save(figure, name)
 
     def end(self):
@@ -84,6 +100,11 @@ def script(lesson):
     return module
 
 
+def median_ms(f, *arguments, repeats=9):
+    """How long a call takes, in milliseconds."""
+    return 1e3 * float(np.median(timeit.repeat(lambda: f(*arguments), number=1, repeat=repeats)))
+
+
 def caught(check, *arguments, **options):
     """The text of the AssertionError that a check raises, which it must: a negative control."""
     try:
@@ -91,6 +112,13 @@ def caught(check, *arguments, **options):
     except AssertionError as error:
         return str(error)
     raise SystemExit("a mistake was not found")
+
+
+def controls(mistakes):
+    """Check each of the mistakes, name -> arguments of gradcheck.check: all of them must be found."""
+    for name, arguments in mistakes.items():
+        error = caught(gradcheck.check, *arguments).split("relative error ")[-1].split(",")[0]
+        print(f"negative control, {name}: caught, relative error {error}")
 
 
 def digits(count=None):
