@@ -57,11 +57,16 @@ class Lesson:
             ax.set_title(title, loc="center", fontsize="small")
         self.save(figure, name)
 
+    def row(self, name, pictures, size, **shades):
+        """Save pictures beside each other: title -> image (H, W) or (H, W, 1)."""
+        self.rows(name, {"": list(pictures.values())}, size, pictures, **shades)
+
     def curves(self, name, curves, style="-", size=(6, 3.4), **settings):
-        """Save a figure of curves: label -> (x, y) or y. settings: of its axes, such as xlabel="step", yscale="log"."""
+        """Save a figure of curves: label -> (x, y), or y for x = 1, 2, ... settings: of its axes, such as xlabel="step", yscale="log"."""
         figure, axes = self.figure(size=size)
         for label, curve in curves.items():
-            axes.plot(*(curve if isinstance(curve, tuple) else (curve,)), style, label=label)
+            x, y = curve if isinstance(curve, tuple) else (range(1, len(curve) + 1), curve)
+            axes.plot(x, y, style, label=label)
         axes.set(**settings)
         axes.legend()
         self.save(figure, name)

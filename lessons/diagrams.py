@@ -57,6 +57,14 @@ def graph(axes, values, gradients):
     axes.set_axis_off()
 
 
+def bars(axes, values, label):
+    """Horizontal bars on a logarithmic scale, each with its value: name -> value."""
+    axes.bar_label(axes.barh(list(values), list(values.values())), [f"{value:.3g}" for value in values.values()], padding=4)
+    axes.set(xscale="log", xlabel=label, xlim=(None, 3 * max(values.values())))
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+
+
 PLACES = ((0, 0), (1, 0.9), (2, 0.9), (1, -1), (3, 0.15), (2, -0.65), (2, -1.3), (2, -1.95), (3, -1.3), (4, 0.15),
           (5, 0.75), (5, -0.45), (6, -0.45), (6, 0.75))
 NAMES = ("noise", "forward\nprocess", "reverse\nprocess", "back-\npropagation", "learning", "convolution", "group\nnorm",
