@@ -142,7 +142,7 @@ def main():
     many = shifted = digit
     for _ in range(6):
         many, shifted = filtered(many, blur), filtered(shifted, blur, (0, 2))
-    lesson.row("figure_wrong.png", {"a digit": digit, "six blurs": many, "six blurs, padded on one side": shifted}, (7, 2.4))
+    lesson.row("figure_wrong.png", {"a digit": digit, "six blurs": many, "padded on one side": shifted}, (7, 2.4))
     lesson.end()
 
 

@@ -95,18 +95,18 @@ def reach(model):
 def main():
     lesson = course.Lesson(__file__, __doc__)
     rng = np.random.default_rng(9)
-    own, temb = Block(rng, 4, 8, 6, 4), rng.standard_normal((2, 6))
-    largest = gradcheck.check_network(own, rng.standard_normal((2, 5, 4, 4)), temb)
-    print(f"a residual block: largest relative error {largest:.0e}")
+    own, x, temb = Block(rng, 4, 8, 6, 4), rng.standard_normal((2, 5, 4, 4)), rng.standard_normal((2, 6))
+    print(f"a residual block: largest relative error {gradcheck.check_network(own, x, temb):.0e}")
     own.shortcut.backward = lambda dy: 0
-    error = course.caught(gradcheck.check_network, own, rng.standard_normal((2, 5, 4, 4)), temb)
-    print(f"negative control, the shortcut's gradient forgotten: caught, at {error.split(',')[0].split(' along')[0]}")
+    error = course.caught(gradcheck.check_network, own, x, temb).split(" along")[0]
+    print(f"negative control, the shortcut's gradient forgotten: caught, at {error}")
 
     model = UNet(SMALL, dtype=np.float64)
     model.flat_values[...] = 0.3 * rng.standard_normal(model.flat_values.size)
     x, t = rng.standard_normal((2, 8, 8, 1)), np.array([3, 700])
-    print(f"a whole U-Net, {len(model.parameters())} arrays: largest relative error {gradcheck.check_network(model, x, t):.0e}")
-    print(f"the forward written out against the library's: {np.abs(forward(model, x, t) - model.forward(x, t)).max():.0e}")
+    error, difference = gradcheck.check_network(model, x, t), np.abs(forward(model, x, t) - model.forward(x, t)).max()
+    print(f"a whole U-Net, {len(model.parameters())} arrays: largest relative error {error:.0e}")
+    print(f"the forward written out against the library's: {difference:.0e}")
 
     paper, counts = UNet(UNetConfig()), Counter()
     for name, parameter in paper.parameters().items():
@@ -129,9 +129,7 @@ def main():
     right.set(xlabel="t", ylabel="inner product", title="with the vector of t = 500")
     lesson.save(figure, "figure_time.png")
 
-    figure, axes = lesson.figure(1, 1, size=(9, 4.2))
-    diagrams.unet(axes)
-    lesson.save(figure, "figure_unet.png")
+    lesson.draw("figure_unet.png", diagrams.unet, size=(9, 4.2))
 
     figure, axes = lesson.figure(1, 2, size=(7, 2.9))
     for ax, (name, multipliers) in zip(axes, {"one resolution": (1,), "three resolutions": (1, 2, 2)}.items()):
@@ -156,8 +154,9 @@ def main():
     rows = {"digits": x0, "noisy": xt}
     for name in ("with skips", "without"):
         trainer = Trainer(preset.override(steps=steps))
-        blocks = [part for part in itertools.chain(*trainer.model.up) if isinstance(part, UpBlock)]
-        for part in blocks if name == "without" else []:
+        for part in trainer.model.path() if name == "without" else []:
+            if not isinstance(part, UpBlock):
+                continue
             part.forward = lambda x, skips, temb, rng, own=part.forward: own(x, [0 * skips.pop()], temb, rng)
             part.backward = lambda dy, dskips, dtembs, own=part.backward: (
                 own(dy, dskips, dtembs), dskips.append(0 * dskips.pop()))[0]
