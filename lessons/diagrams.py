@@ -6,6 +6,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -55,6 +56,25 @@ def graph(axes, values, gradients):
             axes.text(x, y - 0.4, f"{gradients[name]:.3f}", color=UP, **number)
     axes.set(xlim=(-0.5, 8), ylim=(-0.6, 2.5))
     axes.set_axis_off()
+
+
+def valley(axes, paths):
+    """Paths, name -> points (N, 2), on the contours of lesson 5's valley."""
+    x, y = np.meshgrid(np.linspace(-4.5, 2, 80), np.linspace(-1.4, 1.4, 80))
+    axes.contour(x, y, x**2 / 2 + 25 * y**2, 10, colors="0.85", linewidths=1)
+    for name, points in paths.items():
+        axes.plot(*points.T, ".-", linewidth=0.9, markersize=4, label=name)
+    axes.plot(0, 0, "*", color="black", markersize=10, label="lowest point")
+    axes.grid(False)
+    axes.set(xlabel="first parameter", ylabel="second parameter")
+    axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+
+
+def heat(axes, values, xlabel, ylabel):
+    """A table of numbers as colours, with their scale."""
+    axes.figure.colorbar(axes.imshow(values, aspect="auto", cmap="RdBu"))
+    axes.grid(False)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
 
 
 def bars(axes, values, label):

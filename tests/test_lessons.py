@@ -100,7 +100,7 @@ def test_a_lesson_has_its_parts(folder):
     for part in ("**The question.**", "## What can go wrong", "## Exercises", "## Where this lives in tinyddpm",
                  f"python lessons/grade.py {folder.name[:2]}"):
         assert part in text(folder), part
-    assert (folder / "lesson.py").read_text().count("\n") <= 200      # with every backward and every derivation's check
+    assert (folder / "lesson.py").read_text().count("\n") <= 150
 
 
 def test_the_points_are_those_of_the_homeworks():

@@ -10,6 +10,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import course
+import diagrams
 
 import tinyddpm
 from tinyddpm.diffusion import objective
@@ -95,7 +96,8 @@ def main():
     rng = np.random.default_rng(0)
 
     valley = lambda x: np.array([x[0], 50 * x[1]])               # the gradient of x^2 / 2 + 25 y^2
-    paths = {"gradient descent": descend(valley, (-4, 1.0), 60, plain(0.035)), "Adam": descend(valley, (-4, 1.0), 60, adam(0.25))}
+    paths = {"gradient descent": descend(valley, (-4, 1.0), 60, plain(0.035)),
+             "Adam": descend(valley, (-4, 1.0), 60, adam(0.25))}
     for name, path in paths.items():
         print(f"{name}: {np.hypot(*path[-1]):.3f} from the lowest point after 60 steps")
     steep = clipped(np.array([300.0, 400.0]), 1.0)
@@ -122,20 +124,10 @@ def main():
 
     averages = {"noisy gradients": path, "moving average (EMA)": ema}
     for name, found in (("figure_adam.png", paths), ("figure_average.png", averages)):
-        figure, axes = lesson.figure(size=(7, 3))
-        grid = np.meshgrid(np.linspace(-4.5, 2, 80), np.linspace(-1.4, 1.4, 80))
-        axes.contour(*grid, grid[0]**2 / 2 + 25 * grid[1]**2, 10, colors="0.85", linewidths=1)
-        for label, points in found.items():
-            axes.plot(*points.T, ".-", linewidth=0.9, markersize=4, label=label)
-        axes.plot(0, 0, "*", color="black", markersize=10, label="lowest point")
-        axes.grid(False)
-        axes.set(xlabel="first parameter", ylabel="second parameter")
-        axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
-        lesson.save(figure, name)
-
+        lesson.draw(name, diagrams.valley, found, size=(7, 3))
     lesson.rows("figure_digits.png", {"last parameters": jumping[:12], "average": averaged[:12]}, size=(8, 1.4))
 
-    figure, axes = lesson.figure(size=(6, 3.4))
+    curves = {}
     for lr in (1e-4, 1e-3, 0.3):
         small, rng, found = MLP((28, 28, 1), hidden=64), np.random.default_rng(5), []
         optimizer = Adam(small, TrainingConfig())
@@ -145,11 +137,9 @@ def main():
             small.flat_grads.fill(0)
             found.append(float(objective.loss_and_gradient(small, s, x0, t, eps, prediction="x0")))
             optimizer.update(step, lr)
-        axes.loglog(found, label=f"{lr:g}")
+        curves[f"learning rate {lr:g}"] = found
         print(f"learning rate {lr:g}: loss {np.mean(found[-20:]):.2f} after {len(found)} steps")
-    axes.set(xlabel="step", ylabel="loss")
-    axes.legend(title="learning rate")
-    lesson.save(figure, "figure_wrong.png")
+    lesson.curves("figure_wrong.png", curves, xlabel="step", ylabel="loss", xscale="log", yscale="log")
     lesson.end()
 
 

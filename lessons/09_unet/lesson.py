@@ -3,9 +3,7 @@
     python lessons/09_unet/lesson.py [--quick]
 """
 
-import itertools
 import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +19,7 @@ from tinyddpm.diffusion import process
 from tinyddpm.nn import UNet, UNetConfig
 from tinyddpm.nn.layers import Conv2d, Conv2dAdd, GroupNormSiLU, Linear
 from tinyddpm.nn.module import Module
-from tinyddpm.nn.unet import Downsample, UpBlock, Upsample
-from tinyddpm.training import Trainer
+from tinyddpm.nn.unet import Downsample, Upsample
 
 SMALL = UNetConfig(image_size=8, image_channels=1, base_channels=8, channel_multipliers=(1, 2), blocks_per_level=1,
                    attention_resolutions=(4,), groups=4, dropout=0.0)
@@ -104,63 +101,45 @@ def main():
     model = UNet(SMALL, dtype=np.float64)
     model.flat_values[...] = 0.3 * rng.standard_normal(model.flat_values.size)
     x, t = rng.standard_normal((2, 8, 8, 1)), np.array([3, 700])
-    error, difference = gradcheck.check_network(model, x, t), np.abs(forward(model, x, t) - model.forward(x, t)).max()
-    print(f"a whole U-Net, {len(model.parameters())} arrays: largest relative error {error:.0e}")
-    print(f"the forward written out against the library's: {difference:.0e}")
+    print(f"a whole U-Net, {len(model.parameters())} arrays: relative error {gradcheck.check_network(model, x, t):.0e}")
+    print(f"the forward written out differs by {np.abs(forward(model, x, t) - model.forward(x, t)).max():.0e}")
 
-    paper, counts = UNet(UNetConfig()), Counter()
-    for name, parameter in paper.parameters().items():
-        counts[name.split(".")[0]] += parameter.value.size
-    assert sum(counts.values()) == 35_746_307
-    print(f"the paper's network: {sum(counts.values()):,} parameters in {len(paper.parameters())} arrays")
-    print(", ".join(f"{part} {counts.pop(part):,}" for part in ("down", "middle", "up")) + f", others {sum(counts.values()):,}")
-    fresh, shown = UNet(SMALL, dtype=np.float64), rng.standard_normal((1, 8, 8, 1))
-    print(f"untrained, its output is {np.abs(fresh.forward(shown, np.array([5]))).max():.0e}: the last convolution starts near zero")
-
-    embedded = ops.time_embedding(np.arange(1, 1001), 128)
-    products = ", ".join(f"{embedded[499] @ embedded[t - 1]:.1f} (t = {t})" for t in (500, 505, 900))
-    print(f"the vector of t = 500 times others: {products}")
-
-    figure, (left, right) = lesson.figure(1, 2, size=(9, 3))
-    figure.colorbar(left.imshow(embedded.T, aspect="auto", cmap="RdBu"))
-    left.grid(False)
-    left.set(xlabel="t", ylabel="component", title="time embedding: 64 sines, 64 cosines")
-    right.plot(embedded @ embedded[499])
-    right.set(xlabel="t", ylabel="inner product", title="with the vector of t = 500")
-    lesson.save(figure, "figure_time.png")
-
+    paper = UNet(UNetConfig())
+    print(f"the paper's network: {paper.flat_values.size:,} parameters in {len(paper.parameters())} arrays")
+    counts = {part: sum(p.value.size for name, p in paper.parameters().items() if name.split(".")[0] == part)
+              for part in ("down", "middle", "up")}
+    counts["others"] = paper.flat_values.size - sum(counts.values())
+    print(", ".join(f"{part} {n:,}" for part, n in counts.items()))
+    output = UNet(SMALL, dtype=np.float64).forward(rng.standard_normal((1, 8, 8, 1)), np.array([5]))
+    print(f"untrained, its output is {np.abs(output).max():.0e}: the last convolution starts near zero")
     lesson.draw("figure_unet.png", diagrams.unet, size=(9, 4.2))
+    embedded = ops.time_embedding(np.arange(1, 1001), 128)
+    others = ", ".join(f"{embedded[499] @ embedded[t - 1]:.1f} (t = {t})" for t in (500, 505, 900))
+    print(f"the vector of t = 500 times others: {others}")
+    lesson.draw("figure_time.png", diagrams.heat, embedded.T, "t", "component", size=(7, 3))
 
-    figure, axes = lesson.figure(1, 2, size=(7, 2.9))
-    for ax, (name, multipliers) in zip(axes, {"one resolution": (1,), "three resolutions": (1, 2, 2)}.items()):
-        model = UNet(replace(SMALL, image_size=32, channel_multipliers=multipliers, attention_resolutions=()), dtype=np.float64)
+    pictures = {}
+    for name, m in {"one resolution": (1,), "three resolutions": (1, 2, 2)}.items():
+        model = UNet(replace(SMALL, image_size=32, channel_multipliers=m, attention_resolutions=()), 0, np.float64)
         model.flat_values[...] += 0.1 * np.random.default_rng(1).standard_normal(model.flat_values.size)
         model.middle[0].attention = None                 # which would let every pixel reach every other
-        pixels = reach(model)
-        print(f"{name}: {np.mean(pixels > 0.05 * pixels.max()):.0%} of the input's pixels move the middle of the output")
-        picture = ax.imshow(np.log10(pixels / pixels.max() + 1e-6), cmap="magma", vmin=-6)
-        ax.set_title(name, loc="center")
-        ax.set_axis_off()
-    figure.colorbar(picture, ax=axes, label="log10 of the share of the largest")
-    lesson.save(figure, "figure_reach.png")
+        pixels = reach(model) / reach(model).max()
+        pictures[name] = np.log10(pixels + 1e-6)
+        print(f"{name}: {np.mean(pixels > 0.05):.0%} of the input's pixels move the middle of the output")
+    lesson.row("figure_reach.png", pictures, (6, 3), low=-4, high=0)
 
     # A small U-Net trained with its skips and with zeros in their place: what it makes of noisy digits
     tinyddpm.use("auto")
-    images, _ = course.digits()
-    preset = course.paper(lesson.quick, base_channels=16, groups=4)
+    preset, (images, _) = course.paper(lesson.quick, base_channels=16, groups=4), course.digits()
     steps, s, x0 = 5 if lesson.quick else 400, preset.diffusion.make_schedule(), data.scaled(images[:6])
-    t, dataset = np.full(6, s.T * 3 // 10), data.Dataset(images)
+    t = np.full(6, s.T * 3 // 10)
     xt = process.q_sample(s, x0, t, rng.standard_normal(x0.shape, dtype=np.float32))
     rows = {"digits": x0, "noisy": xt}
-    for name in ("with skips", "without"):
-        trainer = Trainer(preset.override(steps=steps))
-        for part in trainer.model.path() if name == "without" else []:
-            if not isinstance(part, UpBlock):
-                continue
-            part.forward = lambda x, skips, temb, rng, own=part.forward: own(x, [0 * skips.pop()], temb, rng)
-            part.backward = lambda dy, dskips, dtembs, own=part.backward: (
-                own(dy, dskips, dtembs), dskips.append(0 * dskips.pop()))[0]
-        losses = [trainer.step(*dataset.batch(step, preset.training.batch_size, 0)) for step in range(steps)]
+    join, cut = ops.concatenate, ops.concatenate_backward
+    for name, keep in (("with skips", 1), ("without", 0)):
+        ops.concatenate = lambda x, skip: join(x, keep * skip)
+        ops.concatenate_backward = lambda dy, cache: [k * d for k, d in zip((1, keep), cut(dy, cache))]
+        trainer, losses = course.train(preset, images, steps)
         rows[name] = np.clip(process.x0_from_eps(s, xt, t, trainer.model.eval().forward(xt, t)), -1, 1)
         print(f"trained {name}: {steps} steps, mean loss of the last tenth {np.mean(losses[-steps // 10:]):.3f}")
     lesson.rows("figure_wrong.png", rows, size=(6, 4.3))

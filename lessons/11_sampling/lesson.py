@@ -94,7 +94,8 @@ def main():
     drawn = {name: algorithm_2(predictor(labels), s, noise(len(labels), 1), np.random.default_rng(2), **options)
              for name, options in whole.items()}
     for name, x in drawn.items():
-        print(f"{s.T:,} steps, {name}: {np.mean(np.abs(x) > 1.05):.1%} of the pixels lie outside [-1, 1] by more than 0.05")
+        outside = np.mean(np.abs(x) > 1.05)
+        print(f"{s.T:,} steps, {name}: {outside:.1%} of the pixels lie outside [-1, 1] by more than 0.05")
     print(f"an error of the noise at t = {s.T}, in x_0: {np.sqrt((1 - s.alpha_bar[-1]) / s.alpha_bar[-1]):.0f} times")
     lesson.rows("figure_variants.png", drawn, (8, 2.5))
     drawn = {name: in_few_steps(5, labels, noise(len(labels), 1), kind) for name, kind in
@@ -117,12 +118,8 @@ def main():
             distance = evaluation.fid(evaluation.measure(extractor, plots.to_uint8(x), "samples")[0], real)
             table.setdefault(name, []).append((few, distance))
             print(f"{few} steps, {name}: distance {distance:.2f}, {seconds:.1f} s for {len(x)} images")
-    figure, axes = lesson.figure(size=(6, 3.4))
-    for name, found in table.items():
-        axes.loglog(*zip(*found), "o-", label=name)
-    axes.set(xlabel="steps", ylabel="distance from the digits")
-    axes.legend()
-    lesson.save(figure, "figure_steps.png")
+    lesson.curves("figure_steps.png", {name: tuple(zip(*found)) for name, found in table.items()}, "o-",
+                  xlabel="steps", ylabel="distance from the digits", xscale="log", yscale="log")
 
     rng, free = np.random.default_rng(7), reverse_process(model, preset.diffusion)          # without labels
     p = reverse_process(model, preset.diffusion, np.array([3, 5, 8]))
@@ -141,10 +138,9 @@ def main():
     lesson.rows("figure_interpolation.png", dict(zip(("", " ", "  "), mixed)), (8, 2.5), titles)
 
     strides = np.arange(s.T, 0, -s.T // 10)              # T, 9/10 T, ..., 1/10 T: and the rest is forgotten
-    labels = np.arange(10)
-    early = ddim(predictor(labels), s, noise(len(labels), 1), strides)
-    whole = ddim(predictor(labels), s, noise(len(labels), 1), [*strides, 0])
-    print(f"ten strides that end at t = {strides[-1]}: noise of spread {np.sqrt(1 - s.alpha_bar[strides[-1]]):.2f} is left")
+    early, whole = (ddim(predictor(np.arange(10)), s, noise(10, 1), times) for times in (strides, [*strides, 0]))
+    spread_left = np.sqrt(1 - s.alpha_bar[strides[-1]])
+    print(f"ten strides that end at t = {strides[-1]}: noise of spread {spread_left:.2f} is left")
     lesson.rows("figure_wrong.png", {"to the end": whole, "a stride too few": early}, (8, 1.7))
     lesson.end()
 
