@@ -62,7 +62,8 @@ class Lesson:
         self.rows(name, {"": list(pictures.values())}, size, pictures, **shades)
 
     def curves(self, name, curves, style="-", size=(6, 3.4), **settings):
-        """Save a figure of curves: label -> (x, y), or y for x = 1, 2, ... settings: of its axes, such as xlabel="step", yscale="log"."""
+        """Save a figure of curves: label -> (x, y), or y for x = 1, 2, ... settings: of its axes, such as
+        xlabel="step", yscale="log"."""
         figure, axes = self.figure(size=size)
         for label, curve in curves.items():
             x, y = curve if isinstance(curve, tuple) else (range(1, len(curve) + 1), curve)
@@ -146,8 +147,10 @@ def train(preset, images, steps, watch=None):
 
 
 def paper(quick, **options):
-    """The network of the preset mnist with the paper's objective and no labels; for --quick, a smaller one of its kind."""
-    preset = presets.get("mnist").override(num_classes=None, prediction="eps", schedule="linear", loss="simple", lr=2e-3)
+    """The network of the preset mnist with the paper's objective and no labels; for --quick, a smaller one of its
+    kind."""
+    preset = presets.get("mnist").override(num_classes=None, prediction="eps", schedule="linear", loss="simple",
+                                           lr=2e-3)
     if quick:
         preset = preset.override(base_channels=8, groups=4, batch_size=8, T=50, beta_1=2e-3, beta_T=0.3, warmup=2)
     return preset.override(**options)

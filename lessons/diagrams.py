@@ -18,7 +18,8 @@ DOWN, UP, MIDDLE = plots.COLOURS[:3]
 def unet(axes):
     """The paper's network for CIFAR10: a row for each resolution, its channels, and the skips between both sides."""
     for level, (size, channels) in enumerate(zip((32, 16, 8, 4), (128, 256, 256, 256))):
-        place, width, text = 4.6 - level, size / 20, f"{size} x {size}\n{channels} channels" + "\nattention" * (size == 16)
+        place, width = 4.6 - level, size / 20
+        text = f"{size} x {size}\n{channels} channels" + "\nattention" * (size == 16)
         for side, colour, align in ((-1, DOWN, "right"), (1, UP, "left")):
             axes.add_patch(Rectangle((side * place - width / 2, -level - 0.3), width, 0.6, color=colour))
             axes.text(side * (place + width / 2 + 0.12), -level, text, ha=align, va="center", fontsize=8)
@@ -36,20 +37,24 @@ def unet(axes):
     axes.set_axis_off()
 
 
-GRAPH = {"x": (0, 2, "x"), "w": (0, 0.7, "w"), "a": (1.2, 1.35, "a = x w"), "b": (1.2, 0, "b"), "h": (2.6, 1.35, "h = a + b"),
+GRAPH = {"x": (0, 2, "x"), "w": (0, 0.7, "w"), "a": (1.2, 1.35, "a = x w"), "b": (1.2, 0, "b"),
+         "h": (2.6, 1.35, "h = a + b"),
          "s": (3.5, 0, "s = 1 / (1 + e$^{-h}$)"), "y": (4.6, 1.35, "y = h s"), "target": (4.9, 0, "target"),
          "e": (6, 0.7, "e = y $-$ target"), "loss": (7.4, 0.7, "loss = e\u00b2")}
 EDGES = "xa wa ah bh hs hy sy ye".split() + [("target", "e"), ("e", "loss")]
 
 
 def graph(axes, values, gradients):
-    """Lesson 4's staged computation: above each operation its value, below it the loss's gradient, where they are given."""
+    """Lesson 4's staged computation: above each operation its value, below it the loss's gradient, where they are
+    given."""
     number = {"ha": "center", "weight": "bold", "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5}}
     for start, end in EDGES:
         axes.annotate("", GRAPH[end][:2], GRAPH[start][:2],
-                      arrowprops={"arrowstyle": "->", "color": "0.6", "shrinkA": 22, "shrinkB": 36 if end == "s" else 26})
+                      arrowprops={"arrowstyle": "->", "color": "0.6", "shrinkA": 22,
+                                  "shrinkB": 36 if end == "s" else 26})
     for name, (x, y, formula) in GRAPH.items():
-        axes.text(x, y, formula, ha="center", va="center", bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "0.4"})
+        axes.text(x, y, formula, ha="center", va="center",
+                  bbox={"boxstyle": "round", "facecolor": "white", "edgecolor": "0.4"})
         if name in values:
             axes.text(x, y + 0.25, f"{values[name]:.3f}", color=DOWN, **number)
         if name in gradients:
@@ -79,7 +84,8 @@ def heat(axes, values, xlabel, ylabel):
 
 def bars(axes, values, label):
     """Horizontal bars on a logarithmic scale, each with its value: name -> value."""
-    axes.bar_label(axes.barh(list(values), list(values.values())), [f"{value:.3g}" for value in values.values()], padding=4)
+    axes.bar_label(axes.barh(list(values), list(values.values())), [f"{value:.3g}" for value in values.values()],
+                   padding=4)
     axes.set(xscale="log", xlabel=label, xlim=(None, 3 * max(values.values())))
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -87,7 +93,8 @@ def bars(axes, values, label):
 
 PLACES = ((0, 0), (1, 0.9), (2, 0.9), (1, -1), (3, 0.15), (2, -0.65), (2, -1.3), (2, -1.95), (3, -1.3), (4, 0.15),
           (5, 0.75), (5, -0.45), (6, -0.45), (6, 0.75))
-NAMES = ("noise", "forward\nprocess", "reverse\nprocess", "back-\npropagation", "learning", "convolution", "group\nnorm",
+NAMES = ("noise", "forward\nprocess", "reverse\nprocess", "back-\npropagation", "learning", "convolution",
+         "group\nnorm",
          "attention", "U-Net", "training", "sampling", "the bound\nin bits", "what to\npredict", "CIFAR10")
 ABOUT = {"the process": (DOWN, (1, 2, 3)), "the network": (MIDDLE, (4, 6, 7, 8, 9)), "training it": (UP, (5, 10)),
          "using it": (plots.COLOURS[3], (11, 12, 13, 14))}

@@ -5,7 +5,8 @@
     python lessons/grade.py 06 --open                       the open question, and what a good answer contains
 
 Each task runs in a process of its own, with a time limit: an endless loop or a crash costs that task alone. The process
-only computes; what it returns is compared here, with two seeds, one of them hidden. results.json is what Gradescope reads.
+only computes; what it returns is compared here, with two seeds, one of them hidden. results.json is what Gradescope
+reads.
 """
 
 import argparse
@@ -46,7 +47,8 @@ def main(argv):
     parser.add_argument("--file", metavar="PATH", help="the homework (default: homework.py of the lesson)")
     parser.add_argument("--json", metavar="FILE", help="where to write the results for Gradescope")
     parser.add_argument("--open", action="store_true", help="show the open question, and what a good answer contains")
-    parser.add_argument("--hidden-seed", type=int, default=HIDDEN_SEED, metavar="N", help="a teacher may choose another")
+    parser.add_argument("--hidden-seed", type=int, default=HIDDEN_SEED, metavar="N",
+                        help="a teacher may choose another")
     args = parser.parse_args(argv)
     lesson = args.lesson.zfill(2)
     if lesson not in tasks.LESSONS:
@@ -81,19 +83,21 @@ def grade(lesson, path, hidden_seed=HIDDEN_SEED, progress=lambda *_: None):
         for task, outcome in zip(tasks.LESSONS[lesson], unless_stopped(outcomes, running)):
             for (found, printed), visibility in zip(outcome, ("visible", "hidden")):
                 share = credit(found)
-                entries.append({"name": f"{task.title} ({visibility} seed)", "number": f"{task.number}.{len(entries) % 2 + 1}",
+                entries.append({"name": f"{task.title} ({visibility} seed)",
+                                "number": f"{task.number}.{len(entries) % 2 + 1}",
                                 "score": round(share * task.points / 2, 2), "max_score": task.points / 2,
                                 "status": "passed" if share == 1 else "failed", "visibility": visibility,
                                 "output": report(task, found, printed)})
             progress(task, entries[-2:])
-    return {"score": sum(e["score"] for e in entries), "max_score": sum(e["max_score"] for e in entries), "tests": entries}
+    return {"score": sum(e["score"] for e in entries), "max_score": sum(e["max_score"] for e in entries),
+            "tests": entries}
 
 
 def credit(found):
     """The share of a task's points, from part -> what is wrong with it or None.
 
-    The functions, the first words of the parts, share the points equally, and a function's parts share its points; but a
-    part called "errors" has a fifth of them, and only if the rest is right.
+    The functions, the first words of the parts, share the points equally, and a function's parts share its points;
+    but a part called "errors" has a fifth of them, and only if the rest is right.
     """
     functions = {}
     for part, problem in found.items():
@@ -156,7 +160,8 @@ def run(task, source, seeds, running):
         (Path(out) / "homework.py").write_bytes(source)
         command = [sys.executable, str(HERE / "grade.py"), "--child", task.number, out, *map(str, seeds)]
         with open(Path(out) / "errors", "wb") as errors:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, cwd=out, start_new_session=True)
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
+                                       cwd=out, start_new_session=True)
             running.append(process)
         try:
             status = process.wait(SECONDS)
@@ -164,9 +169,11 @@ def run(task, source, seeds, running):
             stop(process)
             return [({"": f"not ready after {SECONDS} seconds: an endless loop?"}, printed(Path(out)))] * len(seeds)
         if status:
-            last = (Path(out) / "errors").read_bytes()[-2000:].decode(errors="replace").strip().splitlines() or ["no word"]
+            said = (Path(out) / "errors").read_bytes()[-2000:].decode(errors="replace")
+            last = said.strip().splitlines() or ["no word"]
             return [({"": f"the process ended with status {status}: {last[-1]}"}, printed(Path(out)))] * len(seeds)
-        return [(compare(task, seed, *read(Path(out), seed)), printed(Path(out)) if seed == seeds[0] else "") for seed in seeds]
+        return [(compare(task, seed, *read(Path(out), seed)),
+                 printed(Path(out)) if seed == seeds[0] else "") for seed in seeds]
 
 
 def printed(out):
@@ -183,7 +190,8 @@ def stop(process):
 
 
 def child(number, out, *seeds):
-    """In a process of its own: compute a task's results with the functions of the homework, the library's answers taken away."""
+    """In a process of its own: compute a task's results with the functions of the homework, the library's answers
+    taken away."""
     try:
         import resource
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -206,12 +214,14 @@ def child(number, out, *seeds):
         arrays = {label: a for label, a in results.items() if isinstance(a, np.ndarray)}
         np.savez(Path(out) / f"{seed}.npz", **{str(i): a for i, a in enumerate(arrays.values())})
         (Path(out) / f"{seed}.json").write_text(json.dumps(
-            {"problem": problem, "labels": list(arrays), "errors": {k: v for k, v in results.items() if k not in arrays}}))
+            {"problem": problem, "labels": list(arrays),
+             "errors": {k: v for k, v in results.items() if k not in arrays}}))
     return 0
 
 
 class Printed(io.TextIOBase):
-    """Where print() of a homework goes: the first characters into a file, at once, in case that the process is ended."""
+    """Where print() of a homework goes: the first characters into a file, at once, in case that the process is
+    ended."""
 
     def __init__(self, path):
         self.file, self.left = open(path, "w"), PRINTED
@@ -314,7 +324,8 @@ def likeness(mine, expected, limit):
     factor = (mine * expected).sum() / (expected**2).sum() if expected.any() else 1
     difference, near = mine - expected, lambda a: np.abs(a).max() <= 10 * limit
     if near(mine - factor * expected):
-        return "; its sign is wrong" if abs(factor + 1) < 1e-6 else f"; all of it is {factor:.4g} times what it should be"
+        wrong_sign = abs(factor + 1) < 1e-6
+        return "; its sign is wrong" if wrong_sign else f"; all of it is {factor:.4g} times what it should be"
     if near(difference - difference.mean()):
         return f"; all of it is off by {difference.mean():.4g}"
     if expected.shape[-1] > 1 and near(difference - difference.mean(axis=-1, keepdims=True)):

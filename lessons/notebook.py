@@ -40,13 +40,16 @@ print(subprocess.run([sys.executable, str(root / "lessons/grade.py"), "{lesson}"
 
 
 def notebook(lesson, repository):
-    """A lesson as a notebook, a dict in the format nbformat 4.5. repository: where a notebook without a clone gets one"""
+    """A lesson as a notebook, a dict in the format nbformat 4.5. repository: where a notebook without a clone gets
+    one"""
     folder = tasks.folder(lesson)
     source = (folder / "lesson.py").read_text()
     parts = {node: ast.get_source_segment(source, node) for node in ast.parse(source).body}
     main = next(node for node in parts if isinstance(node, ast.FunctionDef) and node.name == "main")
     imports = [parts[node] for node in parts if isinstance(node, (ast.Import, ast.ImportFrom))]
-    left = [node for node in parts if not isinstance(node, (ast.Import, ast.ImportFrom, ast.If, ast.Expr)) and node is not main]
+    left = [node for node in parts if not isinstance(node,
+                                                     (ast.Import, ast.ImportFrom, ast.If,
+                                                      ast.Expr)) and node is not main]
     text, cells = [], []
     for block in re.split(r"(```python\n.*?\n```\n)", (folder / "README.md").read_text(), flags=re.DOTALL):
         if not block.startswith("```python"):
@@ -63,7 +66,8 @@ def notebook(lesson, repository):
     before = next(i for i, (kind, _) in enumerate(text) if kind == "code")
     cells = [("code", SETUP.format(repository=repository)), *text[:before],
              ("code", "\n".join(imports) + "\n\n" + "\n\n\n".join(parts[node] for node in left)), *text[before:],
-             ("markdown", "## The script\n\nIt computes what the text shows. With `quick=True` it does less of everything.")]
+             ("markdown", "## The script\n\nIt computes what the text shows. With `quick=True` it does less of "
+                          "everything.")]
     cells += [("code", paragraph) for paragraph in paragraphs(source, main)]
     cells += [("markdown", "## Homework\n\nWrite the functions, run the cell, and have it graded by the next one."),
               ("code", "%%writefile homework.py\n" + (folder / "homework.py").read_text().rstrip()),
@@ -74,7 +78,8 @@ def notebook(lesson, repository):
 
 
 def cell(number, kind, text):
-    found = {"cell_type": kind, "id": f"cell-{number}", "metadata": {}, "source": text.strip("\n").splitlines(keepends=True)}
+    found = {"cell_type": kind, "id": f"cell-{number}", "metadata": {},
+             "source": text.strip("\n").splitlines(keepends=True)}
     return found if kind == "markdown" else {**found, "execution_count": None, "outputs": []}
 
 

@@ -10,8 +10,8 @@
     python lessons/play.py walk --html      a page with a slider, for a browser or a notebook
     python lessons/play.py walk --out film.gif
 
-Every curve is computed by the library. steps and rate-distortion take the checkpoint of a run with --checkpoint; without
-one, the data are a mixture of Gaussians whose perfect network is known.
+Every curve is computed by the library. steps and rate-distortion take the checkpoint of a run with --checkpoint;
+without one, the data are a mixture of Gaussians whose perfect network is known.
 """
 
 import os
@@ -128,7 +128,8 @@ def guidance(args):
     noise, times = np.random.default_rng(0).standard_normal((4000, 1)), spread(s.T, 100)
     given, free = perfect_x0(s, both[1:], sigma, (1,)), perfect_x0(s, both, sigma, (0.5, 0.5))
     weights = np.arange(-1, 8.5, 0.5)
-    samples = {w: last(ddim(reverse(s, lambda x, t: free(x, t) + w * (given(x, t) - free(x, t))), s, noise, None, times))[:, 0]
+    samples = {w: last(ddim(reverse(s, lambda x, t: free(x, t) + w * (given(x, t) - free(x, t))), s, noise, None,
+                            times))[:, 0]
                for w in weights}
     surely = [float((1 / (1 + np.exp(-4 * x / sigma**2))).mean()) for x in samples.values()]
     width = [float(x.std()) for x in samples.values()]
@@ -214,7 +215,8 @@ def rate_distortion(args):
     time, rate, rmse = likelihood.evaluate(p, s, images, min(40, s.T - 1)).rate_distortion()
 
     def draw(figure, now):
-        for ax, y, title in zip(figure.subplots(1, 2), (rate, rmse), ("rate: bits/dim so far", "distortion: RMSE of 255")):
+        for ax, y, title in zip(figure.subplots(1, 2), (rate, rmse),
+                                ("rate: bits/dim so far", "distortion: RMSE of 255")):
             value = np.interp(now, time[::-1], y[::-1])
             ax.plot(time, y)
             ax.plot(now, value, "o")
@@ -291,7 +293,8 @@ def write_page(out, draw, values):
             draw(figure, value)
             writer.grab_frame()
     text = re.sub(r"<link[^>]*font-awesome[^>]*>", "", out.read_text())
-    icons = {"minus": "\u2212", "fast-backward": "|\u25c0", "step-backward": "\u25c1", "play fa-flip-horizontal": "\u25c0",
+    icons = {"minus": "\u2212", "fast-backward": "|\u25c0", "step-backward": "\u25c1",
+             "play fa-flip-horizontal": "\u25c0",
              "pause": "II", "play": "\u25b6", "step-forward": "\u25b7", "fast-forward": "\u25b6|", "plus": "+"}
     for name, icon in icons.items():
         text = text.replace(f'<i class="fa fa-{name}"></i>', icon)
@@ -305,7 +308,8 @@ def show(draw, label, values, start):
 
     window = pyplot.figure(figsize=(8, 4.8))
     above, below = window.subfigures(2, 1, height_ratios=(9, 1))
-    slider = Slider(below.add_axes((0.15, 0.3, 0.7, 0.4)), label, min(values), max(values), valinit=start, valstep=values)
+    slider = Slider(below.add_axes((0.15, 0.3, 0.7, 0.4)), label, min(values), max(values), valinit=start,
+                    valstep=values)
 
     def redraw(value):
         above.clear()

@@ -1,26 +1,33 @@
 """What a homework may contain: it is read before it is run.
 
-The grader compares numbers in a process that the homework cannot reach; this keeps a homework from reaching the library's
-answers, and from doing anything but computing. It is no jail: a list of what is forbidden is never complete.
+The grader compares numbers in a process that the homework cannot reach; this keeps a homework from reaching the
+library's answers, and from doing anything but computing. It is no jail: a list of what is forbidden is never complete.
 """
 
 import ast
 
 MODULES = {"numpy", "math", "itertools"}
 FROM = {"functools": {"reduce", "partial"}, "collections": {"namedtuple", "defaultdict", "deque", "Counter"},
-        "dataclasses": {"dataclass", "field"}, "typing": {"NamedTuple", "Any", "Callable"}, "__future__": {"annotations"},
+        "dataclasses": {"dataclass", "field"}, "typing": {"NamedTuple", "Any", "Callable"},
+        "__future__": {"annotations"},
         "numpy": None, "math": None, "itertools": None,                                  # None: all
         "tinyddpm.backend": {"array_module", "to_numpy"}, "tinyddpm": {"gradcheck"}, "tinyddpm.gradcheck": {"check"}}
-NAMES = {"exec", "eval", "compile", "open", "globals", "locals", "vars", "dir", "getattr", "setattr", "delattr", "breakpoint"}
-OF_NUMPY = {"lib", "testing", "load", "loads", "save", "savez", "savez_compressed", "savetxt", "loadtxt", "genfromtxt", "fromregex", "fromfile",
-            "tofile", "dump", "dumps", "memmap", "DataSource", "f2py", "ctypeslib", "core", "get_type_hints", "attrgetter", "methodcaller"}
-DOORS = {"sys", "os", "posix", "nt", "io", "pathlib", "importlib", "inspect", "builtins", "ctypes", "subprocess", "multiprocessing", "threading",
-         "pickle", "marshal", "runpy", "code", "codeop", "gc", "types", "operator", "weakref", "traceback", "pkgutil", "linecache", "ast", "shutil"}
+NAMES = {"exec", "eval", "compile", "open", "globals", "locals", "vars", "dir", "getattr", "setattr", "delattr",
+         "breakpoint"}
+OF_NUMPY = {"lib", "testing", "load", "loads", "save", "savez", "savez_compressed", "savetxt", "loadtxt", "genfromtxt",
+            "fromregex", "fromfile",
+            "tofile", "dump", "dumps", "memmap", "DataSource", "f2py", "ctypeslib", "core", "get_type_hints",
+            "attrgetter", "methodcaller"}
+DOORS = {"sys", "os", "posix", "nt", "io", "pathlib", "importlib", "inspect", "builtins", "ctypes", "subprocess",
+         "multiprocessing", "threading",
+         "pickle", "marshal", "runpy", "code", "codeop", "gc", "types", "operator", "weakref", "traceback", "pkgutil",
+         "linecache", "ast", "shutil"}
 OF_FRAMES = ("_", "f_", "gi_", "cr_", "ag_", "tb_", "co_")
 
 
 def problem(source, name, imports):
-    """Why the source, bytes, of the file `name` must not be run; None where it may. imports: the first lines of its stub."""
+    """Why the source, bytes, of the file `name` must not be run; None where it may. imports: the first lines of its
+    stub."""
     try:
         tree = ast.parse(source)                        # bytes, so that a coding line counts as it does when it is run
     except (RecursionError, MemoryError):
@@ -53,12 +60,15 @@ def wrong_import(node, allowed):
 
 
 def wrong_word(node):
-    if isinstance(node, ast.Name) and (node.id in NAMES or node.id.startswith("__") and node.id not in ("__name__", "__all__")):
+    if isinstance(node, ast.Name) and (node.id in NAMES or node.id.startswith("__")
+                                       and node.id not in ("__name__", "__all__")):
         return f"uses {node.id}"
-    words = [node.attr] if isinstance(node, ast.Attribute) else node.kwd_attrs if isinstance(node, ast.MatchClass) else []
+    words = ([node.attr] if isinstance(node, ast.Attribute)
+             else node.kwd_attrs if isinstance(node, ast.MatchClass) else [])
     for word in words:
         if word in OF_NUMPY | DOORS | NAMES or word.startswith(OF_FRAMES):
             return f"uses .{word}"
-    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name) and node.value.id in ("np", "numpy", "math"):
+    if (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name)
+            and node.value.id in ("np", "numpy", "math")):
         return f"assigns to {ast.unparse(node)}"
     return None

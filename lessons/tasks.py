@@ -1,9 +1,10 @@
 """What the homeworks ask and how they are checked: the parts that the checks.py of every lesson is made of.
 
-A check is a generator: it calls the functions it is given and yields (label, result) for each result. The grader runs it with
-the homework's functions in one process and with the right ones in another, and compares: a homework passes by returning the
-right numbers. "PART: what" as a label makes PART a part of the task with points of its own: the functions of a task, the first
-word of a part, share its points equally, and the parts of a function share that function's.
+A check is a generator: it calls the functions it is given and yields (label, result) for each result. The grader runs
+it with the homework's functions in one process and with the right ones in another, and compares: a homework passes by
+returning the right numbers. "PART: what" as a label makes PART a part of the task with points of its own: the
+functions of a task, the first word of a part, share its points equally, and the parts of a function share that
+function's.
 """
 
 import ast
@@ -17,8 +18,9 @@ import numpy as np
 from tinyddpm import gradcheck
 
 Task = namedtuple("Task", "number title points names answers stubs steps hints check")
-Task.__doc__ = """A task: its functions' names; the right functions, name -> function; for what the library has no answer to, the
-signatures and docstrings, name -> text; steps, name -> lines; hints, part -> what to look at if it is wrong; and the check."""
+Task.__doc__ = """A task: its functions' names; the right functions, name -> function; for what the library has no
+answer to, the signatures and docstrings, name -> text; steps, name -> lines; hints, part -> what to look at if it is
+wrong; and the check."""
 
 HERE = Path(__file__).resolve().parent
 
@@ -38,7 +40,8 @@ def question(number, title, points, check, text, answers, hints={}, **steps):
 # ---- for checks ----
 
 def pair(f, name, rng, shapes, *settings):
-    """A forward and its backward on random arrays, name -> shape: the result, every gradient, and that no array is changed.
+    """A forward and its backward on random arrays, name -> shape: the result, every gradient, and that no array is
+    changed.
 
     A mistake in the backward costs no points of the forward.
     """
@@ -78,12 +81,14 @@ def refuses(f, *arguments):
 def expect(result, count, name, what):
     """The values of a result; TypeError where they are too few or too many."""
     if not isinstance(result, (tuple, list)) or len(result) != count:
-        raise TypeError(f"{name} returned {len(result) if isinstance(result, (tuple, list)) else 1} value(s); expected {count}: {what}")
+        raise TypeError(f"{name} returned {len(result) if isinstance(result, (tuple, list)) else 1} value(s); "
+                        f"expected {count}: {what}")
     return result
 
 
 def numeric(forward, gradients=None):
-    """The pair of a forward(*arrays, *settings) -> y, whose backward is by central differences: slow, and hard to get wrong.
+    """The pair of a forward(*arrays, *settings) -> y, whose backward is by central differences: slow, and hard to get
+    wrong.
 
     gradients: of how many of the arrays (default: all)
     """
@@ -121,7 +126,7 @@ def _load(path):
 _CHECKS = {path.parent.name[:2]: _load(path) for path in sorted(HERE.glob("[0-9][0-9]_*/checks.py"))}
 LESSONS = {number: module.TASKS for number, module in _CHECKS.items()}         # number of the lesson -> its tasks
 IMPORTS = {number: module.IMPORTS for number, module in _CHECKS.items()}       # what its homework starts with
-OPEN = {number: module.OPEN for number, module in _CHECKS.items()}             # its open question, and what an answer contains
+OPEN = {number: module.OPEN for number, module in _CHECKS.items()}             # an open question, and its answer
 
 
 def find(number):

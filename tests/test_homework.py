@@ -146,7 +146,8 @@ MUTANTS = {        # task -> (right, wrong) in its functions' source
             (".sum(axis=(2, 4))", ".mean(axis=(2, 4))"), (".sum(axis=(2, 4))", "[:, :, 0, :, 0]")],
     "6.3": [("kh // 2 * dilation, kw // 2 * dilation", "kh // 2, kw // 2"), ("dpadded[place] +=", "dpadded[place] ="),
             ("return y + b", "return y"), ("axis=(0, 1, 2)", "axis=(0, 1)")],
-    "7.1": [("return y, (norm_cache, silu_cache)", "return normal, (norm_cache, silu_cache)"), (" - dnormal.mean(axis=(1, 3), keepdims=True)", ""),
+    "7.1": [("return y, (norm_cache, silu_cache)", "return normal, (norm_cache, silu_cache)"),
+            (" - dnormal.mean(axis=(1, 3), keepdims=True)", ""),
             ("- normal * (dnormal * normal).mean(axis=(1, 3), keepdims=True)", ""),
             ("grouped.var(axis=(1, 3), keepdims=True)", "grouped.var(axis=(1, 3), keepdims=True, ddof=1)"),
             ("dx = rstd *", "dx = 0 * rstd *"), ("(dy * gamma)", "dy")],
@@ -194,7 +195,8 @@ MUTANTS = {        # task -> (right, wrong) in its functions' source
     "12.3": [("x0 < -EDGE", "x0 < -2"), ("x0 + HALF_BIN", "x0"), ("log_variance / 2", "log_variance"),
              ("1e-12", "1e-3")],
     "12.4": [("1 / (levels - 1)", "1 / levels"), ("x0 > 1 - half", "x0 > 2"), (" / sigma)", ")")],
-    "13.1": [("alpha_bar / (1 - alpha_bar), ", "(1 - alpha_bar) / alpha_bar, "), ("1 / (1 - alpha_bar), ", "1 - alpha_bar, "),
+    "13.1": [("alpha_bar / (1 - alpha_bar), ", "(1 - alpha_bar) / alpha_bar, "),
+             ("1 / (1 - alpha_bar), ", "1 - alpha_bar, "),
              ("before * s.beta[t]**2", "s.beta[t]**2")],
     "13.2": [("* x0 + per_sample(from_xt, xt) * xt", "* x0"), ("/ per_sample(from_x0, xt)", ""),
              ("mu - per", "mu + per")],
@@ -308,7 +310,8 @@ BAD = {
     "an endless loop": (LINEAR.format("while True: pass"), "endless loop"),
     "an end of the process": (LINEAR.format("raise SystemExit(0)"), "SystemExit"),
     "a crash": (LINEAR.format("f = lambda n: f(n + 1); return f(0)"), "RecursionError|status"),
-    "one gradient too few": (LINEAR.format(OF_LINEAR.replace(", drows.sum(axis=0)", "")), "returned 2 value.s.; expected 3"),
+    "one gradient too few": (LINEAR.format(OF_LINEAR.replace(", drows.sum(axis=0)", "")),
+                             "returned 2 value.s.; expected 3"),
     "one gradient too many": (LINEAR.format("x, w = cache; g = np.ones(w.shape[1]); return dy @ w.T, w, g, g"),
                             "returned 4 value.s.; expected 3"),
     "a result that is not a number": (LINEAR.format("return 'a', 'b', 'c'"), "expected numbers"),
@@ -417,7 +420,8 @@ def test_a_wrong_answer_is_told_where(tmp_path):
     results, printed = graded(tmp_path, "04", SILU.replace("(1 + x * (1 - s))", "(1 + x)"))
     found = next(t for t in results["tests"] if t["number"] == "4.2.1")
     assert re.search(r"silu_backward dx: x \(3, 4\), shape \(3, 4\): worst at index \(\d, \d\): "
-                     r"expected \S+, got \S+", found["output"]) and "hint, silu_backward dx: x enters twice" in found["output"]
+                     r"expected \S+, got \S+",
+                     found["output"]) and "hint, silu_backward dx: x enters twice" in found["output"]
     assert "silu: right" in found["output"] and found["score"] == 0.75                     # half: the forward is right
     assert textwrap.indent(found["output"], "     ") in printed and "there is no function linear" in printed
 
@@ -428,7 +432,8 @@ def test_a_wrong_answer_is_told_where(tmp_path):
     ("drows.sum(axis=0)", "0 * drows.sum(axis=0)", "all of it is 0"),
     ("drows.sum(axis=0)", "drows.sum(axis=0) + 2", "off by 2")])
 def test_one_wrong_gradient_costs_its_part(right, wrong, named):
-    """A sixth of the task: half of it is the backward's, which has three. The rest is right, and the mistake is named."""
+    """A sixth of the task: half of it is the backward's, which has three. The rest is right, and the mistake is
+    named."""
     text = solution("04")
     assert right in text
     for found in parts(tasks.find("4.1"), text.replace(right, wrong)):
@@ -439,7 +444,8 @@ def test_one_wrong_gradient_costs_its_part(right, wrong, named):
 def test_a_missing_error_costs_a_tenth():
     """Of the forward a fifth; and whoever only raises it gets nothing for it."""
     task = tasks.find("6.1")
-    assert {grade.credit(found) for found in parts(task, "def conv2d(*a): raise ValueError\ndef conv2d_backward(*a): 0")} == {0}
+    text = "def conv2d(*a): raise ValueError\ndef conv2d_backward(*a): 0"
+    assert {grade.credit(found) for found in parts(task, text)} == {0}
     assert grade.credit({"f": None, "f errors": "x", "f_backward dx": None}) == pytest.approx(0.9)
     assert grade.credit({"f": "x", "f errors": None, "f_backward dx": None}) == pytest.approx(0.5)
 
@@ -448,10 +454,12 @@ def test_what_a_homework_prints_is_shown(tmp_path, monkeypatch):
     """For the visible seed, and cut off; gradcheck may be used."""
     monkeypatch.setitem(tasks.LESSONS, "04", [tasks.find("4.2")])
     shown = SILU.replace("    s = ", "    print('shape', x.shape)\n    s = ") + (
-        "\n\nfrom tinyddpm import gradcheck\n\nprint(gradcheck.check(silu, silu_backward, np.ones(3)) < 1e-7)\nprint('y' * 9000)\n")
+        "\n\nfrom tinyddpm import gradcheck\n\nprint(gradcheck.check(silu, silu_backward, np.ones(3)) < "
+        "1e-7)\nprint('y' * 9000)\n")
     (tmp_path / "homework.py").write_text(shown)
     visible, hidden = grade.grade("04", tmp_path / "homework.py")["tests"]
-    assert "printed:\nshape (3,)" in visible["output"] and "True\nyyy" in visible["output"] and len(visible["output"]) < 2200
+    assert "printed:\nshape (3,)" in visible["output"] and "True\nyyy" in visible["output"]
+    assert len(visible["output"]) < 2200
     assert visible["score"] == 1.5 and hidden["output"] == "right"
 
 

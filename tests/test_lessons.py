@@ -140,7 +140,8 @@ def test_guidance_trades_diversity_for_fidelity():
 
 @pytest.mark.parametrize("folder", LESSONS, ids=lambda folder: folder.name)
 def test_a_lesson_becomes_a_notebook(folder):
-    """In nbformat's schema, where that is installed; with every line of the script, no formula in GitHub's way, no link."""
+    """In nbformat's schema, where that is installed; with every line of the script, no formula in GitHub's way, no
+    link."""
     made = notebook.notebook(folder.name[:2], None)
     code = ["".join(cell["source"]) for cell in made["cells"] if cell["cell_type"] == "code"]
     words = "\n".join("".join(cell["source"]) for cell in made["cells"] if cell["cell_type"] == "markdown")
@@ -175,7 +176,8 @@ def test_a_notebook_runs(tmp_path, monkeypatch, capsys):
     """Cell by cell in this process, as Jupyter would: figures are shown, numbers printed, the homework graded."""
     shown = []
     display = SimpleNamespace(Image=lambda path: path, display=shown.append)
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display, version_info=(9, 0), get_ipython=lambda: None))
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=display, version_info=(9, 0),
+                                                                get_ipython=lambda: None))
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     monkeypatch.setattr(sys, "path", sys.path.copy())
     monkeypatch.setattr(notebook, "GRADE", notebook.GRADE.replace("homework.py", str(tmp_path / "homework.py")))

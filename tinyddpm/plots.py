@@ -72,9 +72,11 @@ LOSSES = {"simple": "L_simple (Eq. 14)", "tilted": "L_simple, with t drawn in pr
           "hybrid": "L_simple + 0.001 L"}
 
 
-# One look for all curves, here and in the lessons; the colours (Paul Tol's "bright") stay apart for colour-blind readers
+# One look for all curves, here and in the lessons; the colours (Paul Tol's "bright") stay apart for colour-blind
+# readers
 COLOURS = "#4477aa", "#ee6677", "#228833", "#aa3377", "#ccbb44", "#66ccee"
-STYLE = {"axes.prop_cycle": f"cycler(color={COLOURS})", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "0.9", "axes.axisbelow": True,
+STYLE = {"axes.prop_cycle": f"cycler(color={COLOURS})", "axes.spines.top": False, "axes.spines.right": False,
+         "axes.grid": True, "grid.color": "0.9", "axes.axisbelow": True,
          "axes.titlesize": "medium", "axes.titlelocation": "left", "legend.frameon": False, "lines.linewidth": 1.8,
          "font.size": 10, "savefig.dpi": 100, "savefig.facecolor": "white", "figure.constrained_layout.use": True}
 

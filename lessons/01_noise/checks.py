@@ -45,14 +45,16 @@ OPEN = ("Fit one Gaussian to the ones alone, another to the eights, and draw fro
 
 TASKS = [
     library("1.1", "Data in [-1, 1] as bytes", 2, to_uint8, [plots.to_uint8],
-            to_uint8=["x = -1 is 0 and x = 1 is 255: shift and scale", "round to the nearest, not down", "cut off what lies outside 0..255"]),
+            to_uint8=["x = -1 is 0 and x = 1 is 255: shift and scale", "round to the nearest, not down",
+                      "cut off what lies outside 0..255"]),
     library("1.2", "Images beside and below each other", 3, grid, [plots.grid],
             grid=["columns: the root of N, rounded up, where none is given; rows: as many as are needed",
                   "a sheet of the value 64, with a margin before each row and column and after the last",
                   "image i goes to row i // columns and column i % columns"]),
     question("1.3", "A Gaussian with any covariance", 3, correlated, '''
 def correlated(mean, covariance, z):
-    """Samples of N(mean, covariance) from standard normal z: mean + L z, with L the Cholesky factor, covariance = L L^T.
+    """Samples of N(mean, covariance) from standard normal z: mean + L z, with L the Cholesky factor, covariance = L
+    L^T.
 
     mean (D,), covariance (D, D), z (N, D) -> x (N, D)
     """

@@ -1,9 +1,9 @@
 """Homework 01: 10 points. To have it graded: python lessons/grade.py 01
 
-Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
-cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
-does: from tinyddpm import gradcheck
+Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given
+that cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The
+library's own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as
+lesson 4 does: from tinyddpm import gradcheck
 """
 
 import numpy as np
@@ -37,7 +37,8 @@ def grid(images, columns=None, margin=1):
 
 
 def correlated(mean, covariance, z):
-    """Samples of N(mean, covariance) from standard normal z: mean + L z, with L the Cholesky factor, covariance = L L^T.
+    """Samples of N(mean, covariance) from standard normal z: mean + L z, with L the Cholesky factor, covariance = L
+    L^T.
 
     mean (D,), covariance (D, D), z (N, D) -> x (N, D)
     """

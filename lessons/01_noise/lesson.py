@@ -48,7 +48,8 @@ def main():
     print(f"one image: {images[0].shape} {images[0].dtype}; scaled, all lie between {x.min():g} and {x.max():g}")
 
     z = rng.standard_normal(1_000_000)
-    print(f"a million standard normal numbers: mean {z.mean():.4f}, variance {z.var():.4f}, within 1 of 0: {np.mean(abs(z) < 1):.4f}")
+    print(f"a million standard normal numbers: mean {z.mean():.4f}, variance {z.var():.4f}, within 1 of 0: "
+          f"{np.mean(abs(z) < 1):.4f}")
     a, b = 3 * rng.standard_normal(1_000_000), 4 * rng.standard_normal(1_000_000)
     print(f"spreads 3 and 4, added: spread {np.std(a + b):.3f}; variances add, 9 + 16 = 25")
     grid = np.linspace(-60, 60, 20001)
@@ -68,9 +69,11 @@ def main():
     pixels = draw(mean, np.diag(np.diag(covariance)), rng.standard_normal((8, 784)))
     joint = draw(mean, covariance, rng.standard_normal((8, 784)))
     kept = np.sort(np.linalg.eigvalsh(covariance))[::-1]
-    print(f"of 784 directions, {np.searchsorted(np.cumsum(kept), 0.9 * kept.sum()) + 1} hold 90% of the variance of digits")
+    count = np.searchsorted(np.cumsum(kept), 0.9 * kept.sum()) + 1
+    print(f"of 784 directions, {count} hold 90% of the variance of digits")
     again = draw(mean, covariance, rng.standard_normal((20_000, 784)))
-    print(f"20,000 samples: their covariance differs from the data's by at most {np.abs(np.cov(again.T, bias=True) - covariance).max():.3f}")
+    difference = np.abs(np.cov(again.T, bias=True) - covariance).max()
+    print(f"20,000 samples: their covariance differs from the data's by at most {difference:.3f}")
     assert np.abs(again.mean(axis=0) - mean).max() < 0.05
 
     rows = {"data": x[:8], "each pixel\nby itself": pixels, "one Gaussian": joint}

@@ -5,7 +5,12 @@ from tasks import library, question
 
 from tinyddpm.diffusion import process, schedule
 
-IMPORTS = "import numpy as np\n\nfrom tinyddpm.diffusion.schedule import from_betas, per_sample\n\n# s is a Schedule: s.T, and the tables s.beta, s.alpha, s.alpha_bar for t = 0..T. per_sample(values, x) gives numbers of a\n# table, one or (N,), the axes of x, so that they can multiply it."
+IMPORTS = """import numpy as np
+
+from tinyddpm.diffusion.schedule import from_betas, per_sample
+
+# s is a Schedule: s.T, and the tables s.beta, s.alpha, s.alpha_bar for t = 0..T. per_sample(values, x) gives numbers of
+# a table, one or (N,), the axes of x, so that they can multiply it."""
 linear = schedule.linear
 
 
@@ -34,7 +39,8 @@ def sigmoid_betas(f, rng):
 
 
 def sigmoid_answer(T, start=-6, end=6, beta_1=1e-4, beta_T=0.02):
-    return np.array([0.0] + [beta_1 + (beta_T - beta_1) / (1 + np.exp(-(start + (end - start) * i / (T - 1)))) for i in range(T)])
+    u = [start + (end - start) * i / (T - 1) for i in range(T)]
+    return np.array([0.0] + [beta_1 + (beta_T - beta_1) / (1 + np.exp(-value)) for value in u])
 
 
 OPEN = ("Find by eye the largest t at which you can still read a digit in x_t. Then average each 2 x 2 square of the "
@@ -47,17 +53,20 @@ OPEN = ("Find by eye the largest t at which you can still read a digit in x_t. T
 
 TASKS = [
     library("2.1", "One step of noise (Eq. 2)", 2, q_step, [process.q_step],
-            q_step=["look up beta_t: t may be one number or one for each image", "shrink x_{t-1}, add noise of variance beta_t"]),
+            q_step=["look up beta_t: t may be one number or one for each image",
+                    "shrink x_{t-1}, add noise of variance beta_t"]),
     library("2.2", "The jump to any t (Eq. 4)", 3, q_sample, [process.q_sample],
             q_sample=["look up alpha_bar_t", "how much of x_0 is left, how much noise has come"]),
     library("2.3", "The cosine schedule", 3, cosine, [schedule.cosine],
             cosine=["alpha_bar_t is f(t) / f(0), with f(t) = cos(((t / T + offset) / (1 + offset)) pi / 2)^2",
-                    "beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}, at most `largest`", "from_betas makes the Schedule from beta_1..beta_T"]),
+                    "beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}, at most `largest`",
+                    "from_betas makes the Schedule from beta_1..beta_T"]),
     question("2.4", "Another schedule", 2, sigmoid_betas, '''
 def sigmoid_betas(T, start=-6, end=6, beta_1=1e-4, beta_T=0.02):
     """beta_t = beta_1 + (beta_T - beta_1) sigmoid(u_t), with u_1 = start .. u_T = end in equal steps.
 
     -> (T + 1,), with beta[0] = 0 for the data
     """
-''', {"sigmoid_betas": sigmoid_answer}, sigmoid_betas=["T values from start to end, at equal distances", "index 0 stands for the data"]),
+''', {"sigmoid_betas": sigmoid_answer}, sigmoid_betas=["T values from start to end, at equal distances",
+                                                       "index 0 stands for the data"]),
 ]

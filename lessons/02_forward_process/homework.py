@@ -1,17 +1,17 @@
 """Homework 02: 10 points. To have it graded: python lessons/grade.py 02
 
-Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
-cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
-does: from tinyddpm import gradcheck
+Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given
+that cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The
+library's own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as
+lesson 4 does: from tinyddpm import gradcheck
 """
 
 import numpy as np
 
 from tinyddpm.diffusion.schedule import from_betas, per_sample
 
-# s is a Schedule: s.T, and the tables s.beta, s.alpha, s.alpha_bar for t = 0..T. per_sample(values, x) gives numbers of a
-# table, one or (N,), the axes of x, so that they can multiply it.
+# s is a Schedule: s.T, and the tables s.beta, s.alpha, s.alpha_bar for t = 0..T. per_sample(values, x) gives numbers of
+# a table, one or (N,), the axes of x, so that they can multiply it.
 
 
 # ---- 2.1 One step of noise (Eq. 2): 2 points ----

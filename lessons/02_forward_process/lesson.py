@@ -54,14 +54,16 @@ def main():
     walked, jumped = walk(np.ones(count), s.beta[1:201], rng), jump(np.ones(count), s.alpha_bar[200], rng)
     print(f"x_200 from x_0 = 1 in 200 steps: mean {walked.mean():.3f}, spread {walked.std():.3f}")
     print(f"x_200 from x_0 = 1 in one jump:  mean {jumped.mean():.3f}, spread {jumped.std():.3f}")
-    print(f"Eq. 4 says:                      mean {np.sqrt(s.alpha_bar[200]):.3f}, spread {np.sqrt(1 - s.alpha_bar[200]):.3f}")
+    a = s.alpha_bar[200]
+    print(f"Eq. 4 says:                      mean {np.sqrt(a):.3f}, spread {np.sqrt(1 - a):.3f}")
     assert abs(walked.mean() - jumped.mean()) < 0.02 and abs(walked.std() - jumped.std()) < 0.02
     x0, eps = rng.standard_normal((2, 5))
     product = np.prod(1 - s.beta[1:201])
     assert np.allclose(process.q_sample(s, x0, 200, eps), np.sqrt(product) * x0 + np.sqrt(1 - product) * eps)
 
     for t in (1, 100, 300, 500, 1000):
-        print(f"t = {t:4}: {np.sqrt(s.alpha_bar[t]):.3f} of the image, noise of spread {np.sqrt(1 - s.alpha_bar[t]):.3f}, signal to noise {s.snr[t]:.3g}")
+        image, noise = np.sqrt(s.alpha_bar[t]), np.sqrt(1 - s.alpha_bar[t])
+        print(f"t = {t:4}: {image:.3f} of the image, noise of spread {noise:.3f}, signal to noise {s.snr[t]:.3g}")
     short = schedule.linear(100)
     print(f"the same betas in 100 steps leave {np.sqrt(short.alpha_bar[-1]):.2f} of the image at t = T")
     assert short.alpha_bar[-1] > 0.3
@@ -88,7 +90,8 @@ def main():
 
     figure, axes = lesson.figure(1, 4, size=(7, 2.1))
     for ax, table, t in zip(axes, (s, s, short, short), (500, 1000, 50, 100)):
-        course.show(ax, process.q_sample(table, digit, t, rng.standard_normal(digit.shape)), f"T = {table.T}: t = {t}", -2, 2)
+        course.show(ax, process.q_sample(table, digit, t, rng.standard_normal(digit.shape)), f"T = {table.T}: t = {t}",
+                    -2, 2)
     lesson.save(figure, "figure_wrong.png")
     lesson.end()
 

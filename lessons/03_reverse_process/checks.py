@@ -31,7 +31,8 @@ def from_eps(f, rng):
 
 
 def ddpm(f, rng):
-    s, x, noise = schedule.linear(8, 1e-2, 0.4), rng.standard_normal((5, 2)), np.random.default_rng(int(rng.integers(1000)))
+    s, x = schedule.linear(8, 1e-2, 0.4), rng.standard_normal((5, 2))
+    noise = np.random.default_rng(int(rng.integers(1000)))
 
     def p(xt, t):
         return 0.9 * xt + 0.01 * t[:, None], s.beta[t][:, None], np.tanh(xt)
@@ -49,7 +50,8 @@ def mixture_eps(f, rng):
     D = int(rng.integers(1, 4))
     means, weights = 2 * rng.standard_normal((3, D)), np.array([0.2, 0.5, 0.3])
     for alpha_bar, sigma in ((0.99, 0.3), (0.5, 0.1), (0.01, 1.0)):
-        yield f"mixture_eps at alpha_bar = {alpha_bar}", f.mixture_eps(2 * rng.standard_normal((6, D)), alpha_bar, means, sigma, weights)
+        yield f"mixture_eps at alpha_bar = {alpha_bar}", f.mixture_eps(2 * rng.standard_normal((6, D)), alpha_bar,
+                                                                       means, sigma, weights)
 
 
 def mixture_answer(x, alpha_bar, means, sigma, weights):
@@ -77,14 +79,16 @@ OPEN = ("Add an error to the perfect eps in each step of Algorithm 2: once indep
         "how large a network's error is in one step, but whether it is the same in many.")
 
 TASKS = [
-    library("3.1", "What x_0 and x_t say about x_{t-1} (Eq. 7)", 2, posterior_coefficients, [process.posterior_coefficients],
+    library("3.1", "What x_0 and x_t say about x_{t-1} (Eq. 7)", 2, posterior_coefficients,
+            [process.posterior_coefficients],
             posterior_coefficients=["alpha_bar at t and at t - 1", "the two factors of Eq. 7"]),
     library("3.2", "From a predicted noise (Eq. 11 and 15)", 2, from_eps, [process.x0_from_eps, process.mu_from_eps],
             x0_from_eps=["solve Eq. 4 for x_0"], mu_from_eps=["Eq. 11"]),
     library("3.3", "Algorithm 2", 4, ddpm, [steps.ddpm],
             ddpm=["a generator: for each of the times, ask p(x, t) with one t for each sample, np.full(len(x), t)",
                   "p gives the mean, the variance (not its root) and the x_0 of the step",
-                  "draw noise of x's shape and dtype from rng.standard_normal, but not at t = 1", "yield Step(t, x, x_0) after each step"]),
+                  "draw noise of x's shape and dtype from rng.standard_normal, but not at t = 1",
+                  "yield Step(t, x, x_0) after each step"]),
     question("3.4", "The exact noise of a mixture", 3, mixture_eps, '''
 def mixture_eps(x, alpha_bar, means, sigma, weights):
     """E[eps | x_t = x] for data from a mixture of Gaussians: the perfect network's output.
@@ -94,6 +98,7 @@ def mixture_eps(x, alpha_bar, means, sigma, weights):
     -> eps (N, D)
     """
 ''', {"mixture_eps": mixture_answer},
-             mixture_eps=["x_t of component m is Gaussian too: with which mean and variance?", "how likely is each component, given x?",
+             mixture_eps=["x_t of component m is Gaussian too: with which mean and variance?",
+                          "how likely is each component, given x?",
                           "eps of one component is a multiple of x minus its mean; average over the components"]),
 ]

@@ -1,9 +1,9 @@
 """Homework 03: 11 points. To have it graded: python lessons/grade.py 03
 
-Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
-cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
-does: from tinyddpm import gradcheck
+Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given
+that cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The
+library's own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as
+lesson 4 does: from tinyddpm import gradcheck
 """
 
 import numpy as np

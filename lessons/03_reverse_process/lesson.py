@@ -84,7 +84,7 @@ def main():
     start = rng.standard_normal((count, 2))
     path = backwards(s, start, np.random.default_rng(1))
     found, spread = shares(path[-1])
-    print("share of the points in each cloud: " + ", ".join(f"{a:.2f}" for a in found) + "; it should be 0.50, 0.30, 0.20")
+    print(f"share of the points in each cloud: {', '.join(f'{a:.2f}' for a in found)}; it should be 0.50, 0.30, 0.20")
     print(f"their spread around the clouds' means: {spread:.3f}; the data's is {SIGMA}")
     assert np.abs(found - WEIGHTS).max() < 0.08 and abs(spread - SIGMA) < 0.03
     p = lambda x, t: process.p_mean_variance(
@@ -124,7 +124,8 @@ def main():
     lesson.save(figure, "figure_walks.png")
 
     figure, axes = lesson.figure(1, 3, size=(9, 2.8), sharex=True, sharey=True)
-    for ax, points, title in zip(axes, (path[-1], still, half), ("Algorithm 2", "without its noise", "half the way, no noise")):
+    for ax, points, title in zip(axes, (path[-1], still, half),
+                                 ("Algorithm 2", "without its noise", "half the way, no noise")):
         ax.plot(*points[:1500].T, ".", markersize=1.5)
         ax.set(title=title, xlabel="first coordinate")
     axes[0].set(ylabel="second coordinate")

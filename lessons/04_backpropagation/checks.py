@@ -5,7 +5,9 @@ from tasks import attempt, library, numeric, pair, question
 
 from tinyddpm import ops
 
-IMPORTS = "import numpy as np\n\nfrom tinyddpm.backend import array_module      # array_module(x) is NumPy here, CuPy on a GPU"
+IMPORTS = """import numpy as np
+
+from tinyddpm.backend import array_module      # array_module(x) is NumPy here, CuPy on a GPU"""
 
 
 def check_linear(f, rng):
@@ -48,10 +50,12 @@ TASKS = [
             hints={"linear_backward dw": "which axes of x and dy are summed over? All but the last of each",
                    "linear_backward db": "b was added to every row, so its gradient is a sum, not a mean"},
             linear=["keep what the backward needs"],
-            linear_backward=["for w and b all axes but the last are one batch: reshape to rows", "three gradients, each in the shape of its argument"]),
+            linear_backward=["for w and b all axes but the last are one batch: reshape to rows",
+                             "three gradients, each in the shape of its argument"]),
     library("4.2", "SiLU", 3, check_silu, [ops.silu, ops.silu_backward],
             hints={"silu_backward dx": "x enters twice, directly and through s: are both terms there?"},
-            silu=["the sigmoid without overflow: (1 + tanh(x / 2)) / 2"], silu_backward=["the product rule, with s' = s (1 - s)"]),
+            silu=["the sigmoid without overflow: (1 + tanh(x / 2)) / 2"],
+            silu_backward=["the product rule, with s' = s (1 - s)"]),
     question("4.3", "Softplus", 2, softplus, '''
 def softplus(x):
     """y = log(1 + exp(x)), elementwise, without overflow. x of any shape -> (y, cache)"""
@@ -59,7 +63,8 @@ def softplus(x):
 def softplus_backward(dy, cache):
     """dy like y -> dx"""
 ''', {"softplus": _softplus[0], "softplus_backward": lambda dy, cache: _softplus[1](dy, cache)[0]},
-             softplus=["exp(800) is infinite: take the larger of 0 and x out of the logarithm"], softplus_backward=["the derivative is an old friend"]),
+             softplus=["exp(800) is infinite: take the larger of 0 and x out of the logarithm"],
+             softplus_backward=["the derivative is an old friend"]),
     question("4.4", "Rows of length one", 3, unit_rows, '''
 def unit_rows(x):
     """y = x / |x|, each row divided by its length. x (N, D) -> (y, cache)"""
@@ -69,5 +74,6 @@ def unit_rows_backward(dy, cache):
 ''', {"unit_rows": _unit_rows[0], "unit_rows_backward": _unit_rows[1]},
              hints={"unit_rows_backward dx": "the length depends on x too: what does that path add?"},
              unit_rows=["keep the axis: lengths are (N, 1)"],
-             unit_rows_backward=["x is used twice: directly, and in the length", "a row that grows along itself does not change y: what does that say about dx?"]),
+             unit_rows_backward=["x is used twice: directly, and in the length",
+                                 "a row that grows along itself does not change y: what does that say about dx?"]),
 ]

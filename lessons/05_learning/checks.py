@@ -38,7 +38,8 @@ def learning_rate(f, rng):
     lr = rng.uniform(0.01, 0.1)
     for total, warmup in ((100, 10), (int(rng.integers(40, 80)), int(rng.integers(2, 9))), (20, 0)):
         for step in (1, warmup or 2, warmup + 1, total // 2, total):
-            yield f"learning_rate at step {step} of {total}, {warmup} of them warm-up", f.learning_rate(step, total, lr, warmup)
+            what = f"learning_rate at step {step} of {total}, {warmup} of them warm-up"
+            yield what, f.learning_rate(step, total, lr, warmup)
 
 
 def clip_by_norm(f, rng):
@@ -73,7 +74,8 @@ OPEN = ("Leave out the correction of Adam's moments in the valley of the lesson,
 
 TASKS = [
     library("5.1", "Adam and the moving average", 4, adam_ema, [update.adam_ema],
-            adam_ema=["it writes into its arrays: use +=, not = ", "the two moments, as running means of g and g^2", "both corrected for their start at 0",
+            adam_ema=["it writes into its arrays: use +=, not = ", "the two moments, as running means of g and g^2",
+                      "both corrected for their start at 0",
                       "the update, and the average after it"]),
     question("5.2", "Momentum", 2, momentum_step, '''
 def momentum_step(values, grads, velocity, lr, momentum):
@@ -81,12 +83,14 @@ def momentum_step(values, grads, velocity, lr, momentum):
 ''', {"momentum_step": momentum_answer}, momentum_step=["in place: the caller's arrays change"]),
     question("5.3", "Warm-up and a cosine", 2, learning_rate, '''
 def learning_rate(step, total, lr, warmup):
-    """For step = 1..total: lr step / warmup in the first `warmup` steps, then along half a cosine from lr to 0 at `total`."""
+    """For step = 1..total: lr step / warmup in the first `warmup` steps, then along half a cosine from lr to 0 at
+    `total`."""
 ''', {"learning_rate": lambda step, total, lr, warmup: lr * step / warmup if step <= warmup
       else lr * math.cos(math.pi / 2 * (step - warmup) / (total - warmup))**2},
              learning_rate=["(1 + cos(pi u)) / 2 falls from 1 to 0 while u rises from 0 to 1"]),
     question("5.4", "Clipping by the norm", 2, clip_by_norm, '''
 def clip_by_norm(grads, largest):
-    """Scale a list of arrays down together where their common length exceeds `largest`. Returns the new list and the length before."""
+    """Scale a list of arrays down together where their common length exceeds `largest`. Returns the new list and the
+    length before."""
 ''', {"clip_by_norm": clip_answer}, clip_by_norm=["one norm over all arrays together", "never scale up"]),
 ]

@@ -1,9 +1,9 @@
 """Homework 05: 10 points. To have it graded: python lessons/grade.py 05
 
-Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
-cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
-does: from tinyddpm import gradcheck
+Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given
+that cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The
+library's own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as
+lesson 4 does: from tinyddpm import gradcheck
 """
 
 import math
@@ -23,7 +23,7 @@ def adam_ema(values, grads, m, v, ema, step, lr, beta1, beta2, eps, grad_scale, 
     step: 1 for the first update; used to correct for the moments' start at zero
     grad_scale: the factor of norm clipping, by which every gradient is multiplied; if it is not finite, nothing changes
     """
-    # 1. it writes into its arrays: use +=, not = 
+    # 1. it writes into its arrays: use +=, not =
     # 2. the two moments, as running means of g and g^2
     # 3. both corrected for their start at 0
     # 4. the update, and the average after it
@@ -43,7 +43,8 @@ def momentum_step(values, grads, velocity, lr, momentum):
 
 
 def learning_rate(step, total, lr, warmup):
-    """For step = 1..total: lr step / warmup in the first `warmup` steps, then along half a cosine from lr to 0 at `total`."""
+    """For step = 1..total: lr step / warmup in the first `warmup` steps, then along half a cosine from lr to 0 at
+    `total`."""
     # 1. (1 + cos(pi u)) / 2 falls from 1 to 0 while u rises from 0 to 1
     raise NotImplementedError("5.3 learning_rate")
 
@@ -52,7 +53,8 @@ def learning_rate(step, total, lr, warmup):
 
 
 def clip_by_norm(grads, largest):
-    """Scale a list of arrays down together where their common length exceeds `largest`. Returns the new list and the length before."""
+    """Scale a list of arrays down together where their common length exceeds `largest`. Returns the new list and the
+    length before."""
     # 1. one norm over all arrays together
     # 2. never scale up
     raise NotImplementedError("5.4 clip_by_norm")

@@ -5,7 +5,10 @@ from tasks import library, pair, question, refuses
 
 from tinyddpm import ops
 
-IMPORTS = "import numpy as np\n\nfrom tinyddpm.backend import array_module\nfrom tinyddpm.ops.conv import check_conv2d    # the padding of both axes, ((top, bottom), (left, right))"
+IMPORTS = """import numpy as np
+
+from tinyddpm.backend import array_module
+from tinyddpm.ops.conv import check_conv2d    # the padding of both axes, ((top, bottom), (left, right))"""
 conv2d, conv2d_backward = ops.conv2d, ops.conv2d_backward
 
 
@@ -53,20 +56,27 @@ OPEN = ("Put a single white pixel through 1, 6 and 24 blurs of 3 x 3. How far do
 
 TASKS = [
     library("6.1", "Convolution", 5, check_conv2d, [ops.conv2d, ops.conv2d_backward],
-            hints={"conv2d": "is the filter laid over as it is, not turned around? And the padding at the top and on the left?",
+            hints={"conv2d": "is the filter laid over as it is, not turned around? And the padding at the top and on "
+                             "the left?",
                    "conv2d_backward dx": "are overlapping windows added, and the padding cut off on the right sides?",
                    "conv2d_backward dw": "the window of the padded x, with the same stride as in the forward",
                    "conv2d_backward db": "b was added at every place of every image"},
-            conv2d=["check_conv2d(x, w, b, padding) gives the padding; pad x with zeros; H' = (H + top + bottom - kh) // stride + 1", "for each kernel position (p, q): the view of the padded x that it meets",
-                    "one matrix product for each position, added up; then the bias", "return y and what the backward needs: x, not the padded copy; w, the stride and the padding"],
-            conv2d_backward=["the same windows again: dw[p, q] is a product of the window and dy", "dy w[p, q]^T goes back to where the window came from; windows overlap, so add",
+            conv2d=["check_conv2d(x, w, b, padding) gives the padding; pad x with zeros; H' = (H + top + bottom - kh) "
+                    "// stride + 1", "for each kernel position (p, q): the view of the padded x that it meets",
+                    "one matrix product for each position, added up; then the bias", "return y and what the backward "
+                                                                                     "needs: x, not the padded copy; "
+                                                                                     "w, the stride and the padding"],
+            conv2d_backward=["the same windows again: dw[p, q] is a product of the window and dy",
+                             "dy w[p, q]^T goes back to where the window came from; windows overlap, so add",
                              "cut the padding off dx"]),
     library("6.2", "Upsampling", 2, check_upsample, [ops.upsample, ops.upsample_backward],
             hints={"upsample_backward dx": "four paths lead from each pixel: a sum, not a mean"},
-            upsample=["repeat rows, then columns; nothing to remember: the cache is None"], upsample_backward=["each pixel was used four times"]),
+            upsample=["repeat rows, then columns; nothing to remember: the cache is None"],
+            upsample_backward=["each pixel was used four times"]),
     question("6.3", "A dilated convolution", 4, dilated_conv2d, '''
 def dilated_conv2d(x, w, b, dilation):
-    """y[n, i, j] = b + sum over p, q of x[n, i + (p - kh // 2) dilation, j + (q - kw // 2) dilation] w[p, q], zeros outside.
+    """y[n, i, j] = b + sum over p, q of x[n, i + (p - kh // 2) dilation, j + (q - kw // 2) dilation] w[p, q], zeros
+    outside.
 
     x (N, H, W, C), w (kh, kw, C, K) with odd kh and kw, b (K,) -> y (N, H, W, K), and a cache
     """
@@ -74,6 +84,7 @@ def dilated_conv2d(x, w, b, dilation):
 def dilated_conv2d_backward(dy, cache):
     """dy (N, H, W, K) -> dx (N, H, W, C), dw (kh, kw, C, K), db (K,)"""
 ''', {"dilated_conv2d": dilated_answer, "dilated_conv2d_backward": dilated_answer_backward},
-             dilated_conv2d=["how much padding does the widened kernel need?", "the windows of 6.1, starting at p dilation and q dilation"],
+             dilated_conv2d=["how much padding does the widened kernel need?",
+                             "the windows of 6.1, starting at p dilation and q dilation"],
              dilated_conv2d_backward=["as in 6.1"]),
 ]

@@ -1,9 +1,9 @@
 """Homework 06: 11 points. To have it graded: python lessons/grade.py 06
 
-Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
-cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
-does: from tinyddpm import gradcheck
+Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given
+that cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The
+library's own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as
+lesson 4 does: from tinyddpm import gradcheck
 """
 
 import numpy as np
@@ -24,7 +24,8 @@ def conv2d(x, w, b, stride=1, padding=None):
         which keeps H and W at stride 1. The paper's downsampling is stride 2, padding (0, 1).
     Raises ValueError for shapes that do not fit, and for an even kernel without a padding.
     """
-    # 1. check_conv2d(x, w, b, padding) gives the padding; pad x with zeros; H' = (H + top + bottom - kh) // stride + 1
+    # 1. check_conv2d(x, w, b, padding) gives the padding; pad x with zeros; H' = (H + top + bottom - kh) //
+    #    stride + 1
     # 2. for each kernel position (p, q): the view of the padded x that it meets
     # 3. one matrix product for each position, added up; then the bias
     # 4. return y and what the backward needs: x, not the padded copy; w, the stride and the padding
@@ -58,7 +59,8 @@ def upsample_backward(dy, cache):
 
 
 def dilated_conv2d(x, w, b, dilation):
-    """y[n, i, j] = b + sum over p, q of x[n, i + (p - kh // 2) dilation, j + (q - kw // 2) dilation] w[p, q], zeros outside.
+    """y[n, i, j] = b + sum over p, q of x[n, i + (p - kh // 2) dilation, j + (q - kw // 2) dilation] w[p, q], zeros
+    outside.
 
     x (N, H, W, C), w (kh, kw, C, K) with odd kh and kw, b (K,) -> y (N, H, W, K), and a cache
     """

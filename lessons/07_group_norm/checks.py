@@ -5,7 +5,10 @@ from tasks import library, numeric, pair, question, refuses
 
 from tinyddpm import ops
 
-IMPORTS = "import numpy as np\n\nfrom tinyddpm.backend import array_module\nfrom tinyddpm.ops.norm import check_group_norm"
+IMPORTS = """import numpy as np
+
+from tinyddpm.backend import array_module
+from tinyddpm.ops.norm import check_group_norm"""
 
 
 def group_norm_silu(f, rng):
@@ -50,15 +53,20 @@ OPEN = ("Put an image through a convolution without a bias and a group norm; the
         "keeps it.")
 
 TASKS = [
-    library("7.1", "Group normalization and SiLU, as one", 5, group_norm_silu, [ops.group_norm_silu, ops.group_norm_silu_backward],
-            hints={"group_norm_silu": "the groups' axis: channels c and c + 1 belong together; and eps stands under the root",
-                   "group_norm_silu_backward dx": "SiLU first, then gamma, then the two terms of the norm, with means over each group",
+    library("7.1", "Group normalization and SiLU, as one", 5, group_norm_silu,
+            [ops.group_norm_silu, ops.group_norm_silu_backward],
+            hints={"group_norm_silu": "the groups' axis: channels c and c + 1 belong together; and eps stands under "
+                                      "the root",
+                   "group_norm_silu_backward dx": "SiLU first, then gamma, then the two terms of the norm, with means "
+                                                  "over each group",
                    "group_norm_silu_backward dgamma": "what arrives at gamma has been through SiLU's backward",
                    "group_norm_silu_backward dbeta": "what arrives at beta has been through SiLU's backward"},
             group_norm_silu=["check_group_norm(x, gamma, beta, groups) raises what is asked for",
-                             "the lesson's rows are groups: reshape to (N, L, G, C / G), whose axes 1 and 3 are one row",
+                             "the lesson's rows are groups: reshape to (N, L, G, C / G), whose axes 1 and 3 are one "
+                             "row",
                              "normalize, scale and shift each channel, then y = s sigmoid(s)"],
-            group_norm_silu_backward=["the lines of the forward, from the last to the first; both parts are in lessons 4 and 7"]),
+            group_norm_silu_backward=["the lines of the forward, from the last to the first; both parts are in "
+                                      "lessons 4 and 7"]),
     question("7.2", "Without centring", 4, rms_group_norm, '''
 def rms_group_norm(x, gamma, beta, groups, eps):
     """Divide each group by the root of its mean square plus eps; no mean is taken away. Then scale and shift.
@@ -70,7 +78,8 @@ def rms_group_norm_backward(dy, cache):
     """dy like x -> dx like x, dgamma (C,), dbeta (C,)"""
 ''', {"rms_group_norm": _rms[0], "rms_group_norm_backward": _rms[1]},
              hints={"rms_group_norm_backward dx": "adding a constant does change y now; stretching still does not"},
-             rms_group_norm=["as in 7.1, with one statistic less"], rms_group_norm_backward=["which of the two subtractions of 7.1 stays?"]),
+             rms_group_norm=["as in 7.1, with one statistic less"],
+             rms_group_norm_backward=["which of the two subtractions of 7.1 stays?"]),
     question("7.3", "Scale and shift from outside", 2, modulate, '''
 def modulate(x, scale, shift):
     """y = x (1 + scale) + shift, the same for all pixels of a sample: another way to tell a block the time.
@@ -81,6 +90,7 @@ def modulate(x, scale, shift):
 def modulate_backward(dy, cache):
     """dy like x -> dx like x, dscale (N, C), dshift (N, C)"""
 ''', {"modulate": _modulate[0], "modulate_backward": _modulate[1]}, modulate=["the factors need axes for H and W"],
-             hints={"modulate_backward dx": "the factor is 1 + scale", "modulate_backward dscale": "summed over H and W of each sample"},
+             hints={"modulate_backward dx": "the factor is 1 + scale",
+                    "modulate_backward dscale": "summed over H and W of each sample"},
              modulate_backward=["what is spread out forwards is summed up backwards"]),
 ]

@@ -10,7 +10,7 @@ IMPORTS = """import math
 import numpy as np
 
 from tinyddpm.backend import array_module
-from tinyddpm.ops.attention import check_attention, join_heads, split_heads      # (N, L, C) <-> (N, heads, L, C / heads)"""
+from tinyddpm.ops.attention import check_attention, join_heads, split_heads  # (N, L, C) <-> (N, heads, L, C / heads)"""
 
 
 def warm_softmax(f, rng):
@@ -78,12 +78,15 @@ def warm_softmax_backward(dp, cache):
              warm_softmax_backward=["the gradient with respect to the logits first, as in the lesson",
                                     "then the division: which two arguments has it?"]),
     library("8.2", "Attention", 5, attention, [ops.attention, ops.attention_backward],
-            hints={"attention": "the scale is the root of the width of one head; the softmax is over the keys, the last axis",
+            hints={"attention": "the scale is the root of the width of one head; the softmax is over the keys, the "
+                                "last axis",
                    "attention_backward dq": "dlogits times k, and the scale comes back too",
                    "attention_backward dk": "dlogits transposed times q, and the scale comes back too",
                    "attention_backward dv": "p transposed times dy"},
-            attention=["split the heads", "logits q k^T / sqrt(width of a head), softmax over the last axis", "p v, and join the heads"],
-            attention_backward=["read the forward from its end: dv and dp, then the softmax, then dq and dk", "the scale comes back too"]),
+            attention=["split the heads", "logits q k^T / sqrt(width of a head), softmax over the last axis",
+                       "p v, and join the heads"],
+            attention_backward=["read the forward from its end: dv and dp, then the softmax, then dq and dk",
+                                "the scale comes back too"]),
     question("8.3", "Softmax over what is allowed", 3, masked_softmax, '''
 def masked_softmax(x, mask):
     """Softmax over the last axis, over those positions alone where mask is True; the others get probability 0.
@@ -93,6 +96,8 @@ def masked_softmax(x, mask):
 
 def masked_softmax_backward(dp, cache):
     """dp like p -> dx like x; 0 where mask is False"""
-''', {"masked_softmax": lambda x, mask: (masked_answer(x, mask), (x, mask)), "masked_softmax_backward": lambda dp, cache: _masked[1](dp, cache)[0]},
-             masked_softmax=["what does exp make of minus infinity?"], masked_softmax_backward=["does the backward of the lesson's softmax need a change?"]),
+''', {"masked_softmax": lambda x, mask: (masked_answer(x, mask), (x, mask)), "masked_softmax_backward": lambda dp,
+      cache: _masked[1](dp, cache)[0]},
+             masked_softmax=["what does exp make of minus infinity?"],
+             masked_softmax_backward=["does the backward of the lesson's softmax need a change?"]),
 ]

@@ -70,11 +70,10 @@ def main():
     print(f"one head of the library's: {np.abs(y - ops.attention(q, k, v)[0]).max():.0e}")
     print(f"the backward: largest relative error {gradcheck.check(attention, attention_backward, q, k, v):.0e}")
     wrong = {"q and k swapped": lambda dy, c: (lambda g: (g[1], g[0], g[2]))(attention_backward(dy, c)),
-             "softmax's sum left out": lambda dy, c: ((c[3] * (dy @ c[2].swapaxes(-1, -2))) @ c[1] * c[4], *attention_backward(dy, c)[1:]),
+             "softmax's sum left out": lambda dy, c: ((c[3] * (dy @ c[2].swapaxes(-1, -2))) @ c[1] * c[4],
+                                                      *attention_backward(dy, c)[1:]),
              "the scale forgotten": lambda dy, c: (lambda g: (g[0] / c[4], g[1] / c[4], g[2]))(attention_backward(dy, c))}
-    for name, backward in wrong.items():
-        course.caught(gradcheck.check, attention, backward, q, k, v)
-        print(f"negative control, {name}: caught")
+    course.controls({name: (attention, backward, q, k, v) for name, backward in wrong.items()})
 
     # It does not know where things are: shuffle the positions, and the results are shuffled
     order = rng.permutation(5)
@@ -116,17 +115,14 @@ def main():
         left.plot(softmax(factor * z), ".-", label=f"softmax({factor:g} z)")
     left.legend()
     left.set(xlabel="position", ylabel="weight", title="the larger z, the harder the choice")
-    slope = [np.abs(ops.softmax_backward(rng.standard_normal(12), softmax(f * z))).mean() for f in np.logspace(-1, 2, 30)]
-    right.loglog(np.logspace(-1, 2, 30), slope)
+    factors = np.logspace(-1, 2, 30)
+    slope = [np.abs(ops.softmax_backward(rng.standard_normal(12), softmax(f * z))).mean() for f in factors]
+    right.loglog(factors, slope)
     right.set(xlabel="factor of z", ylabel="mean size of dz", title="what its backward passes on")
     lesson.save(figure, "figure_softmax.png")
 
-    figure, axes = lesson.figure(size=(6, 3.2))
-    for name, found in attended.items():
-        axes.semilogx(widths, found, ".-", label=name)
-    axes.set(xlabel="width of q and k", ylabel="positions attended to")
-    axes.legend()
-    lesson.save(figure, "figure_wrong.png")
+    lesson.curves("figure_wrong.png", {name: (widths, found) for name, found in attended.items()}, ".-",
+                  xlabel="width of q and k", ylabel="positions attended to", xscale="log")
     lesson.end()
 
 

@@ -5,7 +5,12 @@ from tasks import library, numeric, pair, question, refuses
 
 from tinyddpm import ops
 
-IMPORTS = "import math\n\nimport numpy as np\n\nfrom tinyddpm.backend import array_module\nfrom tinyddpm.ops.concatenate import check_concatenate"
+IMPORTS = """import math
+
+import numpy as np
+
+from tinyddpm.backend import array_module
+from tinyddpm.ops.concatenate import check_concatenate"""
 
 
 def time_embedding(f, rng):
@@ -46,22 +51,27 @@ OPEN = ("Give the network mnist-eps a digit with the noise of t = 300, and tell 
 
 TASKS = [
     library("9.1", "Time as a vector", 2, time_embedding, [ops.time_embedding],
-            hints={"time_embedding": "is t - 1 used, are the sines first, and is the last frequency 1 / 10000 exactly?"},
-            time_embedding=["width / 2 frequencies, from 1 down to 1 / 10000 in equal ratios", "angles (t - 1) f_i: the authors count from 0",
+            hints={"time_embedding": "is t - 1 used, are the sines first, and is the last frequency 1 / 10000 "
+                                     "exactly?"},
+            time_embedding=["width / 2 frequencies, from 1 down to 1 / 10000 in equal ratios",
+                            "angles (t - 1) f_i: the authors count from 0",
                             "all sines first, then all cosines"]),
     library("9.2", "Skip connections", 2, concatenate, [ops.concatenate, ops.concatenate_backward],
             concatenate=["remember where the seam is"], concatenate_backward=["cut there"]),
     library("9.3", "Patches as channels", 3, patchify, [ops.patchify, ops.patchify_backward],
             hints={"patchify": "within a patch the order is row, column, channel"},
-            patchify=["give the pixels within a patch axes of their own", "bring them behind the patches' axes, and into the channels"],
+            patchify=["give the pixels within a patch axes of their own",
+                      "bring them behind the patches' axes, and into the channels"],
             patchify_backward=["the same steps, backwards"]),
     question("9.4", "Half the resolution by means", 3, mean_downsample, '''
 def mean_downsample(x):
-    """The mean of each 2x2 square: half the resolution without parameters. x (N, 2H, 2W, C) -> y (N, H, W, C), and a cache"""
+    """The mean of each 2x2 square: half the resolution without parameters. x (N, 2H, 2W, C) -> y (N, H, W, C), and a
+    cache"""
 
 def mean_downsample_backward(dy, cache):
     """dy (N, H, W, C) -> dx (N, 2H, 2W, C)"""
 ''', {"mean_downsample": _mean[0], "mean_downsample_backward": _mean[1]},
              hints={"mean_downsample_backward dx": "a mean of four gives each a quarter"},
-             mean_downsample=["reshape so that a square has two axes of its own"], mean_downsample_backward=["each pixel counted for a quarter"]),
+             mean_downsample=["reshape so that a square has two axes of its own"],
+             mean_downsample_backward=["each pixel counted for a quarter"]),
 ]

@@ -1,9 +1,9 @@
 """Homework 09: 10 points. To have it graded: python lessons/grade.py 09
 
-Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
-cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
-does: from tinyddpm import gradcheck
+Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given
+that cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The
+library's own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as
+lesson 4 does: from tinyddpm import gradcheck
 """
 
 import math
@@ -65,7 +65,8 @@ def patchify_backward(dy, size):
 
 
 def mean_downsample(x):
-    """The mean of each 2x2 square: half the resolution without parameters. x (N, 2H, 2W, C) -> y (N, H, W, C), and a cache"""
+    """The mean of each 2x2 square: half the resolution without parameters. x (N, 2H, 2W, C) -> y (N, H, W, C), and a
+    cache"""
     # 1. reshape so that a square has two axes of its own
     raise NotImplementedError("9.4 mean_downsample")
 

@@ -26,7 +26,8 @@ def l_simple(f, rng):
     x0, eps, y = rng.standard_normal((3, 4, 2, 2, 3))
     xt = np.sqrt(s.alpha_bar[t])[:, None, None, None] * x0 + np.sqrt(1 - s.alpha_bar[t])[:, None, None, None] * eps
     for prediction in ("eps", "x0", "v"):
-        loss, dy = expect(f.l_simple(s, x0, xt, t, eps, y, prediction), 2, "l_simple", "the loss and its gradient with respect to y")
+        loss, dy = expect(f.l_simple(s, x0, xt, t, eps, y, prediction), 2, "l_simple",
+                          "the loss and its gradient with respect to y")
         yield f"loss: {prediction} predicted", loss
         yield f"gradient: {prediction} predicted", dy
     loss, dy = f.l_simple(s, x0, xt, t, eps, np.concatenate([y, xt], axis=-1), "eps", "learned")
@@ -59,18 +60,22 @@ OPEN = ("What is L_simple of a network that always answers 0? And of one that an
         "would look like a success and be worth nothing.")
 
 TASKS = [
-    library("10.1", "The mean squared error", 2, mean_squared_error, [ops.mean_squared_error, ops.mean_squared_error_backward],
+    library("10.1", "The mean squared error", 2, mean_squared_error,
+            [ops.mean_squared_error, ops.mean_squared_error_backward],
             hints={"mean_squared_error_backward": "the 2 of the square, the mean's number of elements, and dloss"},
-            mean_squared_error=["the mean over all elements, not the sum; and a cache, the difference"], mean_squared_error_backward=["dloss is a number"]),
+            mean_squared_error=["the mean over all elements, not the sum; and a cache, the difference"],
+            mean_squared_error_backward=["dloss is a number"]),
     library("10.2", "L_simple (Eq. 14)", 3, l_simple, [objective.l_simple],
             hints={"loss": "the mean over all elements, against the target of what is predicted",
                    "gradient": "in y's shape: zeros for the channels of v"},
             l_simple=["split(y, variance) gives the prediction, and v where the variance is learned (else None)",
                       "the loss against the prediction's target, and its gradient for dloss = 1",
-                      "join(gradient, dv) is the gradient with respect to y; L_simple says nothing to v: zeros, or None"]),
+                      "join(gradient, dv) is the gradient with respect to y; L_simple says nothing to v: zeros, or "
+                      "None"]),
     question("10.3", "A loss that forgives outliers", 3, huber, '''
 def huber(prediction, target, delta):
-    """The mean of d^2 / 2 where |d| <= delta, and of delta (|d| - delta / 2) beyond, d = prediction - target. -> (number, cache)"""
+    """The mean of d^2 / 2 where |d| <= delta, and of delta (|d| - delta / 2) beyond, d = prediction - target. ->
+    (number, cache)"""
 
 def huber_backward(dloss, cache):
     """dloss, a number -> dprediction"""

@@ -1,9 +1,9 @@
 """Homework 10: 8 points. To have it graded: python lessons/grade.py 10
 
-Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
-cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
-does: from tinyddpm import gradcheck
+Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given
+that cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The
+library's own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as
+lesson 4 does: from tinyddpm import gradcheck
 """
 
 import numpy as np
@@ -43,7 +43,8 @@ def l_simple(s, x0, xt, t, eps, y, prediction="eps", variance="large"):
 
 
 def huber(prediction, target, delta):
-    """The mean of d^2 / 2 where |d| <= delta, and of delta (|d| - delta / 2) beyond, d = prediction - target. -> (number, cache)"""
+    """The mean of d^2 / 2 where |d| <= delta, and of delta (|d| - delta / 2) beyond, d = prediction - target. ->
+    (number, cache)"""
     # 1. both pieces have the same value and slope at delta
     raise NotImplementedError("10.3 huber")
 

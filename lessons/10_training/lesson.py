@@ -111,7 +111,8 @@ def main():
     figure, (left, right) = lesson.figure(1, 2, size=(9, 3))
     left.loglog(np.arange(1, steps + 1), losses, ".", markersize=2, color="0.75", label="each batch")
     window = max(1, steps // 50)
-    left.loglog(np.arange(window, steps + 1), np.convolve(losses, np.ones(window) / window, "valid"), label=f"mean of {window}")
+    left.loglog(np.arange(window, steps + 1), np.convolve(losses, np.ones(window) / window, "valid"),
+                label=f"mean of {window}")
     left.legend()
     left.set(xlabel="step", ylabel="L_simple")
     right.semilogy(times, by_time, "o-")

@@ -74,22 +74,32 @@ OPEN = ("Draw with DDIM in 50 steps from the same noise times 0.8, 1 and 1.2. Wh
 
 TASKS = [
     library("11.1", "Which times DDIM visits", 1, spread, [steps.spread],
-            spread=["a list of whole numbers from T down to 1, evenly spread and rounded as np.round does, without a 0 at the end; ValueError for steps outside 1..T"]),
+            spread=["a list of whole numbers from T down to 1, evenly spread and rounded as np.round does, without a "
+                    "0 at the end; ValueError for steps outside 1..T"]),
     library("11.2", "DDIM", 4, ddim, [steps.ddim],
-            ddim=["each time with the one after it in the list, 0 after the last", "p(x, t), one t for each sample, gives mean, variance and x_0: take the third; the noise it implies, by eps_from_x0",
+            ddim=["each time with the one after it in the list, 0 after the last", "p(x, t), one t for each sample, "
+                                                                                   "gives mean, variance and x_0: "
+                                                                                   "take the third; the noise it "
+                                                                                   "implies, by eps_from_x0",
                   "sigma = eta sqrt((1 - a') / (1 - a) (1 - a / a')), a and a' being alpha_bar now and after",
-                  "x = sqrt(a') x_0 + sqrt(1 - a' - sigma^2) eps, and noise times sigma only where sigma > 0: draw none else", "it is a generator: yield Step(t, x, x_0) after each step, t the time that it started from"]),
+                  "x = sqrt(a') x_0 + sqrt(1 - a' - sigma^2) eps, and noise times sigma only where sigma > 0: draw "
+                  "none else", "it is a generator: yield Step(t, x, x_0) after each step, t the time that it started "
+                               "from"]),
     question("11.3", "DDIM backwards", 3, ddim_invert, '''
 def ddim_invert(eps, s, x, times):
-    """From an image to the noise it would come from: DDIM's step with eta 0, taken from each time to the next, later one.
+    """From an image to the noise it would come from: DDIM's step with eta 0, taken from each time to the next, later
+    one.
 
     eps(x, t): the predicted noise, t (N,); s: the Schedule; x (N, ...): the image at times[0]; times: rising
     -> x at the last time
     """
-''', {"ddim_invert": invert_answer}, ddim_invert=["eps is asked at the time that x is at", "x_0 from eps is Eq. 4, solved; then the last line of 11.2 with sigma 0"]),
+''', {"ddim_invert": invert_answer}, ddim_invert=["eps is asked at the time that x is at",
+                                                  "x_0 from eps is Eq. 4, solved; then the last line of 11.2 with "
+                                                  "sigma 0"]),
     question("11.4", "Between two latents", 2, slerp, '''
 def slerp(a, b, weight):
-    """From a (weight 0) to b (weight 1) along the great circle: (sin((1 - w) u) a + sin(w u) b) / sin(u), u the angle of a and b.
+    """From a (weight 0) to b (weight 1) along the great circle: (sin((1 - w) u) a + sin(w u) b) / sin(u), u the angle
+    of a and b.
 
     a, b (N, ...): each sample has an angle of its own -> like a
     """

@@ -13,7 +13,7 @@ import numpy as np
 
 from tinyddpm.backend import array_module
 from tinyddpm.diffusion.likelihood import EDGE, HALF_BIN, tanh_cdf       # 0.999, 1 / 255, and the authors' CDF
-from tinyddpm.diffusion.normal import log_interval                       # log(CDF(high) - CDF(low)) without underflow"""
+from tinyddpm.diffusion.normal import log_interval        # log(CDF(high) - CDF(low)) without underflow"""
 
 
 def bits_per_dim(f, rng):
@@ -65,14 +65,18 @@ TASKS = [
     library("12.1", "Bits per dimension", 1, bits_per_dim, [likelihood.bits_per_dim],
             bits_per_dim=["the mean over all axes but the first", "a bit is ln 2 nats"]),
     library("12.2", "What is left at T", 2, prior_term, [likelihood.prior_term],
-            prior_term=["q(x_T | x_0) has mean sqrt(alpha_bar_T) x_0 and variance 1 - alpha_bar_T", "its KL from N(0, 1): (mean^2 + variance - 1 - log variance) / 2",
+            prior_term=["q(x_T | x_0) has mean sqrt(alpha_bar_T) x_0 and variance 1 - alpha_bar_T",
+                        "its KL from N(0, 1): (mean^2 + variance - 1 - log variance) / 2",
                         "as bits per dimension of each sample, (N,)"]),
     library("12.3", "The discretized decoder (Eq. 13)", 4, decoder, [likelihood.decoder],
-            decoder=["in float64; sigma from the log variance", "the two ends of the bin, in units of sigma from the mean; no end at the first and last value",
-                     "exact: log_interval(low, high); tanh: log of the difference of tanh_cdf, at least 1e-12", "return log p and a cache (None will do here)"]),
+            decoder=["in float64; sigma from the log variance", "the two ends of the bin, in units of sigma from the "
+                                                                "mean; no end at the first and last value",
+                     "exact: log_interval(low, high); tanh: log of the difference of tanh_cdf, at least 1e-12",
+                     "return log p and a cache (None will do here)"]),
     question("12.4", "Another bin", 3, decoder_of_levels, '''
 def decoder_of_levels(x0, mean, sigma, levels):
-    """log p of data that take `levels` evenly spread values from -1 to 1, a bin around each; the outer bins reach to infinity.
+    """log p of data that take `levels` evenly spread values from -1 to 1, a bin around each; the outer bins reach to
+    infinity.
 
     x0, mean (N, ...), sigma a number -> log p like x0
     """

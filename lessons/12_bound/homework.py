@@ -1,9 +1,9 @@
 """Homework 12: 10 points. To have it graded: python lessons/grade.py 12
 
-Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
-cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
-does: from tinyddpm import gradcheck
+Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given
+that cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The
+library's own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as
+lesson 4 does: from tinyddpm import gradcheck
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 
 from tinyddpm.backend import array_module
 from tinyddpm.diffusion.likelihood import EDGE, HALF_BIN, tanh_cdf       # 0.999, 1 / 255, and the authors' CDF
-from tinyddpm.diffusion.normal import log_interval                       # log(CDF(high) - CDF(low)) without underflow
+from tinyddpm.diffusion.normal import log_interval        # log(CDF(high) - CDF(low)) without underflow
 
 
 # ---- 12.1 Bits per dimension: 1 point ----
@@ -58,7 +58,8 @@ def decoder(x0, mean, log_variance, cdf="exact"):
 
 
 def decoder_of_levels(x0, mean, sigma, levels):
-    """log p of data that take `levels` evenly spread values from -1 to 1, a bin around each; the outer bins reach to infinity.
+    """log p of data that take `levels` evenly spread values from -1 to 1, a bin around each; the outer bins reach to
+    infinity.
 
     x0, mean (N, ...), sigma a number -> log p like x0
     """

@@ -70,7 +70,8 @@ def main():
     print(f"the decoder by hand and the library's: {np.abs(decoder(x0, mean, 0.0074) - library).max():.0e}")
     print(f"a bit is {math.log(2):.3f} nats; the paper's bounds on CIFAR10: 3.75 bits/dim by L_simple, 3.70 by L")
     errors = 0.0074 * np.random.default_rng(0).standard_normal(40_000)
-    exact, off = (-decoder(np.full(40_000, values[128]), values[128] + error, 0.0074).mean() / math.log(2) for error in (0, errors))
+    bits = lambda error: -decoder(np.full(40_000, values[128]), values[128] + error, 0.0074).mean() / math.log(2)
+    exact, off = bits(0), bits(errors)
     print(f"256 equal values cost {math.log2(256):.0f} bits")
     print(f"a decoder with sigma = 0.0074 costs {exact:.2f} where its mean is exact,")
     print(f"and {off:.2f} where the mean itself is wrong by an error with that standard deviation")
@@ -112,7 +113,8 @@ def main():
     figure, (left, right) = lesson.figure(1, 2, size=(9, 3.2))
     for (loss, bound), colour in zip(found.items(), plots.COLOURS):
         middle = (bound.edges[:-1] + bound.edges[1:]) / 2
-        left.loglog(middle, bound.kl.mean(axis=0), "o-", markersize=4, color=colour, label=f"{NAMES[loss]}: each KL term")
+        left.loglog(middle, bound.kl.mean(axis=0), "o-", markersize=4, color=colour,
+                    label=f"{NAMES[loss]}: each KL term")
         left.loglog(1, bound.summary()["distortion"][0], "s", markersize=8, color=colour, label=f"{NAMES[loss]}: L_0")
     left.set(xlabel="t", ylabel="bits/dim", title="the terms of the bound")
     left.legend(fontsize="small")

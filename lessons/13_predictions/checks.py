@@ -57,7 +57,8 @@ def eps_answer(s, xt, t, v):
     """Two equations, xt and v, for two unknowns."""
     out = np.empty_like(xt)
     for i in range(len(xt)):
-        a, b = np.sqrt(s.alpha_bar[t if np.ndim(t) == 0 else t[i]]), np.sqrt(1 - s.alpha_bar[t if np.ndim(t) == 0 else t[i]])
+        alpha_bar = s.alpha_bar[np.broadcast_to(t, len(xt))[i]]
+        a, b = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
         for j in np.ndindex(xt[i].shape):
             out[i][j] = np.linalg.solve([[a, b], [-b, a]], [xt[i][j], v[i][j]])[1]
     return out
@@ -70,7 +71,8 @@ def weights_answer(s, t):
     def predictions(x0):
         eps = process.eps_from_x0(s, x0, xt, t)
         return eps, process.v_from_x0(s, x0, t, eps), process.mu_from_x0(s, x0, xt, t)
-    return tuple((((off - true) / error)**2).reshape(shape) for off, true in zip(predictions(x0 + error), predictions(x0)))
+    pairs = zip(predictions(x0 + error), predictions(x0))
+    return tuple((((off - true) / error)**2).reshape(shape) for off, true in pairs)
 
 
 OPEN = ("Write the losses of eps, x_0 and v as losses of x_0 with weights, and plot these weights over the signal-to-"
@@ -87,20 +89,26 @@ def weights_of_x0(s, t):
     t a number or (N,) -> three weights like t: the loss of each is its weight times the loss of x_0
     """
 ''', {"weights_of_x0": weights_answer},
-             hints={"eps": "solve Eq. 4 for eps: what stands before x_0?", "v": "v depends on x_0 directly, and through eps",
+             hints={"eps": "solve Eq. 4 for eps: what stands before x_0?",
+                    "v": "v depends on x_0 directly, and through eps",
                     "mu": "Eq. 7: only one of its two terms has x_0"},
              weights_of_x0=["write each as a function of x_0 and x_t; x_t stays, so only the factor of x_0 matters"]),
     library("13.2", "The mean, and back (Eq. 7)", 3, mu, [process.mu_from_x0, process.x0_from_mu],
-            mu_from_x0=["posterior_coefficients(s, t) gives both factors"], x0_from_mu=["the same line, solved for x_0"]),
+            mu_from_x0=["posterior_coefficients(s, t) gives both factors"],
+            x0_from_mu=["the same line, solved for x_0"]),
     library("13.3", "What L weighs (Eq. 12)", 3, weights, [objective.bound_weights, objective.time_probabilities],
-            bound_weights=["s.variance(\"large\")[t] is sigma_t^2"], time_probabilities=["for t = 1..T, without the factor 1 / alpha_t", "they sum to 1"]),
+            bound_weights=["s.variance(\"large\")[t] is sigma_t^2"],
+            time_probabilities=["for t = 1..T, without the factor 1 / alpha_t", "they sum to 1"]),
     question("13.4", "The noise in v", 2, eps_from_v, '''
 def eps_from_v(s, xt, t, v):
-    """The noise eps that x_t and v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 imply. xt, v (N, ...), t a number or (N,) -> eps"""
+    """The noise eps that x_t and v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 imply. xt, v (N, ...), t a number
+    or (N,) -> eps"""
 ''', {"eps_from_v": eps_answer}, eps_from_v=["draw the circle: x_0 and eps are its axes"]),
     question("13.5", "Another weight", 2, min_snr_weights, '''
 def min_snr_weights(s, t, gamma):
-    """min(snr_t, gamma) / snr_t, snr = alpha_bar / (1 - alpha_bar): weights of the loss of eps that hold back small t (Hang et al. 2023)."""
-''', {"min_snr_weights": lambda s, t, gamma: np.array([min(1.0, gamma * (1 - s.alpha_bar[i]) / s.alpha_bar[i]) for i in t])},
+    """min(snr_t, gamma) / snr_t, snr = alpha_bar / (1 - alpha_bar): weights of the loss of eps that hold back small t
+    (Hang et al. 2023)."""
+''', {"min_snr_weights": lambda s, t, gamma: np.array([min(1.0,
+                                                           gamma * (1 - s.alpha_bar[i]) / s.alpha_bar[i]) for i in t])},
              min_snr_weights=["s.snr is a table"]),
 ]

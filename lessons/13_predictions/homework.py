@@ -1,9 +1,9 @@
 """Homework 13: 12 points. To have it graded: python lessons/grade.py 13
 
-Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
-cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
-does: from tinyddpm import gradcheck
+Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given
+that cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The
+library's own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as
+lesson 4 does: from tinyddpm import gradcheck
 """
 
 import numpy as np
@@ -64,7 +64,8 @@ def time_probabilities(s):
 
 
 def eps_from_v(s, xt, t, v):
-    """The noise eps that x_t and v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 imply. xt, v (N, ...), t a number or (N,) -> eps"""
+    """The noise eps that x_t and v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 imply. xt, v (N, ...), t a number
+    or (N,) -> eps"""
     # 1. draw the circle: x_0 and eps are its axes
     raise NotImplementedError("13.4 eps_from_v")
 
@@ -73,7 +74,8 @@ def eps_from_v(s, xt, t, v):
 
 
 def min_snr_weights(s, t, gamma):
-    """min(snr_t, gamma) / snr_t, snr = alpha_bar / (1 - alpha_bar): weights of the loss of eps that hold back small t (Hang et al. 2023)."""
+    """min(snr_t, gamma) / snr_t, snr = alpha_bar / (1 - alpha_bar): weights of the loss of eps that hold back small t
+    (Hang et al. 2023)."""
     # 1. s.snr is a table
     raise NotImplementedError("13.5 min_snr_weights")
 

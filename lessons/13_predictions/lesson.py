@@ -84,7 +84,8 @@ def main():
         model, p = trainer.model.eval(), reverse_process(trainer.model, preset.diffusion)
         model.flat_values[...] = trainer.optimizer.ema
         x = last(ddim(p, trainer.schedule, noise, rng, spread(trainer.schedule.T, steps)))
-        bits = likelihood.evaluate(p, trainer.schedule, test[:bound_count], 4 if lesson.quick else 10).summary()["total"]
+        bound = likelihood.evaluate(p, trainer.schedule, test[:bound_count], 4 if lesson.quick else 10)
+        bits = bound.summary()["total"]
         distance = evaluation.fid(statistics(plots.to_uint8(x), "samples"), real)
         name = f"{prediction}, {'L_' * (loss == 'simple') + loss}, {variance}"
         print(f"{name}: {bits[0]:.2f} +- {bits[1]:.2f}, {distance:.2f}", flush=True)

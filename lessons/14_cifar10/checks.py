@@ -33,7 +33,8 @@ def inception_score(f, rng):
 
 
 def to_bf16(f, rng):
-    x = np.concatenate([rng.standard_normal(50) * 10.0**rng.integers(-20, 20, 50), [0, -0.0, 1, -2, 1.00390625, 1.01171875, np.inf, -np.inf]]).astype(np.float32)
+    x = np.concatenate([rng.standard_normal(50) * 10.0**rng.integers(-20, 20, 50),
+                        [0, -0.0, 1, -2, 1.00390625, 1.01171875, np.inf, -np.inf]]).astype(np.float32)
     rounded = np.asarray(f.to_bf16(x))
     yield "the type is float32", rounded.dtype == np.float32
     yield "as bits", rounded.astype(np.float32).view(np.uint32).astype(np.int64)
@@ -43,7 +44,8 @@ def next_scale(f, rng):
     for scale, good, finite in ((1024.0, 5, True), (1024.0, 9, True), (1024.0, 9, False), (2.0, 0, False)):
         for grow_after in (10, 6):
             if good < grow_after:
-                yield f"next_scale({scale}, {good}, {finite}, {grow_after})", np.array(f.next_scale(scale, good, finite, grow_after), float)
+                found = f.next_scale(scale, good, finite, grow_after)
+                yield f"next_scale({scale}, {good}, {finite}, {grow_after})", np.array(found, float)
 
 
 def my_part(f, rng):
@@ -80,26 +82,32 @@ OPEN = ("Plot the distance of real digits from real digits times the number of s
 
 TASKS = [
     library("14.1", "The Frechet distance", 3, fid, [evaluation.fid],
-            fid=["a.mean (D,) and a.covariance (D, D)", "the squared distance of the means, two traces, and twice the trace of the root"]),
+            fid=["a.mean (D,) and a.covariance (D, D)",
+                 "the squared distance of the means, two traces, and twice the trace of the root"]),
     library("14.2", "The Inception score", 3, inception_score, [evaluation.inception_score],
             inception_score=["cut the rows into `splits` parts: rows len(p) i // splits up to len(p) (i + 1) // splits",
-                             "exp of the mean KL(p(y|x) || p(y)) in each part, with 0 log 0 = 0", "mean and standard deviation over the parts"]),
+                             "exp of the mean KL(p(y|x) || p(y)) in each part, with 0 log 0 = 0",
+                             "mean and standard deviation over the parts"]),
     question("14.3", "bfloat16", 3, to_bf16, '''
 def to_bf16(x):
-    """float32 numbers rounded to bfloat16, to the nearest, ties to the even one, returned as float32. x (N,), no NaN -> (N,)
+    """float32 numbers rounded to bfloat16, to the nearest, ties to the even one, returned as float32. x (N,), no NaN
+    -> (N,)
 
     bfloat16 is the first half of a float32's bits.
     """
-''', {"to_bf16": bf16_answer}, to_bf16=["x.view(np.uint32) are the bits", "add half of what is cut off, a little less where the last kept bit is 0"]),
+''', {"to_bf16": bf16_answer}, to_bf16=["x.view(np.uint32) are the bits",
+                                        "add half of what is cut off, a little less where the last kept bit is 0"]),
     question("14.4", "A loss scale that finds itself", 2, next_scale, '''
 def next_scale(scale, good, finite, grow_after):
     """The loss scale for the next step, and the steps since its last change: (scale, good).
 
-    Not finite: half of it, and count from 0. After grow_after good steps in a row (this one counts): twice of it, from 0.
+    Not finite: half of it, and count from 0. After grow_after good steps in a row (this one counts): twice of it,
+    from 0.
     """
 ''', {"next_scale": scale_answer}, next_scale=["three cases"]),
     question("14.5", "Several GPUs", 2, my_part, '''
 def my_part(batch, rank, size):
     """The part of a batch that belongs to a rank: `size` equal parts, in order. batch (N, ...), N a multiple of size"""
-''', {"my_part": lambda batch, rank, size: np.split(batch, size)[rank]}, my_part=["the mean of the parts' gradients is then the batch's"]),
+''', {"my_part": lambda batch, rank, size: np.split(batch, size)[rank]},
+my_part=["the mean of the parts' gradients is then the batch's"]),
 ]

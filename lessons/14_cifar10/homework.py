@@ -1,9 +1,9 @@
 """Homework 14: 13 points. To have it graded: python lessons/grade.py 14
 
-Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given that
-cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The library's
-own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as lesson 4
-does: from tinyddpm import gradcheck
+Each function raises NotImplementedError until you write it. A forward returns (y, cache), and its backward is given
+that cache: keep in it what the backward needs. Arrays are float64 when graded, unless a task says otherwise. The
+library's own versions are taken away while the grader runs; what you print is shown. To check a gradient yourself, as
+lesson 4 does: from tinyddpm import gradcheck
 """
 
 import numpy as np
@@ -48,7 +48,8 @@ def inception_score(probabilities, splits=10):
 
 
 def to_bf16(x):
-    """float32 numbers rounded to bfloat16, to the nearest, ties to the even one, returned as float32. x (N,), no NaN -> (N,)
+    """float32 numbers rounded to bfloat16, to the nearest, ties to the even one, returned as float32. x (N,), no NaN
+    -> (N,)
 
     bfloat16 is the first half of a float32's bits.
     """
@@ -63,7 +64,8 @@ def to_bf16(x):
 def next_scale(scale, good, finite, grow_after):
     """The loss scale for the next step, and the steps since its last change: (scale, good).
 
-    Not finite: half of it, and count from 0. After grow_after good steps in a row (this one counts): twice of it, from 0.
+    Not finite: half of it, and count from 0. After grow_after good steps in a row (this one counts): twice of it,
+    from 0.
     """
     # 1. three cases
     raise NotImplementedError("14.4 next_scale")

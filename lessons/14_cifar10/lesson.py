@@ -61,7 +61,8 @@ def main():
 
     paper = presets.get("cifar10")
     for part in ("model", "diffusion", "training"):
-        print(f"the recipe, {part}: " + ", ".join(f"{name} {value}" for name, value in asdict(getattr(paper, part)).items()))
+        fields = asdict(getattr(paper, part)).items()
+        print(f"the recipe, {part}: " + ", ".join(f"{name} {value}" for name, value in fields))
     parameters = UNet(paper.model).flat_values.size
     step = 3 * GFLOP_FORWARD * paper.training.batch_size / 1e3
     print(f"cost: {parameters:,} parameters; a step, forward and backward for 128 images, is {step:.2f} TFLOP")
@@ -101,7 +102,8 @@ def main():
     half = 300 if lesson.quick else 2500
     reference = evaluation.measure(extractor, images[:half], "digits")[0]
     counts = (20, 40, 60, 80, 120, 200) if lesson.quick else (50, 100, 200, 500, 1000, 2000)
-    found = [evaluation.fid(evaluation.measure(extractor, images[half:half + n], "digits")[0], reference) for n in counts]
+    measured = [evaluation.measure(extractor, images[half:half + n], "digits")[0] for n in counts]
+    found = [evaluation.fid(statistics, reference) for statistics in measured]
     print("the distance of N real digits from other real digits:")
     print(", ".join(f"{d:.2f} ({n})" for n, d in zip(counts, found)))
 
@@ -137,12 +139,8 @@ def main():
     right.set(xlabel="number N of real digits", ylabel="distance from other real digits")
     lesson.save(figure, "figure_precision.png")
 
-    figure, axes = lesson.figure(size=(6, 3.2))
-    axes.plot(moves, label="float32 copy, bf16 in the products")
-    axes.plot(stuck, label="bf16 alone")
-    axes.set(xlabel="step", ylabel="weight, which should become 1")
-    axes.legend()
-    lesson.save(figure, "figure_wrong.png")
+    lesson.curves("figure_wrong.png", {"float32 copy, bf16 in the products": moves, "bf16 alone": stuck},
+                  xlabel="step", ylabel="weight, which should become 1")
     lesson.end()
 
 
