@@ -114,7 +114,7 @@ def main():
         p, h = dtype(0.7), steps.astype(dtype)
         slopes = (silu(p + h)[0].astype(np.float64) - silu(p - h)[0]) / (2 * steps)
         errors[dtype.__name__] = found = np.abs(slopes - exact) / exact
-        print(f"{dtype.__name__}: the best step is {steps[found.argmin()]:.0e}, with a relative error of {found.min():.0e}")
+        print(f"{dtype.__name__}: the best step is {steps[found.argmin()]:.0e}, its relative error {found.min():.0e}")
     assert errors["float64"].min() < 1e-8 < 1e-6 < errors["float32"].min()
     lesson.curves("figure_steps.png", {name: (steps, found) for name, found in errors.items()}, ".-",
                   xlabel="step", ylabel="relative error of SiLU's slope", xscale="log", yscale="log")
@@ -124,7 +124,7 @@ def main():
     slopes = [gradcheck.central_difference(lambda: ops.softmax(z)[0], z, i, ones) for i in np.ndindex(z.shape)]
     print(f"a softmax with dy = 1: its gradients are at most {np.abs(slopes).max():.0e}, so returning 0 passes")
 
-    mistakes = {"a softmax that returns 0, with a random dy": (ops.softmax, nothing, z),
+    mistakes = {"a softmax that returns 0, random dy": (ops.softmax, nothing, z),
                 "SiLU without its second term": (silu, lambda dy, c: dy * c[1], x),
                 "db as a mean": (linear, lambda dy, c: (*linear_backward(dy, c)[:2], dy.mean(axis=0)), x, w, b),
                 "w not transposed": (lambda x, w: (x @ w, w), lambda dy, w: (dy @ w, x.T @ dy), x, np.tri(3)),
