@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -243,7 +244,7 @@ def collect(task, functions, seed):
         return f"there is no function {missing[0]}", {}
     arrays = {}
     try:
-        for label, value in task.check(functions, np.random.default_rng(seed)):
+        for label, value in results_of(task, functions, seed):
             if isinstance(value, Exception):
                 arrays[label] = told(value)
                 continue
@@ -254,6 +255,14 @@ def collect(task, functions, seed):
     except BaseException as error:
         return told(error), arrays
     return None, arrays
+
+
+def results_of(task, functions, seed):
+    """The (label, result) of a task's check, with a number behind a label that was there before."""
+    seen = Counter()
+    for label, value in task.check(functions, np.random.default_rng(seed)):
+        seen[label] += 1
+        yield label if seen[label] == 1 else f"{label} ({seen[label]})", value
 
 
 def told(error):
@@ -284,7 +293,7 @@ def read(out, seed):
 def compare(task, seed, problem, got):
     """part -> the first thing that is wrong with it, in words that help, or None. problem: why results are missing"""
     found, count = {}, 0
-    for label, expected in task.check(SimpleNamespace(**task.answers), np.random.default_rng(seed)):
+    for label, expected in results_of(task, SimpleNamespace(**task.answers), seed):
         part, count = label.split(": ")[0] if ": " in label else "result", count + 1
         found[part] = found.get(part) or wrong(label, np.asarray(expected, np.float64), got.get(label), problem)
     if not problem and len(got) > count:

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import homework_answers
 import numpy as np
@@ -439,6 +440,34 @@ def test_one_wrong_gradient_costs_its_part(right, wrong, named):
     for found in parts(tasks.find("4.1"), text.replace(right, wrong)):
         assert grade.credit(found) == pytest.approx(5 / 6)
         assert named in grade.report(tasks.find("4.1"), found, "")
+
+
+def test_how_a_wrong_result_resembles_the_right_one():
+    a = np.random.default_rng(0).standard_normal((3, 3))
+    said = lambda mine, label="x": grade.wrong(label, a, mine, None)
+    assert said(a) is None and said(a[:2]) == "x: got shape (2, 3); expected (3, 3)"
+    for mine, text in ((a.T, "it is transposed"), (-a, "its sign is wrong"), (2 * a, "2 times what it should be"),
+                       (a + 3, "off by 3"), (0 * a, "all of it is 0"), (a * np.nan, "not all of it is finite"),
+                       (a + a[:, :1], "each row (last axis) is off by one number")):
+        assert said(mine).endswith(text) or text in said(mine), said(mine)
+    assert ";" not in said(a**2) and grade.wrong("x", a, None, None) == "x is missing"
+
+
+def test_more_results_than_there_are_cost_a_part():
+    task = tasks.find("11.1")
+    answer = task.answers["spread"]
+    problem, got = grade.collect(task, SimpleNamespace(spread=answer), 1)
+    assert set(grade.compare(task, 1, problem, got).values()) == {None}
+    found = grade.compare(task, 1, problem, got | {"another": np.ones(1)})
+    assert any(text and "results; expected" in text for text in found.values())
+
+
+def test_right_for_the_visible_seed_alone_is_said(capsys):
+    entries = [{"score": score, "status": "passed", "output": "right"} for score in (1, 0)]
+    grade.show(tasks.find("4.2"), entries)
+    assert "wrong for the hidden one" in capsys.readouterr().out
+    grade.show(tasks.find("4.2"), entries[:1] * 2)
+    assert "hidden" not in capsys.readouterr().out
 
 
 def test_a_missing_error_costs_a_tenth():

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tinyddpm import figures, nn, plots, presets
 from tinyddpm.backend import generator
@@ -177,6 +178,17 @@ def test_the_grid_of_a_film(columns, size):
     film, x = plots.Film(columns, count=1), np.zeros((40, 3, 3, 1))
     film.add(Step(1, x, x))
     assert film.pictures[0].shape == (4 * size[0] + 1, 4 * size[1] + 1, 1)
+
+
+def test_a_film_in_colour_keeps_its_colours(tmp_path):
+    """Grey pictures get a few greys; 16 colours would not do for photographs."""
+    counts = {}
+    for channels in (1, 3):
+        film = plots.Film()
+        film.pictures = list(RNG.integers(0, 256, (2, 60, 60, channels)).astype(np.uint8))
+        film.save(tmp_path / "film.gif")
+        counts[channels] = len(Image.open(tmp_path / "film.gif").convert("RGB").getcolors(10**6))
+    assert counts[1] <= 16 < 100 < counts[3]
 
 
 def test_defaults():
