@@ -55,7 +55,7 @@ def drawn(side, preset, train, count):
     with trainer.averaged() as model:
         how = preset.sampling.arguments(preset.diffusion.T, labels)
         images = generate(model, preset.diffusion, count, c.seed, **how,
-                          watch=lambda step, n, total: progress.count(f"{side}, sampling, step", n, total))
+                          watch=lambda step, n, total: progress.count(f"{side}, sampling, evaluation", n, total))
     drawing = time.perf_counter() - before
     progress.close()
     row = {"steps": trainer.steps_done, "training": trainer.seconds, "drawing": drawing}

@@ -1,6 +1,7 @@
 """Measure a trained model: its bits/dim, its rates and distortions, its FID or its Inception score.
 
     python examples/evaluate.py runs/mnist/checkpoint.safetensors nll
+    python examples/evaluate.py runs/mnist/checkpoint.safetensors nll --ode
     python examples/evaluate.py runs/mnist/checkpoint.safetensors rate-distortion --count 256 --times 100
     python examples/evaluate.py runs/mnist/checkpoint.safetensors fid --count 1000 --sampler ddim --steps 100
 
@@ -14,13 +15,14 @@ import numpy as np
 
 from tinyddpm import cli, data, evaluation, files, plots
 from tinyddpm.backend import state
+from tinyddpm.diffusion import likelihood
 from tinyddpm.progress import Progress
 from tinyddpm.sampling.generate import generate
-from tinyddpm.sampling.steps import OPTIONS
+from tinyddpm.sampling.samplers import OPTIONS
 from tinyddpm.training import load_model
 
 SPLITS, ROWS = 10, 10               # parts of the samples for the Inception score; rows of Table 4
-OF_SAMPLES = ("samples", "sampler", "steps", *OPTIONS, "clip", "guidance", "avoid", "inception")
+OF_SAMPLES = ("samples", "sampler", "steps", "spacing", *OPTIONS, "clip", "guidance", "interval", "avoid", "inception")
 
 
 def main(argv):
@@ -35,13 +37,17 @@ def main(argv):
     parser.add_argument("--times", type=cli.at_least(0), metavar="K",
                         help="times t > 1 drawn for each image (default: 20, for rate-distortion 100; 0: all)")
     parser.add_argument("--cdf", choices=("exact", "tanh"), default="exact", help="the decoder's; tanh: the authors'")
+    parser.add_argument("--ode", action="store_true",
+                        help="of nll: besides the bound, the likelihood by the probability-flow ODE, for --tolerance")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, metavar="S", help="of all randomness (default 0)")
     parser.add_argument("--out", metavar="FILE", help="the JSON file (default: nll.json and so on)")
     cli.add_sampler_flags(parser)
     cli.add_data_flags(parser)
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)
-    cli.refuse(parser, args, OF_SAMPLES if args.what in ("nll", "rate-distortion") else ("times", "cdf"), args.what)
+    of_images = ("times", "cdf", "ode")
+    cli.refuse(parser, args, {"nll": [flag for flag in OF_SAMPLES if flag != "tolerance" or not args.ode],
+                              "rate-distortion": (*OF_SAMPLES, "ode")}.get(args.what, of_images), args.what)
     out = cli.require_writable(parser, args, args.out or f"{args.what}.json", ".json")
     cli.use_backend(args)
     model, preset = load_model(args.checkpoint)
@@ -70,6 +76,11 @@ def bound(args, model, preset):
     results = found.summary()
     for part in ("prior", "rate", "distortion", "total"):
         print("  {:10}  {:9.5f} +- {:.5f}".format(part, *results[part]))
+    if args.ode:
+        bits = evaluation.ode_bits(model, preset, some.images, some.labels if labelled else None, args.seed,
+                                   args.tolerance or 1e-4)
+        results["ode"] = likelihood.mean_and_error(bits)
+        print("  {:10}  {:9.5f} +- {:.5f}".format("ODE", *results["ode"]))
     if args.what == "rate-distortion":
         print("  reverse time T - t + 1   rate (bits/dim)   distortion (RMSE of 255)")
         for time in T * np.arange(ROWS, 0, -1) / ROWS:
@@ -111,7 +122,7 @@ def drawn(args, model, preset, least):
     classes, progress = cli.drawn_classes(args, preset), Progress()
     sampler, method = cli.sampler(args, preset, None if classes is None else np.resize(classes, count))
     images = generate(model, preset.diffusion, count, args.seed, **sampler,
-                      watch=lambda step, number, total: progress.count("sampling, step", number, total))
+                      watch=lambda step, number, total: progress.count("sampling, evaluation", number, total))
     progress.close()
     return plots.to_uint8(images), f"{count:,} samples by {method}"
 

@@ -16,6 +16,8 @@ def main(argv):
     parser.add_argument("figure", metavar="FIGURE", choices=FIGURES, help="one of those listed below")
     parser.add_argument("--rows", type=cli.at_least(1), default=6, metavar="N",
                         help="rows of the figure, if it can vary (default 6)")
+    parser.add_argument("--count", type=cli.at_least(2), default=500, metavar="N",
+                        help="samples for each point of the figure samplers (default 500)")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, metavar="S",
                         help="for samples, noise and chosen images (default 0)")
     parser.add_argument("--out", metavar="FILE", help="the picture (default: FIGURE.png, or FIGURE.gif for the film)")
@@ -28,7 +30,8 @@ def main(argv):
     args.dataset = args.dataset or preset.dataset
     suffix = ".gif" if args.figure == "film" else ".png"
     out = cli.require_writable(parser, args, args.out or args.figure + suffix, suffix)
-    FIGURES[args.figure](Figure(model, preset, out, args.rows, args.seed, args.dataset, args.data_dir, args.inception))
+    FIGURES[args.figure](Figure(model, preset, out, args.rows, args.count, args.seed, args.dataset, args.data_dir,
+                                args.inception))
     print(out)
     return 0
 

@@ -37,7 +37,7 @@ def main(argv):
     film, progress = plots.Film(columns), Progress()
 
     def watch(step, number, total):
-        progress.count("step", number, total)
+        progress.count("evaluation", number, total)
         film.add(step)
 
     images = generate(model, preset.diffusion, count, args.seed, watch=watch, **sampler)

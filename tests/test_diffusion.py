@@ -5,7 +5,7 @@ import pytest
 
 from tinyddpm import presets
 from tinyddpm.diffusion import process, schedule
-from tinyddpm.sampling import steps
+from tinyddpm.sampling import samplers, steps
 
 S, EVERY = schedule.linear(), range(1000, 0, -1)
 
@@ -314,8 +314,8 @@ def test_a_new_sampler_is_a_function_and_a_line(monkeypatch):
     class Model:
         training, config = False, presets.get("mnist").model
 
-    monkeypatch.setitem(steps.SAMPLERS, "halves", steps.Sampler("Halves", halves, 3))
-    monkeypatch.setitem(steps.OPTIONS, "factor", 0.5)
+    monkeypatch.setitem(samplers.SAMPLERS, "halves", samplers.Sampler("Halves", halves, 3))
+    monkeypatch.setitem(samplers.OPTIONS, "factor", 0.5)
     start = generate(Model, DiffusionConfig(), 2, sampler="halves", steps=1, factor=1.0)
     np.testing.assert_allclose(generate(Model, DiffusionConfig(), 2, sampler="halves"), start / 8)
     parser = cli.Parser()
@@ -327,5 +327,5 @@ def test_a_new_sampler_is_a_function_and_a_line(monkeypatch):
     assert "of Halves (default 0.5)" in parser.format_help()
     with pytest.raises(ValueError, match="--factor does not belong to --sampler ddim, DDIM"):
         cli.sampler(parser.parse_args(["--sampler", "ddim", "--factor", "1"]), preset, None)
-    with pytest.raises(ValueError, match="sampler is 'euler'; expected ddpm, ddim, halves"):
+    with pytest.raises(ValueError, match="sampler is 'euler'; expected ddpm, ddim, heun, .*, rk45, halves"):
         generate(Model, DiffusionConfig(), 2, sampler="euler")

@@ -243,7 +243,7 @@ def test_impossible_configurations_are_refused(field, value):
 
 @pytest.mark.parametrize("x, t, labels", [
     ((2, 8, 8, 3), [1, 2], None), ((2, 8, 4, 1), [1, 2], None), ((2, 8, 8, 1), [1], None), ((2, 8, 8, 1), [0, 1], None),
-    ((2, 8, 8, 1), [1.5, 2], None), ((2, 8, 8, 1), [1, 2], [0, 0])])
+    ((2, 8, 8, 1), [0.5, 2], None), ((2, 8, 8, 1), [np.nan, 2], None), ((2, 8, 8, 1), [1, 2], [0, 0])])
 def test_inputs_that_do_not_fit_are_refused(x, t, labels):
     with pytest.raises(ValueError, match="UNet: "):
         UNet(small()).forward(np.zeros(x, np.float32), np.array(t), None if labels is None else np.array(labels))

@@ -319,7 +319,7 @@ def test_presets_survive_json_and_overrides_reach_their_place():
         assert Preset.from_json(preset.to_json()) == preset
     drawn = TINY.override(sampler="ddpm", sampling_steps=None, steps=7, guidance=3.0, clip=False,
                           classes=("a", "b", "c"))
-    assert drawn.sampling == SamplingConfig("ddpm", None, 3.0, False) and drawn.training.steps == 7
+    assert drawn.sampling == SamplingConfig("ddpm", None, None, 3.0, False) and drawn.training.steps == 7
     assert Preset.from_json(drawn.to_json()) == drawn
     without = drawn.override(num_classes=None)
     assert (without.sampling.guidance, without.classes, without.labels, drawn.labels) == (1, (), None, [0, 1, 2])
@@ -350,7 +350,7 @@ def test_the_cifar10_preset_is_the_papers():
 @pytest.mark.parametrize("field, value", [
     ("steps", 0), ("batch_size", 0), ("lr", 0.0), ("lr", math.nan), ("lr_final", 1.0), ("adam_beta2", 1.0),
     ("ema_decay", -0.1), ("minutes", 0.0),
-    ("sampler", "euler"), ("guidance", math.nan), ("classes", ("a",)), ("label_dropout", 1.0),
+    ("sampler", "euler"), ("spacing", "odd"), ("guidance", math.nan), ("classes", ("a",)), ("label_dropout", 1.0),
     ("T", 0), ("schedule", "sigmoid"), ("variance", "huge"), ("prediction", "x1"), ("beta_T", 1.5), ("seed", -1)])
 def test_impossible_settings_are_refused(field, value):
     with pytest.raises(ValueError, match=field.removesuffix("_T") if field != "T" else "T is 0"):
@@ -359,10 +359,10 @@ def test_impossible_settings_are_refused(field, value):
 
 def test_how_a_model_is_drawn_from():
     """The arguments of generate: steps within T, no guidance without labels."""
-    config = SamplingConfig("ddim", 50, 2.0)
-    assert config.arguments(1000, "labels") == {"sampler": "ddim", "steps": 50, "guidance": 2.0, "clip": True,
-                                                "labels": "labels"}
-    assert config.arguments(20) == {"sampler": "ddim", "steps": 20, "guidance": 1.0, "clip": True, "labels": None}
+    config = SamplingConfig("ddim", 50, None, 2.0)
+    same = {"sampler": "ddim", "spacing": None, "clip": True}
+    assert config.arguments(1000, "labels") == same | {"steps": 50, "guidance": 2.0, "labels": "labels"}
+    assert config.arguments(20) == same | {"steps": 20, "guidance": 1.0, "labels": None}
     with pytest.raises(ValueError, match="sampling steps is 0"):
         SamplingConfig(steps=0)
     with pytest.raises(ValueError, match="needs a model with classes"):

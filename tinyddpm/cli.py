@@ -17,7 +17,7 @@ from tinyddpm.data.folder import SUFFIXES
 from tinyddpm.presets import TrainingConfig
 from tinyddpm.progress import Output
 from tinyddpm.sampling.config import SamplingConfig
-from tinyddpm.sampling.steps import OPTIONS, SAMPLERS
+from tinyddpm.sampling.samplers import OPTIONS, SAMPLERS, SPACINGS
 from tinyddpm.training import load_model, rendezvous, run
 from tinyddpm.training.checkpoint import PRETRAINED
 
@@ -29,7 +29,8 @@ HELP = {  # texts for the flags that set a preset's fields; the comments on the 
     "channel_multipliers": "such as 1,2,2,2: one for each resolution",
     "num_classes": "learn the labels of the data, or none (default: what the data have, in mnist and cifar10-small)",
     "sampler": f"of the samples, now and from the checkpoint: {', '.join(SAMPLERS)}",
-    "sampling_steps": "of that sampler", "guidance": "of samples of a model with classes: see sample.py --help",
+    "sampling_steps": "of that sampler", "spacing": f"of its times: {', '.join(SPACINGS)}",
+    "guidance": "of samples of a model with classes: see sample.py --help",
     **{name: ", ".join(choices) for name, choices in CHOICES.items()}}
 
 MODELS = ", ".join(["the checkpoint.safetensors of a run", *PRETRAINED, "or a published model"])
@@ -62,6 +63,12 @@ def at_least(least, kind=int):
         return value
 
     return number
+
+
+def span(text):
+    """The type of a flag whose value is two whole numbers."""
+    first, last = map(int, text.split(","))
+    return first, last
 
 
 def require_writable(parser, args, out, *suffixes):
@@ -114,15 +121,20 @@ def add_data_flags(parser):
 
 
 def add_sampler_flags(parser):
-    titles = "; ".join(f"{name}: {s.title}, {s.steps or 'all T'} steps" for name, s in SAMPLERS.items())
+    titles = "; ".join(f"{name}: {s.title}, {s.steps or ('all T' if s.evaluations else 'its own')} steps"
+                       for name, s in SAMPLERS.items())
     parser.add_argument("--sampler", choices=SAMPLERS, help=f"{titles} (default: the model's own choice)")
     parser.add_argument("--steps", type=at_least(1), metavar="K",
                         help="number of steps, for samplers that can skip some")
+    parser.add_argument("--spacing", choices=SPACINGS,
+                        help="of their times: logsnr and sigma are denser near the data (default: as fits the sampler)")
     parser.add_argument("--clip", action=argparse.BooleanOptionalAction,
                         help="keep the predicted x_0 within [-1, 1] (default: the model's own choice)")
     parser.add_argument("--guidance", type=at_least(-math.inf, float), metavar="W",
                         help="of models with classes: 1 draws what the label says, 0 ignores it, more exaggerates it, "
                              "less than 0 avoids it (default: the model's own choice)")
+    parser.add_argument("--interval", type=span, metavar="T,T",
+                        help="the times t, the smaller first, between which guidance acts (default: all)")
     parser.add_argument("--label", metavar="L[,L...]",
                         help="classes to draw, numbers or names, or none (default: all classes, if the model has any)")
     parser.add_argument("--avoid", metavar="L", help="a class from which guidance leads away, instead of from no label")
@@ -156,19 +168,21 @@ def sampler(args, preset, labels):
     Raises ValueError for flags that do not fit each other or the model.
     """
     name = args.sampler or preset.sampling.sampler
-    chosen, steps = SAMPLERS[name], args.steps
+    chosen = SAMPLERS[name]
     options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
     wrong = [option for option in options if option not in chosen.options]
-    if chosen.steps is None and steps is not None:
-        wrong.append("steps")
+    wrong += [option for option in ("steps", "spacing") if chosen.steps is None and getattr(args, option) is not None]
     if wrong:
         raise ValueError(f"--{wrong[0]} does not belong to --sampler {name}, {chosen.title}: choose another")
     found = preset.sampling.arguments(preset.diffusion.T, labels) | {"sampler": name} | options
-    if name != preset.sampling.sampler or found["steps"] is None:
-        found["steps"] = chosen.steps and min(chosen.steps, preset.diffusion.T)
-    found |= {name: given for name, given in (("steps", steps), ("clip", args.clip)) if given is not None}
+    if name != preset.sampling.sampler:
+        found |= {"steps": None, "spacing": None}
+    found["steps"] = found["steps"] or chosen.steps and min(chosen.steps, preset.diffusion.T)
+    found |= {name: getattr(args, name) for name in ("steps", "spacing", "clip") if getattr(args, name) is not None}
     found |= guided(args, preset, labels)
     title = chosen.title + f" with {found['steps']} steps" * (chosen.steps is not None)
+    if chosen.steps and chosen.evaluations(found["steps"]) != found["steps"]:
+        title += f", {chosen.evaluations(found['steps'])} evaluations"
     title += "".join(f" and {option} {value:g}" for option, value in options.items() if value)
     return found, title + f" and guidance {found['guidance']:g}" * (found["guidance"] != 1)
 
@@ -186,7 +200,9 @@ def guided(args, preset, labels):
                          f"--guidance {w:g}: the model has no classes")
     if avoid and w == 1:
         raise ValueError(f"--avoid {args.avoid}: it needs a --guidance other than 1")
-    return {"guidance": w, "avoid": avoid and avoid[0]}
+    if args.interval and w == 1:
+        raise ValueError(f"--interval {args.interval[0]},{args.interval[1]}: there is no guidance")
+    return {"guidance": w, "avoid": avoid and avoid[0], "interval": args.interval}
 
 
 def add_run_flags(parser, dataset):

@@ -1,5 +1,6 @@
 """The paper's figures, each drawn by a method of Figure; examples/figures.py is the program for them."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,22 +11,27 @@ from tinyddpm.data import scaled
 from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.progress import Progress
 from tinyddpm.sampling import latents
-from tinyddpm.sampling.generate import by_class, generate
+from tinyddpm.sampling.generate import BATCH, by_class, generate
+from tinyddpm.sampling.samplers import SAMPLERS
 
 COLUMNS, FILM = 9, 16   # of the figures; images of a film
+BUDGETS, TOLERANCES = (5, 8, 10, 15, 20, 30, 50, 100), (1.0, 0.1, 0.01, 1e-3)       # for the samplers
 RATE_IMAGES = 32        # over which Figure 5 takes the mean
 
 
 class Figure:
     """A figure of a trained model and its preset: each public method draws one and writes it to the file `out`.
 
-    rows: their number, for the figures that let you choose; seed: of samples, noise and chosen images
+    rows, count: their number, and that of samples, for the figures that let you choose
+    seed: of samples, noise and chosen images
     dataset: a name or a folder (default: the preset's), whose files are in data_dir (default: downloaded)
     inception: a file with the weights of Inception-v3, for features (default: a small classifier's)
     """
 
-    def __init__(self, model, preset, out, rows=6, seed=0, dataset=None, data_dir=None, inception=None):
-        self.model, self.preset, self.out, self.rows, self.seed = model, preset, out, rows, seed
+    def __init__(self, model, preset, out, rows=6, count=500, seed=0, dataset=None, data_dir=None,
+                 inception=None):
+        self.model, self.preset, self.out = model, preset, out
+        self.rows, self.count, self.seed = rows, count, seed
         self.dataset, self.data_dir, self.inception = dataset or preset.dataset, data_dir, inception
         self.progress, self.s = Progress(), preset.diffusion.make_schedule()
         self.rng = generator(seed, "figure")
@@ -88,10 +94,30 @@ class Figure:
                                  min(100, self.s.T - 1), self.seed)
         plots.rate_distortion(self.out, *found.rate_distortion())
 
+    def samplers(self):
+        """FID over the evaluations of the network, for every sampler, printed and drawn; takes an hour"""
+        extractor, naming = evaluation.extractor(self.model.config, self.inception)
+        real, _ = evaluation.measure(extractor, self._images(None), "training images")
+        labels = self.preset.labels and np.resize(self.preset.labels, self.count)
+        how, found = self.preset.sampling.arguments(self.s.T, labels), {}
+        print(f"{naming.format('FID')} of {self.count:,} samples\n  {'':18}{'evaluations':>12}{'FID':>9}")
+        for name, sampler in SAMPLERS.items():
+            found[sampler.title] = []
+            for options in _choices(sampler, self.s.T):
+                evaluations = []
+                images = generate(self.model, self.preset.diffusion, self.count, self.seed,
+                                  watch=lambda step, number, total: evaluations.append(number),
+                                  **how | {"sampler": name, "steps": None, "spacing": None} | options)
+                each = evaluations[-1] / math.ceil(self.count / BATCH)
+                value = evaluation.fid(evaluation.measure(extractor, plots.to_uint8(images), "samples")[0], real)
+                found[sampler.title].append((each, value))
+                print(f"  {sampler.title:18}{each:12.0f}{value:9.3f}", flush=True)
+        plots.samplers(self.out, found, naming.format("FID"))
+
     def _generate(self, count, watch=lambda step: None):
         """uint8 samples, and the columns of their grid; watch(step) is called with each step."""
         def show(step, number, total):
-            self.progress.count("sampling, step", number, total)
+            self.progress.count("sampling, evaluation", number, total)
             watch(step)
 
         count, labels, columns = by_class(self.preset.labels, count)
@@ -127,6 +153,14 @@ class Figure:
         plots.save_png(self.out, plots.grid(rows.reshape(-1, *rows.shape[2:]), rows.shape[1]))
 
 
+def _choices(sampler, T):
+    """The options with which a sampler is drawn from: those for the budgets, if it can be given a number of steps."""
+    if sampler.steps:
+        return [{"steps": max(K for K in range(1, budget + 1) if sampler.evaluations(K) <= budget)}
+                for budget in BUDGETS if budget <= T]
+    return [{}] if sampler.evaluations else [{"tolerance": tolerance} for tolerance in TOLERANCES]
+
+
 FIGURES = {f.__name__.replace("_", "-"): f for f in (
     Figure.samples, Figure.film, Figure.progressive, Figure.shared, Figure.interpolation, Figure.coarse_to_fine,
-    Figure.nearest, Figure.schedule, Figure.rate_distortion)}
+    Figure.nearest, Figure.schedule, Figure.rate_distortion, Figure.samplers)}

@@ -121,3 +121,12 @@ def schedule(path, s):
         for axes, (name, values, scale) in zip(row, tables):
             axes.plot(np.arange(1, s.T + 1), values[1:])
             axes.set(xlabel="t", ylabel=name, yscale=scale)
+
+
+def samplers(path, found, measure):
+    """How good samples are over the evaluations of the network that they took: title -> [(evaluations, FID)]."""
+    with _drawing(path, (8, 4.5)) as axes:
+        for title, points in found.items():
+            axes.loglog(*zip(*points), "o-", markersize=4, label=title)
+        axes.set(xlabel="evaluations of the network", ylabel=measure)
+        axes.legend()

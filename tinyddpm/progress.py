@@ -46,16 +46,18 @@ class Progress:
             self.last = now
 
     def count(self, what, number, total):
-        """Show `what: number of total`, with the time left. One object can count several things in turn."""
+        """Show `what: number of total`, with the time left; total may be None. It can count several things in turn."""
         now = time.monotonic()
         if number <= self.counted:
             self.started = None
         if self.started is None:
             self.started, self.counted = (number, now), 0
         first, since = self.started
-        left = f"  {duration((now - since) / (number - first) * (total - number))} left" if number > first else ""
+        of = f" of {total:,}" if total else ""
+        if total and number > first:
+            of += f"  {duration((now - since) / (number - first) * (total - number))} left"
         self.counted = number
-        self.show(f"{what}: {number:,} of {total:,}{left}", always=number == total)
+        self.show(f"{what}: {number:,}{of}", always=number == total)
 
     def close(self):
         """End the progress line, so that later output starts on a new line."""

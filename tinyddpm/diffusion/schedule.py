@@ -8,12 +8,21 @@ import numpy as np
 from tinyddpm.backend import array_module
 
 
+class Table(np.ndarray):
+    """Values for t = 0..T. At real times t between them, values are interpolated linearly: table[2.5]."""
+
+    def __getitem__(self, t):
+        if isinstance(t, (float, np.ndarray)) and np.asarray(t).dtype.kind == "f":
+            return np.interp(t, np.arange(len(self)), self)
+        return super().__getitem__(t)
+
+
 @dataclass(frozen=True, eq=False)
 class Schedule:
     """The tables of a forward process with T steps, from beta (T + 1,) in float64, beta[0] = 0.
 
     Index 0 stands for the data, so that the paper's t = 1..T are the indices, alpha_bar[0] = 1, and
-    Eq. 7 needs no special case at t = 1.
+    Eq. 7 needs no special case at t = 1. Solvers also need times in between: each table is a Table.
     """
 
     beta: np.ndarray
@@ -25,6 +34,7 @@ class Schedule:
         if not np.all((0 < beta[1:]) & (beta[1:] < 1)):
             raise ValueError(f"Schedule: every beta must lie between 0 and 1; they are {beta[1:].min():.3g} to "
                              f"{beta.max():.3g}")
+        object.__setattr__(self, "beta", beta.view(Table))
 
     @property
     def T(self):
@@ -50,7 +60,11 @@ class Schedule:
     @cached_property
     def snr(self):
         """The signal-to-noise ratio alpha_bar_t / (1 - alpha_bar_t); infinite at t = 0"""
-        return np.append(np.inf, self.alpha_bar[1:] / (1 - self.alpha_bar[1:]))
+        return np.append(np.inf, self.alpha_bar[1:] / (1 - self.alpha_bar[1:])).view(Table)
+
+    def time(self, alpha_bar):
+        """The real time t in 0..T with this alpha_bar: alpha_bar[t], the other way round."""
+        return np.interp(alpha_bar, self.alpha_bar[::-1], np.arange(self.T, -1, -1))
 
     def variance(self, kind):
         """sigma_t^2 of the reverse process: "large" is beta_t, "small" is beta_tilde_t (section 3.2).

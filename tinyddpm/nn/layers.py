@@ -111,7 +111,7 @@ class Dropout(Module):
         return self.remember(ops.dropout(x, rng, self.p))
 
     def backward(self, dy):
-        return ops.dropout_backward(dy, self.recall()) if self.p else dy
+        return ops.dropout_backward(dy, self.recall()) if self.training and self.p else dy
 
 
 class Embedding(Module):

@@ -18,10 +18,10 @@ class Module:
     """A part of a network: y = forward(x), dx = backward(dy).
 
     Parameters and sub-modules are its attributes, in order of definition; lists may hold modules.
-    In training mode, forward stores what backward needs; in evaluation mode, it stores nothing.
+    In training mode, forward stores what backward needs; in evaluation mode, it stores nothing, unless asked to.
     """
 
-    training = True
+    training = stores = True
     _memory = None
 
     def children(self):
@@ -40,28 +40,28 @@ class Module:
             found |= {f"{name}.{inner}": parameter for inner, parameter in child.parameters().items()}
         return found
 
-    def train(self, training=True):
+    def train(self, training=True, stores=True):
         """Switch the module and its sub-modules to training mode, or to evaluation mode. Returns the module."""
-        self.training = training
+        self.training, self.stores = training, stores
         self._memory = None
         for _, child in self.children():
-            child.train(training)
+            child.train(training, stores)
         return self
 
-    def eval(self):
-        """Switch to evaluation mode: no dropout, and nothing is stored for backward."""
-        return self.train(False)
+    def eval(self, gradients=False):
+        """Switch to evaluation mode: no dropout, and nothing is stored for backward, unless gradients are wanted."""
+        return self.train(False, gradients)
 
     def remember(self, result):
-        """Return y of an operation's (y, cache); in training mode, store the cache for backward."""
+        """Return y of an operation's (y, cache), and store the cache if backward may follow."""
         y, cache = result
-        self._memory = (cache,) if self.training else None
+        self._memory = (cache,) if self.stores else None
         return y
 
     def recall(self):
         """The cache that forward stored; it can be read once."""
         if self._memory is None:
-            raise RuntimeError(f"{type(self).__name__}.backward was called without a forward in training mode "
+            raise RuntimeError(f"{type(self).__name__}.backward was called without a forward that stores "
                                "(each forward allows one backward)")
         (cache,), self._memory = self._memory, None
         return cache

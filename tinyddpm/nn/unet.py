@@ -152,7 +152,7 @@ class Upsample(Conv2d):
 
 
 class UNet(Module):
-    """y = forward(x, t, labels): x (N, H, W, C) noisy images, t (N,) integers 1..T, y like x."""
+    """y = forward(x, t, labels): x (N, H, W, C) noisy images, t (N,) times 1..T, y like x."""
 
     def __init__(self, config, seed=0, dtype=np.float32):
         self.config = config
@@ -242,8 +242,8 @@ class UNet(Module):
         expected = (N, c.image_size, c.image_size, c.image_channels)
         if x.shape != expected:
             raise ValueError(f"UNet: x is {x.shape}; expected {expected}, (N, H, W, C)")
-        if t.shape != (N,) or t.dtype.kind not in "iu" or N and t.min() < 1:
-            raise ValueError(f"UNet: t is {t!r}; expected {N} integers, counted from 1")
+        if t.shape != (N,) or t.dtype.kind not in "iuf" or N and not 1 <= t.min() <= t.max() < np.inf:
+            raise ValueError(f"UNet: t is {t!r}; expected {N} times, counted from 1")
         if c.num_classes is None:
             if labels is not None:
                 raise ValueError("UNet: labels were given to a model without classes (num_classes is None)")

@@ -6,36 +6,43 @@ import numpy as np
 
 from tinyddpm.backend import generator, on_gpu, to_numpy
 from tinyddpm.diffusion.prediction import reverse_process
-from tinyddpm.sampling.steps import SAMPLERS, spread
+from tinyddpm.sampling.samplers import SAMPLERS, choose_times
 
 BATCH = 64                      # images that are sampled together
 PIXELS_ON_GPU = 2**18           # on a GPU, their pixels instead: 256 images of 32x32
 
 
 def generate(model, diffusion, count, seed=0, sampler="ddpm", steps=None, labels=None, watch=None, guidance=1.0,
-             avoid=None, clip=True, **options):
+             avoid=None, clip=True, interval=None, spacing=None, **options):
     """`count` new images from a network in evaluation mode, in batches: a NumPy array (count, H, W, C).
 
     diffusion: the DiffusionConfig that the network was trained with
-    sampler: a name in SAMPLERS; steps: how many (default: the sampler's own number); options: of the sampler
-    labels: None, or (count,) classes; guidance, avoid, clip: see reverse_process
-    watch(step, number, total) is called with each Step of each batch
+    sampler: a name in SAMPLERS; steps, spacing: see choose_times (default: the sampler's own); options: of the sampler
+    labels: None, or (count,) classes; guidance, avoid, clip, interval: see reverse_process
+    watch(step, number, total) is called with each Step of each batch, after so many evaluations of the network of so
+        many in all; total is None for a sampler that finds its own steps
     The same seed and count give the same images. Raises ValueError for an unknown sampler or wrong options.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler is {sampler!r}; expected {', '.join(SAMPLERS)}")
     s, config, chosen = diffusion.make_schedule(), model.config, SAMPLERS[sampler]
     batch = max(1, PIXELS_ON_GPU // config.image_size**2) if on_gpu() else BATCH
-    times = spread(s.T, min(chosen.steps or s.T, s.T) if steps is None else steps)
-    total = math.ceil(count / batch) * len(times)
+    times = choose_times(s, min(chosen.steps or s.T, s.T) if steps is None else steps, spacing or chosen.spacing)
+    total = chosen.evaluations and math.ceil(count / batch) * chosen.evaluations(len(times))
     number, images = 0, []
+
+    def counted(xt, t):
+        nonlocal number
+        number += 1
+        return p(xt, t)
+
     for start in range(0, count, batch):
         rng, stop = generator(seed, "sample", start), min(count, start + batch)
         shape = (stop - start, config.image_size, config.image_size, config.image_channels)
         x = rng.standard_normal(shape, dtype=np.float32)
-        p = reverse_process(model, diffusion, None if labels is None else labels[start:stop], guidance, avoid, clip)
-        for step in chosen.run(p, s, x, rng, times, **options):
-            number += 1
+        p = reverse_process(model, diffusion, None if labels is None else labels[start:stop], guidance, avoid, clip,
+                            interval)
+        for step in chosen.run(counted, s, x, rng, times, **options):
             if watch:
                 watch(step, number, total)
         images.append(to_numpy(step.x))

@@ -8,10 +8,7 @@ s: the Schedule; x (N, ...): x_t at the first of the times, standard normal nois
 rng: the generator of the noise of each step; times: at which the network is evaluated, descending to 1
 """
 
-import inspect
 from collections import namedtuple
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
@@ -43,7 +40,7 @@ def ddim(p, s, x, rng, times, eta=0.0):
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"ddim: eta is {eta}; expected 0 to 1")
-    for t, previous in zip(times, [*times[1:], 0]):
+    for t, previous in pairs(times):
         _, _, x0 = p(x, np.full(len(x), t))
         eps = eps_from_x0(s, x0, x, t)
         alpha_bar, alpha_bar_previous = s.alpha_bar[t], s.alpha_bar[previous]
@@ -53,6 +50,11 @@ def ddim(p, s, x, rng, times, eta=0.0):
         if sigma > 0:
             x = x + per_sample(sigma, x) * rng.standard_normal(x.shape, dtype=x.dtype)
         yield Step(t, x, x0)
+
+
+def pairs(times):
+    """Each time with the next; the last with 0, the data."""
+    return zip(times, [*times[1:], 0])
 
 
 def spread(T, steps):
@@ -67,20 +69,3 @@ def last(steps):
     for step in steps:
         pass
     return step.x
-
-
-class Sampler(NamedTuple):
-    """A sampler: its printed name, the function, and its default number of steps (None: always all T)."""
-    title: str
-    run: Callable
-    steps: int | None
-
-    @property
-    def options(self):
-        """The options of the function: name -> default."""
-        parameters = inspect.signature(self.run).parameters.values()
-        return {p.name: p.default for p in parameters if p.default is not p.empty}
-
-
-SAMPLERS = {"ddpm": Sampler("Algorithm 2", ddpm, None), "ddim": Sampler("DDIM", ddim, 50)}
-OPTIONS = {name: default for sampler in SAMPLERS.values() for name, default in sampler.options.items()}

@@ -127,7 +127,7 @@ class Log:
         """Save a grid of samples from the averaged model, by DDIM."""
         preset, step = self.trainer.preset, self.trainer.steps_done
         count, labels, columns = by_class(preset.labels, GRID)
-        how = preset.sampling.arguments(preset.diffusion.T, labels) | {"sampler": "ddim", "steps": None}
+        how = preset.sampling.arguments(preset.diffusion.T, labels) | dict(sampler="ddim", steps=None, spacing=None)
         with self.trainer.averaged() as model:
             images = generate(model, preset.diffusion, count, preset.training.seed, **how)
         plots.save_png(self.folder / f"samples_{step:06}.png", plots.grid(plots.to_uint8(images), columns))

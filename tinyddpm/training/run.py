@@ -157,7 +157,7 @@ def draw(trainer, folder, count):
     film = plots.Film(columns)
 
     def watch(step, number, total):
-        progress.count("sampling, step", number, total)
+        progress.count("sampling, evaluation", number, total)
         film.add(step)
 
     with trainer.averaged() as model:
