@@ -134,8 +134,8 @@ def test_figures(trained, name):
     """Every figure, in this process; one of them also as a program, below."""
     folder, _ = trained
     out = folder / f"{name}{'.gif' if name == 'film' else '.png'}"
-    dataset = folder / "greys" if name == "nearest" else None
-    FIGURES[name](Figure(*load_model(folder / CHECKPOINT), out, rows=2, dataset=dataset and str(dataset)))
+    dataset = folder / "greys" if name in ("nearest", "samplers") else None
+    FIGURES[name](Figure(*load_model(folder / CHECKPOINT), out, rows=2, count=2, dataset=dataset and str(dataset)))
     with Image.open(out) as picture:
         assert max(picture.size) > 200
         columns, rows = {"progressive": (9, 2), "shared": (9, 4), "interpolation": (9, 2), "coarse-to-fine": (9, 9),
