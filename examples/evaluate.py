@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tinyddpm import cli, data, evaluation, files, plots
+from tinyddpm import cli, data, evaluation, files, plots, sampler_flags
 from tinyddpm.backend import state
 from tinyddpm.diffusion import likelihood
 from tinyddpm.progress import Progress
@@ -22,7 +22,8 @@ from tinyddpm.sampling.samplers import OPTIONS
 from tinyddpm.training import load_model
 
 SPLITS, ROWS = 10, 10               # parts of the samples for the Inception score; rows of Table 4
-OF_SAMPLES = ("samples", "sampler", "steps", "spacing", *OPTIONS, "clip", "guidance", "interval", "avoid", "inception")
+OF_SAMPLES = ("samples", "sampler", "steps", "spacing", *OPTIONS, "clip", "guidance", "interval", "classifier",
+              "classifier_scale", "avoid", "inception")
 
 
 def main(argv):
@@ -41,7 +42,7 @@ def main(argv):
                         help="of nll: besides the bound, the likelihood by the probability-flow ODE, for --tolerance")
     parser.add_argument("--seed", type=cli.at_least(0), default=0, metavar="S", help="of all randomness (default 0)")
     parser.add_argument("--out", metavar="FILE", help="the JSON file (default: nll.json and so on)")
-    cli.add_sampler_flags(parser)
+    sampler_flags.add(parser)
     cli.add_data_flags(parser)
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)
@@ -119,8 +120,8 @@ def drawn(args, model, preset, least):
         raise ValueError(f"{count} samples are too few to measure: expected at least {least}")
     if args.samples:
         return images, f"{len(images):,} images of {args.samples}"
-    classes, progress = cli.drawn_classes(args, preset), Progress()
-    sampler, method = cli.sampler(args, preset, None if classes is None else np.resize(classes, count))
+    classes, progress = sampler_flags.drawn_classes(args, preset), Progress()
+    sampler, method = sampler_flags.sampler(args, preset, None if classes is None else np.resize(classes, count))
     images = generate(model, preset.diffusion, count, args.seed, **sampler,
                       watch=lambda step, number, total: progress.count("sampling, evaluation", number, total))
     progress.close()

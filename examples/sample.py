@@ -7,7 +7,7 @@
 
 import numpy as np
 
-from tinyddpm import cli, plots
+from tinyddpm import cli, plots, sampler_flags
 from tinyddpm.progress import Progress
 from tinyddpm.sampling.generate import by_class, generate
 from tinyddpm.training import load_model
@@ -23,17 +23,17 @@ def main(argv):
     parser.add_argument("--seed", type=cli.at_least(0), default=0, metavar="S", help="for other images (default 0)")
     parser.add_argument("--out", default="samples.png", metavar="FILE",
                         help=".png: a grid, .gif: a film of the sampling, .npy: uint8 (N, H, W[, C])")
-    cli.add_sampler_flags(parser)
+    sampler_flags.add(parser)
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)
 
     out = cli.require_writable(parser, args, args.out, ".png", ".gif", ".npy")
     cli.use_backend(args)
     model, preset = load_model(args.checkpoint)
-    count, labels, columns = by_class(cli.drawn_classes(args, preset), args.count or COUNT)
+    count, labels, columns = by_class(sampler_flags.drawn_classes(args, preset), args.count or COUNT)
     if args.count and labels is not None:
         count, labels = args.count, labels[:args.count]
-    sampler, _ = cli.sampler(args, preset, labels)
+    sampler, _ = sampler_flags.sampler(args, preset, labels)
     film, progress = plots.Film(columns), Progress()
 
     def watch(step, number, total):

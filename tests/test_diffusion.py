@@ -302,7 +302,7 @@ def test_algorithm_2_leaves_out_no_time():
 
 def test_a_new_sampler_is_a_function_and_a_line(monkeypatch):
     """generate, the flags and their help find it in the table."""
-    from tinyddpm import cli
+    from tinyddpm import cli, sampler_flags
     from tinyddpm.diffusion.config import DiffusionConfig
     from tinyddpm.sampling.generate import generate
 
@@ -319,13 +319,13 @@ def test_a_new_sampler_is_a_function_and_a_line(monkeypatch):
     start = generate(Model, DiffusionConfig(), 2, sampler="halves", steps=1, factor=1.0)
     np.testing.assert_allclose(generate(Model, DiffusionConfig(), 2, sampler="halves"), start / 8)
     parser = cli.Parser()
-    cli.add_sampler_flags(parser)
+    sampler_flags.add(parser)
     preset = presets.get("cifar10")
-    found, title = cli.sampler(parser.parse_args(["--sampler", "halves", "--factor", "0.25"]), preset, None)
+    found, title = sampler_flags.sampler(parser.parse_args(["--sampler", "halves", "--factor", "0.25"]), preset, None)
     assert (found["sampler"], found["steps"], found["factor"], title) == ("halves", 3, 0.25,
                                                                           "Halves with 3 steps and factor 0.25")
     assert "of Halves (default 0.5)" in parser.format_help()
     with pytest.raises(ValueError, match="--factor does not belong to --sampler ddim, DDIM"):
-        cli.sampler(parser.parse_args(["--sampler", "ddim", "--factor", "1"]), preset, None)
+        sampler_flags.sampler(parser.parse_args(["--sampler", "ddim", "--factor", "1"]), preset, None)
     with pytest.raises(ValueError, match="sampler is 'euler'; expected ddpm, ddim, heun, .*, rk45, halves"):
         generate(Model, DiffusionConfig(), 2, sampler="euler")

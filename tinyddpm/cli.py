@@ -12,12 +12,11 @@ import tinyddpm
 from tinyddpm import dispatch, nn, presets
 from tinyddpm.backend import on_gpu, state
 from tinyddpm.diffusion.config import CHOICES, DiffusionConfig
-from tinyddpm.data import CLASSES
 from tinyddpm.data.folder import SUFFIXES
 from tinyddpm.presets import TrainingConfig
 from tinyddpm.progress import Output
 from tinyddpm.sampling.config import SamplingConfig
-from tinyddpm.sampling.samplers import OPTIONS, SAMPLERS, SPACINGS
+from tinyddpm.sampling.samplers import SAMPLERS, SPACINGS
 from tinyddpm.training import load_model, rendezvous, run
 from tinyddpm.training.checkpoint import PRETRAINED
 
@@ -63,12 +62,6 @@ def at_least(least, kind=int):
         return value
 
     return number
-
-
-def span(text):
-    """The type of a flag whose value is two whole numbers."""
-    first, last = map(int, text.split(","))
-    return first, last
 
 
 def require_writable(parser, args, out, *suffixes):
@@ -118,91 +111,6 @@ def add_data_flags(parser):
     add_data_dir(parser)
     parser.add_argument("--inception", metavar="FILE",
                         help="Inception-v3 weights for the features, as safetensors (default: a small classifier)")
-
-
-def add_sampler_flags(parser):
-    titles = "; ".join(f"{name}: {s.title}, {s.steps or ('all T' if s.evaluations else 'its own')} steps"
-                       for name, s in SAMPLERS.items())
-    parser.add_argument("--sampler", choices=SAMPLERS, help=f"{titles} (default: the model's own choice)")
-    parser.add_argument("--steps", type=at_least(1), metavar="K",
-                        help="number of steps, for samplers that can skip some")
-    parser.add_argument("--spacing", choices=SPACINGS,
-                        help="of their times: logsnr and sigma are denser near the data (default: as fits the sampler)")
-    parser.add_argument("--clip", action=argparse.BooleanOptionalAction,
-                        help="keep the predicted x_0 within [-1, 1] (default: the model's own choice)")
-    parser.add_argument("--guidance", type=at_least(-math.inf, float), metavar="W",
-                        help="of models with classes: 1 draws what the label says, 0 ignores it, more exaggerates it, "
-                             "less than 0 avoids it (default: the model's own choice)")
-    parser.add_argument("--interval", type=span, metavar="T,T",
-                        help="the times t, the smaller first, between which guidance acts (default: all)")
-    parser.add_argument("--label", metavar="L[,L...]",
-                        help="classes to draw, numbers or names, or none (default: all classes, if the model has any)")
-    parser.add_argument("--avoid", metavar="L", help="a class from which guidance leads away, instead of from no label")
-    for name, default in OPTIONS.items():
-        whose = ", ".join(s.title for s in SAMPLERS.values() if name in s.options)
-        parser.add_argument(f"--{name}", type=type(default), metavar="X", help=f"of {whose} (default {default})")
-
-
-def classes(flag, text, preset):
-    """The classes that the text of a flag lists by number or name, as numbers; None for `none`. Raises ValueError."""
-    n, names = preset.model.num_classes, preset.classes
-    if text == "none":
-        return None
-    if n is None:
-        raise ValueError(f"{flag} {text}: the model has no classes")
-    found = [names.index(one) if one in names else int(one) if one.isdecimal() else n for one in text.split(",")]
-    if max(found) >= n:
-        known = f", or {', '.join(names)}" if names and names != CLASSES["digits"] else ""
-        raise ValueError(f"{flag} {text}: expected 0 to {n - 1}{known}")
-    return found
-
-
-def drawn_classes(args, preset):
-    """The classes that --label chooses: a list, or None for a model without classes and for `--label none`."""
-    return preset.labels if args.label is None else classes("--label", args.label, preset)
-
-
-def sampler(args, preset, labels):
-    """What the flags choose for a trained model and labels (N,) or None: arguments for generate, and a description.
-
-    Raises ValueError for flags that do not fit each other or the model.
-    """
-    name = args.sampler or preset.sampling.sampler
-    chosen = SAMPLERS[name]
-    options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
-    wrong = [option for option in options if option not in chosen.options]
-    wrong += [option for option in ("steps", "spacing") if chosen.steps is None and getattr(args, option) is not None]
-    if wrong:
-        raise ValueError(f"--{wrong[0]} does not belong to --sampler {name}, {chosen.title}: choose another")
-    found = preset.sampling.arguments(preset.diffusion.T, labels) | {"sampler": name} | options
-    if name != preset.sampling.sampler:
-        found |= {"steps": None, "spacing": None}
-    found["steps"] = found["steps"] or chosen.steps and min(chosen.steps, preset.diffusion.T)
-    found |= {name: getattr(args, name) for name in ("steps", "spacing", "clip") if getattr(args, name) is not None}
-    found |= guided(args, preset, labels)
-    title = chosen.title + f" with {found['steps']} steps" * (chosen.steps is not None)
-    if chosen.steps and chosen.evaluations(found["steps"]) != found["steps"]:
-        title += f", {chosen.evaluations(found['steps'])} evaluations"
-    title += "".join(f" and {option} {value:g}" for option, value in options.items() if value)
-    return found, title + f" and guidance {found['guidance']:g}" * (found["guidance"] != 1)
-
-
-def guided(args, preset, labels):
-    """The arguments of generate for --guidance and --avoid. Raises ValueError where they would change nothing."""
-    avoid = None if args.avoid is None else classes("--avoid", args.avoid, preset)
-    if avoid is not None and len(avoid) > 1:
-        raise ValueError(f"--avoid {args.avoid}: expected one class")
-    w = args.guidance
-    if w is None:
-        w = 1.0 if labels is None and avoid is None else preset.sampling.guidance
-    elif labels is None and avoid is None:
-        raise ValueError(f"--guidance {w:g}: the images have no label" if preset.model.num_classes else
-                         f"--guidance {w:g}: the model has no classes")
-    if avoid and w == 1:
-        raise ValueError(f"--avoid {args.avoid}: it needs a --guidance other than 1")
-    if args.interval and w == 1:
-        raise ValueError(f"--interval {args.interval[0]},{args.interval[1]}: there is no guidance")
-    return {"guidance": w, "avoid": avoid and avoid[0], "interval": args.interval}
 
 
 def add_run_flags(parser, dataset):

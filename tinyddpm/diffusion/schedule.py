@@ -14,7 +14,7 @@ class Table(np.ndarray):
     def __getitem__(self, t):
         if isinstance(t, (float, np.ndarray)) and np.asarray(t).dtype.kind == "f":
             return np.interp(t, np.arange(len(self)), self)
-        return super().__getitem__(t)
+        return np.asarray(self)[t]
 
 
 @dataclass(frozen=True, eq=False)

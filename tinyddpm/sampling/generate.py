@@ -6,6 +6,7 @@ import numpy as np
 
 from tinyddpm.backend import generator, on_gpu, to_numpy
 from tinyddpm.diffusion.prediction import reverse_process
+from tinyddpm.sampling.guidance import by_classifier
 from tinyddpm.sampling.samplers import SAMPLERS, choose_times
 
 BATCH = 64                      # images that are sampled together
@@ -13,12 +14,13 @@ PIXELS_ON_GPU = 2**18           # on a GPU, their pixels instead: 256 images of 
 
 
 def generate(model, diffusion, count, seed=0, sampler="ddpm", steps=None, labels=None, watch=None, guidance=1.0,
-             avoid=None, clip=True, interval=None, spacing=None, **options):
+             avoid=None, clip=True, interval=None, spacing=None, classifier=None, scale=1.0, **options):
     """`count` new images from a network in evaluation mode, in batches: a NumPy array (count, H, W, C).
 
     diffusion: the DiffusionConfig that the network was trained with
     sampler: a name in SAMPLERS; steps, spacing: see choose_times (default: the sampler's own); options: of the sampler
     labels: None, or (count,) classes; guidance, avoid, clip, interval: see reverse_process
+    classifier, scale: see by_classifier; a model without classes is then guided to the labels, too
     watch(step, number, total) is called with each Step of each batch, after so many evaluations of the network of so
         many in all; total is None for a sampler that finds its own steps
     The same seed and count give the same images. Raises ValueError for an unknown sampler or wrong options.
@@ -40,8 +42,11 @@ def generate(model, diffusion, count, seed=0, sampler="ddpm", steps=None, labels
         rng, stop = generator(seed, "sample", start), min(count, start + batch)
         shape = (stop - start, config.image_size, config.image_size, config.image_channels)
         x = rng.standard_normal(shape, dtype=np.float32)
-        p = reverse_process(model, diffusion, None if labels is None else labels[start:stop], guidance, avoid, clip,
-                            interval)
+        given = None if labels is None else labels[start:stop]
+        p = reverse_process(model, diffusion, given if config.num_classes else None, guidance, avoid,
+                            clip and classifier is None, interval)
+        if classifier is not None:
+            p = by_classifier(p, s, classifier, given, scale, clip)
         for step in chosen.run(counted, s, x, rng, times, **options):
             if watch:
                 watch(step, number, total)

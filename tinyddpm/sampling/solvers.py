@@ -150,7 +150,7 @@ WEIGHTS = ((), (1 / 5,), (3 / 40, 9 / 40), (44 / 45, -56 / 15, 32 / 9),
 ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 
-def dormand_prince(f, y, start, end, tolerance, least=1e-6):
+def dormand_prince(f, y, start, end, tolerance, least=1e-4):
     """Solve dy / dz = f(z, y) with steps as long as the error allows (Dormand and Prince 1980): yields z, y, f(z, y).
 
     The error is the root mean square over all elements. Raises ValueError for a tolerance that is not positive, or
