@@ -71,9 +71,9 @@ def require_writable(parser, args, out, *suffixes):
         parser.error(f"--out {out}: expected a file in an existing folder")
     if path.suffix not in suffixes:
         parser.error(f"--out {out}: expected a name ending in {' or '.join(suffixes)}")
-    for flag in ("checkpoint", "samples", "inception", "ops", "dataset"):
+    for flag in ("checkpoint", "samples", "inception", "ops", "dataset", "images"):
         read = Path(getattr(args, flag, None) or os.devnull)
-        image = flag == "dataset" and path.suffix in SUFFIXES and read.resolve() in path.resolve().parents
+        image = flag in ("dataset", "images") and path.suffix in SUFFIXES and read.resolve() in path.resolve().parents
         if path.exists() and (image or read.is_file() and path.samefile(read)):
             parser.error(f"--out {out}: this file is an input ({flag}): choose another name")
     return path

@@ -140,6 +140,15 @@ def load(name, config, split="train", data_dir=None):
     return dataset
 
 
+def read_images(path, config):
+    """uint8 (N, H, W, C): the images of a PNG or JPEG file, a folder of them or a .npy file, at a UNetConfig's size."""
+    if Path(path).suffix == ".npy":
+        return load_npy(path, config)
+    if Path(path).is_dir():
+        return folder.load(path, config.image_size, config.image_channels)
+    return folder.read(path, config.image_size, config.image_channels)[None]
+
+
 def load_npy(path, config):
     """The uint8 images (N, H, W[, C]) of a .npy file, as sample.py writes. Raises ValueError for any other file."""
     with files.opened(path, "a .npy file of numbers"):

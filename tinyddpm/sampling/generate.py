@@ -42,16 +42,21 @@ def generate(model, diffusion, count, seed=0, sampler="ddpm", steps=None, labels
         rng, stop = generator(seed, "sample", start), min(count, start + batch)
         shape = (stop - start, config.image_size, config.image_size, config.image_channels)
         x = rng.standard_normal(shape, dtype=np.float32)
-        given = None if labels is None else labels[start:stop]
-        p = reverse_process(model, diffusion, given if config.num_classes else None, guidance, avoid,
-                            clip and classifier is None, interval)
-        if classifier is not None:
-            p = by_classifier(p, s, classifier, given, scale, clip)
+        p = guided_process(model, diffusion, None if labels is None else labels[start:stop], guidance, avoid, clip,
+                           interval, classifier, scale)
         for step in chosen.run(counted, s, x, rng, times, **options):
             if watch:
                 watch(step, number, total)
         images.append(to_numpy(step.x))
     return np.concatenate(images)
+
+
+def guided_process(model, diffusion, labels=None, guidance=1.0, avoid=None, clip=True, interval=None, classifier=None,
+                   scale=1.0):
+    """The reverse process with all guidance: see reverse_process and by_classifier."""
+    p = reverse_process(model, diffusion, labels if model.config.num_classes else None, guidance, avoid,
+                        clip and classifier is None, interval)
+    return p if classifier is None else by_classifier(p, diffusion.make_schedule(), classifier, labels, scale, clip)
 
 
 def by_class(classes, count):
