@@ -94,18 +94,22 @@ def distance(args, model, preset):
     extractor, naming = evaluation.extractor(model.config, args.inception)
     config = replace(preset.model, num_classes=None)
     dataset, name = data.compare_with(args.dataset or preset.dataset, config, args.split, args.data_dir)
-    samples, how = drawn(args, model, preset, 2)
-    statistics = [evaluation.measure(extractor, x, what)[0]
-                  for x, what in ((dataset.images, name), (samples, "samples"))]
-    value, measure = evaluation.fid(*statistics), naming.format("FID")
+    samples, how, labels = drawn(args, model, preset, 2)
+    real, _ = evaluation.measure(extractor, dataset.images, name)
+    found, probabilities = evaluation.measure(extractor, samples, "samples")
+    value, measure = evaluation.fid(real, found), naming.format("FID")
     print(f"{measure}: {value:.3f}  ({how} against {len(dataset):,} images of {name})")
-    return {"measure": measure, "value": value, "samples": how, "data": name, "images": len(dataset)}
+    results = {"measure": measure, "value": value, "samples": how, "data": name, "images": len(dataset)}
+    if labels is not None and not args.inception:
+        results["read as asked"] = float((probabilities.argmax(axis=1) == labels).mean())
+        print(f"read as their label: {results['read as asked']:.1%}")
+    return results
 
 
 def score(args, model, preset):
     """Print and return the Inception score of samples."""
     extractor, naming = evaluation.extractor(model.config, args.inception)
-    samples, how = drawn(args, model, preset, SPLITS)
+    samples, how, _ = drawn(args, model, preset, SPLITS)
     _, probabilities = evaluation.measure(extractor, samples, "samples")
     (mean, spread), measure = evaluation.inception_score(probabilities, SPLITS), naming.format("score")
     print(f"{measure}: {mean:.3f} +- {spread:.3f}  ({how})")
@@ -113,19 +117,20 @@ def score(args, model, preset):
 
 
 def drawn(args, model, preset, least):
-    """New samples, or those of --samples, as uint8, and how they were made. Raises ValueError below `least`."""
+    """New samples or those of --samples, uint8, how they were made, and their labels. ValueError below `least`."""
     images = data.load_npy(args.samples, preset.model) if args.samples else None
     count = (args.count or 1000) if images is None else len(images)
     if count < least:
         raise ValueError(f"{count} samples are too few to measure: expected at least {least}")
     if args.samples:
-        return images, f"{len(images):,} images of {args.samples}"
+        return images, f"{len(images):,} images of {args.samples}", None
     classes, progress = sampler_flags.drawn_classes(args, preset), Progress()
-    sampler, method = sampler_flags.sampler(args, preset, None if classes is None else np.resize(classes, count))
+    labels = None if classes is None else np.resize(classes, count)
+    sampler, method = sampler_flags.sampler(args, preset, labels)
     images = generate(model, preset.diffusion, count, args.seed, **sampler,
                       watch=lambda step, number, total: progress.count("sampling, evaluation", number, total))
     progress.close()
-    return plots.to_uint8(images), f"{count:,} samples by {method}"
+    return plots.to_uint8(images), f"{count:,} samples by {method}", labels
 
 
 if __name__ == "__main__":

@@ -39,8 +39,12 @@ def test_the_prior_is_reached():
     assert kl == pytest.approx(7.28e-6, rel=1e-3)
 
 
+MAKERS = (schedule.linear, schedule.quadratic, schedule.constant, schedule.cosine, schedule.sigmoid,
+          schedule.logarithmic)
+
+
 @pytest.mark.parametrize("T", [1, 2, 10, 1000, 4000])
-@pytest.mark.parametrize("make", [schedule.linear, schedule.quadratic, schedule.constant, schedule.cosine])
+@pytest.mark.parametrize("make", MAKERS)
 def test_every_schedule_of_any_length(make, T):
     s = make(T)
     assert s.T == T and s.beta.dtype == np.float64
@@ -51,7 +55,7 @@ def test_every_schedule_of_any_length(make, T):
 
 
 def test_every_schedule_has_a_thousand_steps_by_default():
-    assert {make().T for make in (schedule.linear, schedule.quadratic, schedule.constant, schedule.cosine)} == {1000}
+    assert {make().T for make in MAKERS} == {1000}
     assert set(schedule.constant().beta[1:]) == {0.01}
 
 
@@ -60,6 +64,14 @@ def test_shapes_of_schedules():
     np.testing.assert_allclose(np.diff(np.sqrt(schedule.quadratic().beta[1:])), np.full(999, (0.02**0.5 - 0.01) / 999),
                                rtol=1e-9)
     assert set(schedule.constant(5, 0.3).beta[1:]) == {0.3}
+    steps = np.diff(np.log(schedule.logarithmic(300).snr[1:]))
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
+    linear, logarithmic = schedule.linear().snr, schedule.logarithmic().snr
+    np.testing.assert_allclose(logarithmic[[1, 1000]], linear[[1, 1000]], rtol=0.02)
+    s, logistic = schedule.sigmoid().alpha_bar, lambda z: 1 / (1 + np.exp(z))
+    for t in (1, 250, 700):                 # between the values at -3 and at 3, which become 1 and 0
+        expected = (logistic(-3 + 6 * t / 1000) - logistic(3)) / (logistic(-3) - logistic(3))
+        assert s[t] == pytest.approx(expected, rel=1e-9)
     half = schedule.cosine(1000).alpha_bar[500]
     assert half == pytest.approx((np.cos((0.5 + 0.008) / 1.008 * np.pi / 2) / np.cos(0.008 / 1.008 * np.pi / 2)) ** 2)
 

@@ -34,11 +34,13 @@ def scale(prediction):
 
 @pytest.mark.parametrize("prediction", TARGETS)
 def test_the_targets_and_what_follows_from_them(prediction):
-    target, to_x0, x0_slope = PREDICTIONS[prediction]
+    target, to_x0, x0_slope, x0_direct = PREDICTIONS[prediction]
     np.testing.assert_allclose(target(S, X0, XT, TIMES, EPS), TARGETS[prediction], atol=1e-9)
     np.testing.assert_allclose(to_x0(S, XT, TIMES, TARGETS[prediction]), X0, atol=1e-9)
     slope = to_x0(S, XT, TIMES, np.ones_like(X0)) - to_x0(S, XT, TIMES, np.zeros_like(X0))
     np.testing.assert_allclose(x0_slope(S, TIMES), slope[:, 0, 0], rtol=1e-9)
+    moved = (to_x0(S, XT + 1, TIMES, EPS) - to_x0(S, XT, TIMES, EPS))[:, 0, 0]
+    np.testing.assert_allclose(x0_direct(S, TIMES), moved, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("prediction", TARGETS)

@@ -108,7 +108,8 @@ def test_sample(trained, flags, suffix):
 @pytest.mark.parametrize("what, flags, keys", [
     ("nll", ["--times", 3, "--cdf", "tanh"], {"prior", "rate", "distortion", "total", "terms", "times"}),
     ("rate-distortion", ["--times", 0], {"rate_distortion"}),
-    ("fid", ["--sampler", "ddim", "--steps", 2, "--dataset", "greys"], {"value", "measure"}),
+    ("fid", ["--sampler", "ddim", "--steps", 2, "--dataset", "greys"], {"value", "measure", "read as asked"}),
+    ("nll", ["--times", 3, "--ode", "--tolerance", 0.1], {"ode", "total"}),
     ("is", ["--samples", "out.npy"], {"value", "spread", "measure"})])
 def test_evaluate(trained, what, flags, keys):
     folder, _ = trained

@@ -102,7 +102,23 @@ def constant(T=1000, beta=0.01):
 
 def cosine(T=1000, offset=0.008, largest=0.999):
     """alpha_bar falls like a squared cosine (Nichol and Dhariwal 2021), with beta at most `largest`."""
-    f = np.cos((np.arange(T + 1) / T + offset) / (1 + offset) * np.pi / 2) ** 2
+    return from_alpha_bar(np.cos((np.arange(T + 1) / T + offset) / (1 + offset) * np.pi / 2) ** 2, largest)
+
+
+def sigmoid(T=1000, start=-3.0, end=3.0, largest=0.999):
+    """alpha_bar falls like a sigmoid from start to end (Jabri et al. 2023), with beta at most `largest`."""
+    f = 1 / (1 + np.exp(np.linspace(start, end, T + 1)))
+    return from_alpha_bar(f - f[-1], largest)
+
+
+def logarithmic(T=1000, first=1e4, last=4e-5):
+    """log SNR falls in equal steps from `first` to `last` (Kingma et al. 2021), as they are at the ends of linear."""
+    snr = np.geomspace(first, last, T)
+    return from_alpha_bar(np.append(1.0, snr / (1 + snr)))
+
+
+def from_alpha_bar(f, largest=1.0):
+    """The schedule whose alpha_bar is in proportion to f (T + 1,), with beta at most `largest`."""
     return from_betas(np.minimum(1 - f[1:] / f[:-1], largest))
 
 
@@ -116,4 +132,6 @@ SCHEDULES = {           # name -> the Schedule of a DiffusionConfig c
     "quadratic": lambda c: quadratic(c.T, c.beta_1, c.beta_T),
     "constant": lambda c: constant(c.T, c.beta_T),
     "cosine": lambda c: cosine(c.T),
+    "sigmoid": lambda c: sigmoid(c.T),
+    "logarithmic": lambda c: logarithmic(c.T),
 }
