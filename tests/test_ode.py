@@ -85,6 +85,10 @@ def test_images_to_latents_and_back():
     assert abs(latents).max() < 7 and not np.allclose(latents, x, atol=0.1)
     rows = ode.interpolate(p, S, x[:4], x[4:8], 5)
     assert rows.shape == (4, 5, 1)
+    given = []
+    half = lambda xt, t: given.append(xt.dtype) or (None, None, 0.5 * xt)
+    ode.interpolate(half, S, *np.ones((2, 1, 2), np.float32), 3)
+    assert set(given) == {np.dtype(np.float32)}
     np.testing.assert_allclose(rows[:, [0, -1]], np.stack([x[:4], x[4:8]], 1), atol=1e-4)
 
 

@@ -1,5 +1,6 @@
 """The paper's figures, each drawn by a method of Figure; examples/figures.py is the program for them."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from tinyddpm.backend import generator, to_numpy
 from tinyddpm.data import scaled
 from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.progress import Progress
-from tinyddpm.sampling import latents
+from tinyddpm.sampling import latents, ode
 from tinyddpm.sampling.generate import BATCH, by_class, generate
 from tinyddpm.sampling.samplers import SAMPLERS
 
@@ -71,6 +72,18 @@ class Figure:
         times, (a, b) = [self.s.T * i // 8 for i in range(8, -1, -1)], np.split(scaled(self._images(2)), 2)
         p = self._watched(sum(times))
         self._save([row for t in times for row in latents.interpolate(p, self.s, a, b, t, self.rng, COLUMNS)])
+
+    def sphere(self):
+        """from one image to another by way of latents x_T of the probability-flow ODE, on the great circle"""
+        a, b = np.split(scaled(self._images(2 * self.rows)), 2)
+        p = reverse_process(self.model, self.preset.diffusion, clip=False)
+
+        def watched(xt, t):
+            self.progress.count("evaluation", next(number), None)
+            return p(xt, t)
+
+        number = itertools.count(1)
+        self._save(ode.interpolate(watched, self.s, a, b, COLUMNS, tolerance=1e-3))
 
     def nearest(self):
         """Figures 12 and 15: a sample (left), and the training images nearest to it in pixels and in features"""
@@ -163,4 +176,4 @@ def _choices(sampler, T):
 
 FIGURES = {f.__name__.replace("_", "-"): f for f in (
     Figure.samples, Figure.film, Figure.progressive, Figure.shared, Figure.interpolation, Figure.coarse_to_fine,
-    Figure.nearest, Figure.schedule, Figure.rate_distortion, Figure.samplers)}
+    Figure.sphere, Figure.nearest, Figure.schedule, Figure.rate_distortion, Figure.samplers)}

@@ -31,7 +31,8 @@ def _end(steps):
 def interpolate(p, s, a, b, columns=9, tolerance=1e-6):
     """Rows (N, columns, ...) from data a to data b (N, ...), by way of latents on the great circle between theirs."""
     xp, ends = array_module(a), (encode(p, s, a, tolerance), encode(p, s, b, tolerance))
-    return xp.stack([decode(p, s, slerp(*ends, weight), tolerance) for weight in np.linspace(0, 1, columns)], axis=1)
+    return xp.stack([decode(p, s, slerp(*ends, weight), tolerance) for weight in np.linspace(0, 1, columns).tolist()],
+                    axis=1)
 
 
 def slerp(a, b, weight):
