@@ -1,7 +1,7 @@
 """Editing with a trained model, with nothing to train: holes filled, images enlarged, coloured or varied.
 
-What is known of an image x_0 is a measurement y = A x_0. Each function wraps a reverse process p or a sampler, as they
-are in steps.py, so that the ways combine, with each other, with guidance and with every sampler.
+What is known of an image x_0 is a measurement y = A x_0. The functions wrap a reverse process p or a sampler, both as
+in steps.py, and so can be combined with each other, with guidance and with every sampler.
 """
 
 from collections import namedtuple
@@ -42,9 +42,9 @@ def grey(channels=3):
 # ---- the ways ----
 
 def replaced(p, s, measurement, y):
-    """p whose x_0 measures as y: what A sees of it is replaced (Song et al. 2021; Wang et al. 2023, DDNM, Eq. 13).
+    """A reverse process like p whose x_0 agrees with y: the part that A measures is replaced (DDNM, Wang et al. 2023).
 
-    The rest of x_0 does not know of it until it is noised together with it, so that the parts may not fit.
+    The other part learns of it only from the next, less noisy x_t: too late for the two to fit well.
     """
     def q(xt, t):
         _, variance, x0 = p(xt, t)
@@ -55,11 +55,13 @@ def replaced(p, s, measurement, y):
 
 
 def reconstructed(p, s, measurement, y, scale=1.0, clip=True):
-    """p whose x_0 moves to where y is likelier, by p.backward (Chung et al. 2023, DPS; Song et al. 2023, ΠGDM).
+    """A reverse process like p whose x_0 is moved to make y more likely (DPS, Chung et al. 2023; Song et al. 2023).
 
-    p(y | x_t) is taken for a normal around A x_0 of variance (1 - alpha_bar) A A^T, which it is for data that are
-    standard normal. Its score J^T back(y - A x_0) / (1 - alpha_bar), where J = dx_0 / dx_t, moves x_0 as a classifier's
-    does. scale: how many times it counts. p must not clip: clip is done here, afterwards.
+    p(y | x_t) is taken to be normal with mean A x_0 and covariance (1 - alpha_bar) A A^T, which is exact for standard
+    normal data. Its score with respect to x_t is J^T back(y - A x_0) / (1 - alpha_bar), where J = dx_0 / dx_t, and
+    p.backward multiplies by J^T. It moves x_0 as the score of a classifier does.
+
+    scale: a factor of the score. p must not clip: that is done here, afterwards.
     """
     def q(xt, t):
         _, variance, x0 = p(xt, t)
@@ -73,9 +75,9 @@ def reconstructed(p, s, measurement, y, scale=1.0, clip=True):
 
 
 def resampled(run, jump=5, repeats=5):
-    """A sampler that goes back to where it was `jump` steps ago by adding noise, `repeats` times in all, and then on.
+    """A sampler like `run` that walks every `jump` steps `repeats` times (RePaint, Lugmayr et al. 2022).
 
-    So the known and the unknown part are fitted to each other again and again (Lugmayr et al. 2022, RePaint).
+    Noise takes x back to where these steps began, so that the known and the unknown part can adapt to each other.
     """
     def sampler(p, s, x, rng, times, **options):
         for start in range(0, len(times), jump):
@@ -115,10 +117,10 @@ METHODS = "replacement", "resampling", "reconstruction"
 
 def edit(model, diffusion, x0, measurement=None, method="reconstruction", strength=0.5, seed=0,
          watch=lambda number: None, sampler="ddim", steps=None, spacing=None, clip=True, **how):
-    """An answer for each of the data x0 (N, H, W, C): an array of that shape in which what is measured is as in x0.
+    """An edited image for each of x0 (N, H, W, C), with the same measurement.
 
-    measurement: None for `varied` with this strength; the answer then has whatever outlived the noise
-    method: one of METHODS; each ends with `replaced`, so that the answer measures as x0 does
+    measurement: None for `varied` with this strength: then only what the noise leaves of x0 is kept
+    method: one of METHODS, each of which ends with `replaced`
     how: the options of the sampler, and the arguments of guided_process; watch(number) is called with each step
     Raises ValueError for reconstruction with a classifier, whose gradient would need a second derivative.
     """

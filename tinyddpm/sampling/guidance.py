@@ -22,11 +22,13 @@ def log_probability_gradient(classifier, xt, t, labels):
 
 
 def by_classifier(p, s, classifier, labels, scale=1.0, clip=True):
-    """A reverse process p with guidance by a classifier: towards the labels (N,), or with a negative scale away.
+    """A reverse process like p, guided by a classifier towards the labels (N,), or with a negative scale away.
 
-    p(label | x_t) times p(x_t) has the sum of both scores (Bayes), and a score moves x_0 by (1 - alpha_bar) /
-    sqrt(alpha_bar) times itself (Tweedie). scale: how many times the classifier counts; with 1 and the best p and
-    classifier, this draws from the class. p must not clip: clip is done here, afterwards.
+    By Bayes, the score of x_t given the label is that of x_t plus the classifier's; by Tweedie's formula, a change of
+    the score changes x_0 by (1 - alpha_bar) / sqrt(alpha_bar) times as much.
+
+    scale: a factor of the classifier's score; with 1, exact scores draw from the class
+    clip: keep x_0 within [-1, 1]; p itself must not clip
     """
     def guided(xt, t):
         _, variance, x0 = p(xt, t)
