@@ -126,7 +126,7 @@ def schedule(path, s):
 def samplers(path, found, measure):
     """How good samples are over the evaluations of the network that they took: title -> [(evaluations, FID)]."""
     with _drawing(path, (8, 4.5)) as axes:
-        for title, points in found.items():
-            axes.loglog(*zip(*points), "o-", markersize=4, label=title)
+        for (title, points), marker in zip(found.items(), "osD^v*P"):           # there are fewer colours than samplers
+            axes.loglog(*zip(*points), marker=marker, markersize=5, label=title)
         axes.set(xlabel="evaluations of the network", ylabel=measure)
         axes.legend()
