@@ -7,6 +7,7 @@ test_fuzz.py tries a few of them. The changes are of bytes, and of values within
 
 import argparse
 import collections
+import functools
 import gzip
 import hashlib
 import io
@@ -26,6 +27,7 @@ from PIL import Image
 
 from tinyddpm import data, safetensors
 from tinyddpm.data import cifar10, folder, mnist
+from tinyddpm.diffusion.config import DiffusionConfig
 from tinyddpm.evaluation.classifier import Classifier, ClassifierConfig, load_classifier, save_classifier
 from tinyddpm.files import parse_json
 from tinyddpm.interop import CONFIG, WEIGHTS, load_diffusers, save_diffusers
@@ -177,7 +179,10 @@ def parsers():
     tensors = written(lambda path: safetensors.write(path, {"a": np.ones((2, 3), np.float32), "b": np.zeros(0,
                                                                                                             np.int8)},
                                                                                                             {}))
-    classifier = written(lambda path: save_classifier(Classifier(ClassifierConfig(1, (8, 8))), path))
+    noisy = Classifier(ClassifierConfig(1, (8, 8), time_width=8))
+    noisy.diffusion = DiffusionConfig()
+    classifier, timed = (written(functools.partial(save_classifier, model))
+                         for model in (Classifier(ClassifierConfig(1, (8, 8))), noisy))
     metrics = "\r\n".join([",".join(COLUMNS), *(f"{i},0.5,1,1e-3,{i / 2}" for i in range(1, 6)), ""]).encode()
     image = idx(np.zeros((3, 28, 28), np.uint8))
     npy = written(lambda path: np.save(path, np.zeros((3, 4, 4), np.uint8)), "x.npy")
@@ -197,7 +202,7 @@ def parsers():
                          lambda path: Preset.from_json(path.read_bytes())),
         "checkpoint": Parser([checkpoint], changed, load_checkpoint, share=1),
         "model": Parser([checkpoint, published], changed, load_model, share=1),
-        "classifier": Parser([classifier], changed, load_classifier, share=1),
+        "classifier": Parser([classifier, timed], changed, load_classifier, share=1),
         "diffusers": Parser([published], changed, lambda path: read_diffusers(path, model), share=1),
         "settings of diffusers": Parser([settings], (change_bytes, change_json, change_json, change_json),
                                         lambda path: read_diffusers(path, model)),

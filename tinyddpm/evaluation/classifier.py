@@ -95,7 +95,8 @@ def load_classifier(path):
     with files.parsing(path, "a classifier of this version of tinyddpm"):
         config = files.parse_json(metadata["config"])
         config = ClassifierConfig(**config | {"widths": tuple(config["widths"])})
-        least = 9 * PATCH**2 * config.image_channels + config.classes + sum(9 * width**2 for width in config.widths)
+        least = 9 * PATCH**2 * config.image_channels + config.classes + sum(width * (9 * width + config.time_width)
+                                                                             for width in config.widths)
         if least > sum(a.size for a in tensors.values()):
             raise ValueError(f"it holds fewer numbers than {config} needs")
         model = Classifier(config).eval()
