@@ -33,14 +33,17 @@ def main(argv):
     count, labels, columns = by_class(sampler_flags.drawn_classes(args, preset), args.count or COUNT)
     if args.count and labels is not None:
         count, labels = args.count, labels[:args.count]
-    sampler, _ = sampler_flags.sampler(args, preset, labels)
-    film, progress = plots.Film(columns), Progress()
+    sampler, title = sampler_flags.sampler(args, preset, labels)
+    film, progress, evaluations = plots.Film(columns), Progress(), 0
 
     def watch(step, number, total):
+        nonlocal evaluations
+        evaluations = number
         progress.count("evaluation", number, total)
         film.add(step)
 
     images = generate(model, preset.diffusion, count, args.seed, watch=watch, **sampler)
+    progress.show(f"{title}: {evaluations:,} evaluations of the network", always=True)
     progress.close()
     images = plots.to_uint8(images)
     if out.suffix == ".png":

@@ -116,7 +116,7 @@ def test_what_the_flags_choose(tmp_path):
     found, title = sampler_flags.sampler(args, PRESET, np.zeros(4, int))
     assert found["scale"] == 2.5 and found["classifier"].stores and not found["classifier"].training
     assert found["classifier"].diffusion == load_classifier(tmp_path / "c").diffusion
-    assert title.endswith("and 2.5 times a classifier's")
+    assert title.endswith("and a classifier's guidance 2.5")
 
 
 @pytest.mark.parametrize("made, given, expected", [

@@ -93,12 +93,15 @@ def sampler(args, preset, labels):
         found |= by_classifier(args, preset, labels)
     elif args.classifier_scale is not None:
         raise ValueError("--classifier-scale needs a --classifier")
-    title = chosen.title + f" with {found['steps']} steps" * (chosen.steps is not None)
-    if chosen.steps and chosen.evaluations(found["steps"]) != found["steps"]:
-        title += f", {chosen.evaluations(found['steps'])} evaluations"
-    title += "".join(f" and {option} {value:g}" for option, value in options.items() if value)
-    title += f" and guidance {found['guidance']:g}" * (found["guidance"] != 1)
-    return found, title + (f" and {found['scale']:g} times a classifier's" if args.classifier else "")
+    what = [f"{option} {value:g}" for option, value in options.items() if value]
+    if chosen.steps:
+        evaluations = chosen.evaluations(found["steps"])
+        what.insert(0, f"{found['steps']} steps" + f", {evaluations} evaluations" * (evaluations != found["steps"]))
+    if found["guidance"] != 1:
+        what.append(f"guidance {found['guidance']:g}")
+    if args.classifier:
+        what.append(f"a classifier's guidance {found['scale']:g}")
+    return found, chosen.title + " with " * bool(what) + " and ".join(what)
 
 
 def guided(args, preset, labels):

@@ -13,10 +13,11 @@ LARGEST_SIGMA = 80.0        # EDM's: what has more noise than that is nothing bu
 
 
 class Sampler(NamedTuple):
-    """A sampler: its printed name, the function, its default number of steps, and what they cost.
+    """A sampler: its printed name, the function, and what it is used with unless flags say otherwise.
 
     steps: None for one that visits all T times, or finds its own
     evaluations: of the network in K steps, as a function of K; None where only the run tells
+    spacing: of the times, a name in SPACINGS
     """
     title: str
     run: Callable
@@ -45,7 +46,7 @@ OPTIONS = {name: default for sampler in SAMPLERS.values() for name, default in s
 SPACINGS = {        # name -> times for u from 1 to 0, noise to data, not yet whole numbers
     "even": lambda s, u: 1 + (s.T - 1) * u,
     "quadratic": lambda s, u: 1 + (s.T - 1) * u**2,                                         # denser near the data
-    "logsnr": lambda s, u: _of_sigma(s, np.exp(u * np.log(_sigma(s)[0]) + (1 - u) * np.log(_sigma(s)[1]))),
+    "logsnr": lambda s, u: _of_sigma(s, _sigma(s)[0]**u * _sigma(s)[1]**(1 - u)),
     "sigma": lambda s, u: _of_sigma(s, (u * _sigma(s)[0]**(1 / 7) + (1 - u) * _sigma(s)[1]**(1 / 7))**7),   # EDM, Eq. 5
 }
 
