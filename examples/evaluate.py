@@ -13,11 +13,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from tinyddpm import cli, data, evaluation, files, plots, sampler_flags
+from tinyddpm import cli, data, evaluation, files, sampler_flags
 from tinyddpm.backend import state
 from tinyddpm.diffusion import likelihood
-from tinyddpm.progress import Progress
-from tinyddpm.sampling.generate import generate
 from tinyddpm.sampling.samplers import OPTIONS
 from tinyddpm.training import load_model
 
@@ -53,7 +51,7 @@ def main(argv):
     cli.use_backend(args)
     model, preset = load_model(args.checkpoint)
     results = {"measured": args.what, "checkpoint": args.checkpoint, "backend": state.backend, "seed": args.seed}
-    results |= {"nll": bound, "rate-distortion": bound, "fid": distance, "is": score}[args.what](args, model, preset)
+    results |= (quality if args.what in ("fid", "is") else bound)(args, model, preset)
     with files.replacing(out, "w") as file:
         file.write(json.dumps(results, indent=1) + "\n")
     print(f"written to {out}")
@@ -89,48 +87,28 @@ def bound(args, model, preset):
     return {"data": name, "labels": labelled, "times": strata, "T": T, "cdf": args.cdf} | results
 
 
-def distance(args, model, preset):
-    """Print and return the FID between samples and a data set."""
+def quality(args, model, preset):
+    """Print and return the FID between samples and a data set, or the Inception score of samples."""
     extractor, naming = evaluation.extractor(model.config, args.inception)
-    config = replace(preset.model, num_classes=None)
-    dataset, name = data.compare_with(args.dataset or preset.dataset, config, args.split, args.data_dir)
-    samples, how, labels = drawn(args, model, preset, 2)
-    real, _ = evaluation.measure(extractor, dataset.images, name)
-    found, probabilities = evaluation.measure(extractor, samples, "samples")
-    value, measure = evaluation.fid(real, found), naming.format("FID")
-    print(f"{measure}: {value:.3f}  ({how} against {len(dataset):,} images of {name})")
-    results = {"measure": measure, "value": value, "samples": how, "data": name, "images": len(dataset)}
+    measure = naming.format({"fid": "FID", "is": "score"}[args.what])
+    if args.what == "fid":
+        config = replace(preset.model, num_classes=None)
+        dataset, name = data.compare_with(args.dataset or preset.dataset, config, args.split, args.data_dir)
+    samples, how, labels = sampler_flags.samples(args, model, preset, 2 if args.what == "fid" else SPLITS)
+    statistics, probabilities = evaluation.measure(extractor, samples, "samples")
+    results = {"measure": measure, "samples": how}
+    if args.what == "is":
+        value, spread = evaluation.inception_score(probabilities, SPLITS)
+        print(f"{measure}: {value:.3f} +- {spread:.3f}  ({how})")
+        results["spread"] = spread
+    else:
+        value = evaluation.fid(evaluation.measure(extractor, dataset.images, name)[0], statistics)
+        print(f"{measure}: {value:.3f}  ({how} against {len(dataset):,} images of {name})")
+        results |= {"data": name, "images": len(dataset)}
     if labels is not None and not args.inception:
         results["read as asked"] = float((probabilities.argmax(axis=1) == labels).mean())
         print(f"read as their label: {results['read as asked']:.1%}")
-    return results
-
-
-def score(args, model, preset):
-    """Print and return the Inception score of samples."""
-    extractor, naming = evaluation.extractor(model.config, args.inception)
-    samples, how, _ = drawn(args, model, preset, SPLITS)
-    _, probabilities = evaluation.measure(extractor, samples, "samples")
-    (mean, spread), measure = evaluation.inception_score(probabilities, SPLITS), naming.format("score")
-    print(f"{measure}: {mean:.3f} +- {spread:.3f}  ({how})")
-    return {"measure": measure, "value": mean, "spread": spread, "samples": how}
-
-
-def drawn(args, model, preset, least):
-    """New samples or those of --samples, uint8, how they were made, and their labels. ValueError below `least`."""
-    images = data.load_npy(args.samples, preset.model) if args.samples else None
-    count = (args.count or 1000) if images is None else len(images)
-    if count < least:
-        raise ValueError(f"{count} samples are too few to measure: expected at least {least}")
-    if args.samples:
-        return images, f"{len(images):,} images of {args.samples}", None
-    classes, progress = sampler_flags.drawn_classes(args, preset), Progress()
-    labels = None if classes is None else np.resize(classes, count)
-    sampler, method = sampler_flags.sampler(args, preset, labels)
-    images = generate(model, preset.diffusion, count, args.seed, **sampler,
-                      watch=lambda step, number, total: progress.count("sampling, evaluation", number, total))
-    progress.close()
-    return plots.to_uint8(images), f"{count:,} samples by {method}", labels
+    return results | {"value": value}
 
 
 if __name__ == "__main__":

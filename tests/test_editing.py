@@ -133,6 +133,8 @@ def test_edit_varies_and_refuses():
     diffusion = PRESET.override(prediction="eps", schedule="linear").diffusion
     near, far = (editing.edit(MODEL, diffusion, x0, strength=strength, steps=6) for strength in (0.1, 1.0))
     assert abs(near - x0).mean() < 0.5 * abs(far - x0).mean()
+    many = editing.edit(MODEL, diffusion, x0[:1].repeat(70, axis=0), editing.masked(MASK.astype(np.float32)), steps=1)
+    assert many.shape == (70, 8, 8, 3) and not np.array_equal(many[0], many[64])        # two batches, other noise
     with pytest.raises(ValueError, match="cannot guide together"):
         editing.edit(MODEL, PRESET.diffusion, x0, editing.grey(), classifier=MODEL)
 

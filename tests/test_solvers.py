@@ -111,6 +111,14 @@ def test_a_smaller_tolerance_costs_more_and_errs_less():
     assert calls[0] < calls[1] < calls[2] and errors[0] > errors[1] > errors[2] and errors[2] < 1e-3
 
 
+def test_the_tolerance_is_absolute_and_relative():
+    """What hardly changes takes few steps, whatever its size; ever longer ones, from a fiftieth of the way on."""
+    for size in (0, 1, 1e3):
+        steps = [*solvers.dormand_prince(lambda z, y: 0.01 * y, np.full(3, float(size)), 0.0, 1.0, 1e-5)]
+        assert len(steps) <= 5
+        np.testing.assert_allclose(steps[-1][1], size * math.exp(0.01), rtol=1e-9)
+
+
 @pytest.mark.parametrize("tolerance", [0, -1e-3, math.nan])
 def test_the_tolerance_is_positive(tolerance):
     with pytest.raises(ValueError, match="expected more than 0"):

@@ -1,12 +1,16 @@
-"""The flags that choose how a trained model is drawn from, and what they mean for generate."""
+"""The flags that choose how a trained model is drawn from, and what they mean for generate, and samples by them."""
 
 import argparse
 import math
 from dataclasses import replace
 
-from tinyddpm import cli
+import numpy as np
+
+from tinyddpm import cli, data, plots
 from tinyddpm.data import CLASSES
 from tinyddpm.evaluation.classifier import load_classifier
+from tinyddpm.progress import Progress
+from tinyddpm.sampling.generate import generate
 from tinyddpm.sampling.samplers import OPTIONS, SAMPLERS, SPACINGS
 
 
@@ -138,3 +142,20 @@ def by_classifier(args, preset, labels):
         raise ValueError(f"--classifier {args.classifier}: the images have no label")
     return {"classifier": found.eval(gradients=True), "labels": labels,
             "scale": 1.0 if args.classifier_scale is None else args.classifier_scale}
+
+
+def samples(args, model, preset, least):
+    """New samples or those of --samples, uint8, how they were made, and their labels. ValueError below `least`."""
+    images = data.load_npy(args.samples, preset.model) if args.samples else None
+    count = (args.count or 1000) if images is None else len(images)
+    if count < least:
+        raise ValueError(f"{count} samples are too few to measure: expected at least {least}")
+    if args.samples:
+        return images, f"{count:,} images of {args.samples}", None
+    classes, progress = drawn_classes(args, preset), Progress()
+    labels = None if classes is None else np.resize(classes, count)
+    how, title = sampler(args, preset, labels)
+    images = generate(model, preset.diffusion, count, args.seed, **how,
+                      watch=lambda step, number, total: progress.count("sampling, evaluation", number, total))
+    progress.close()
+    return plots.to_uint8(images), f"{count:,} samples by {title}", labels

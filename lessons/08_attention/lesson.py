@@ -72,7 +72,7 @@ def main():
     wrong = {"q and k swapped": lambda dy, c: (lambda g: (g[1], g[0], g[2]))(attention_backward(dy, c)),
              "softmax's sum left out": lambda dy, c: ((c[3] * (dy @ c[2].swapaxes(-1, -2))) @ c[1] * c[4],
                                                       *attention_backward(dy, c)[1:]),
-             "the scale forgotten": lambda dy, c: (lambda g: (g[0] / c[4], g[1] / c[4], g[2]))(attention_backward(dy, c))}
+             "the scale forgotten": lambda dy, c: [g / by for g, by in zip(attention_backward(dy, c), (c[4], c[4], 1))]}
     course.controls({name: (attention, backward, q, k, v) for name, backward in wrong.items()})
 
     # It does not know where things are: shuffle the positions, and the results are shuffled

@@ -38,7 +38,7 @@ def reverse_process(model, config, labels=None, guidance=1.0, avoid=None, clip=T
         with the labels and b without, or b with the class `avoid`. w = 1 gives a, w = 0 gives b, a larger w goes
         further from b, and a negative one away from the labels
     clip: keep x_0 within [-1, 1], after guidance
-    interval: (first, last): elsewhere than at first <= t <= last, w is 1 (Kynkäänniemi et al. 2024); None: everywhere
+    interval: (first, last): w is 1 unless first <= t <= last, for the t of the first sample (Kynkäänniemi et al. 2024)
     Raises ValueError for a model in training mode, for guidance without labels, and for an empty interval; p, where
     the output is not finite.
     """

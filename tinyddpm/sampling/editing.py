@@ -4,17 +4,16 @@ What is known of an image x_0 is a measurement y = A x_0. The functions wrap a r
 in steps.py, and so can be combined with each other, with guidance and with every sampler.
 """
 
+import itertools
 from collections import namedtuple
-from itertools import islice
 
 import numpy as np
 
 from tinyddpm.backend import array_module, generator
 from tinyddpm.diffusion.process import mu_from_x0, q_sample
 from tinyddpm.diffusion.schedule import per_sample
-from tinyddpm.sampling.generate import guided_process
+from tinyddpm.sampling.generate import BATCH, guided_process
 from tinyddpm.sampling.samplers import SAMPLERS, choose_times
-from tinyddpm.sampling.steps import last
 
 Measurement = namedtuple("Measurement", "of back")
 Measurement.__doc__ = """A linear measurement A: of(x) = A x; back(y): the smallest x with A x = y (pseudo-inverse)."""
@@ -85,7 +84,7 @@ def resampled(run, jump=5, repeats=5):
             for again in range(repeats):
                 if again:
                     x = noised(s, x, end, times[start], rng)
-                for step in islice(run(p, s, x, rng, times[start:], **options), jump):
+                for step in itertools.islice(run(p, s, x, rng, times[start:], **options), jump):
                     yield step
                     x = step.x
 
@@ -116,32 +115,37 @@ METHODS = "replacement", "resampling", "reconstruction"
 
 
 def edit(model, diffusion, x0, measurement=None, method="reconstruction", strength=0.5, seed=0,
-         watch=lambda number: None, sampler="ddim", steps=None, spacing=None, clip=True, **how):
-    """An edited image for each of x0 (N, H, W, C), with the same measurement.
+         watch=lambda number: None, labels=None, sampler="ddim", steps=None, spacing=None, clip=True,
+         **how):
+    """An edited image for each of x0 (N, H, W, C), with the same measurement, in batches.
 
     measurement: None for `varied` with this strength: then only what the noise leaves of x0 is kept
     method: one of METHODS, each of which ends with `replaced`
     how: the options of the sampler, and the arguments of guided_process; watch(number) is called with each step
+    labels: None, or (N,)
     Raises ValueError for reconstruction with a classifier, whose gradient would need a second derivative.
     """
     chosen, s = SAMPLERS[sampler], diffusion.make_schedule()
     options = {name: how.pop(name) for name in chosen.options if name in how}
     if method == "reconstruction" and measurement and how.get("classifier"):
         raise ValueError("reconstruction and a classifier cannot guide together: choose another method")
-    rng, run, reconstructs = generator(seed, "edit"), chosen.run, bool(measurement) and method == "reconstruction"
-    p = guided_process(model.eval(gradients=reconstructs), diffusion, clip=clip and not reconstructs, **how)
+    reconstructs = bool(measurement) and method == "reconstruction"
+    run = resampled(chosen.run) if measurement and method == "resampling" else chosen.run
     times = choose_times(s, steps or min(chosen.steps or s.T, s.T), spacing or chosen.spacing)
-    x = rng.standard_normal(x0.shape, dtype=x0.dtype)
-    if measurement is None:
-        x, times = varied(s, x0, times, strength, rng)
-    else:
-        y = measurement.of(x0)
-        p = replaced(reconstructed(p, s, measurement, y, clip=clip) if reconstructs else p, s, measurement, y)
-        run = resampled(run) if method == "resampling" else run
-
-    def watched():
-        for number, step in enumerate(run(p, s, x, rng, times, **options), 1):
-            watch(number)
-            yield step
-
-    return last(watched())
+    model.eval(gradients=reconstructs)
+    found, numbers = [], itertools.count(1)
+    for start in range(0, len(x0), BATCH):
+        batch, rng = slice(start, start + BATCH), generator(seed, "edit", start)
+        p = guided_process(model, diffusion, None if labels is None else labels[batch], clip=clip and not reconstructs,
+                           **how)
+        x, left = rng.standard_normal(x0[batch].shape, dtype=x0.dtype), times
+        if measurement is None:
+            x, left = varied(s, x0[batch], times, strength, rng)
+        else:
+            y = measurement.of(x0[batch])
+            p = replaced(reconstructed(p, s, measurement, y, clip=clip) if reconstructs else p, s, measurement, y)
+        for step in run(p, s, x, rng, left, **options):
+            watch(next(numbers))
+        found.append(step.x)
+    model.eval()
+    return array_module(x0).concatenate(found)

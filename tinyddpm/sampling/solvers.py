@@ -99,9 +99,7 @@ def log_ratio(s, t):
 
 def towards(s, x, x0, t, previous):
     """x at time t moved to the time `previous` where x_0 is the same all the way: a step of DDIM, too."""
-    noise = np.sqrt((1 - s.alpha_bar[previous]) / (1 - s.alpha_bar[t]))
-    return per_sample(noise, x) * x + per_sample(
-        np.sqrt(s.alpha_bar[previous]) - noise * np.sqrt(s.alpha_bar[t]), x) * x0
+    return q_sample(s, x0, previous, eps_from_x0(s, x0, x, t))
 
 
 # ---- steps as long as the error allows ----
@@ -147,14 +145,15 @@ WEIGHTS = ((), (1 / 5,), (3 / 40, 9 / 40), (44 / 45, -56 / 15, 32 / 9),
            (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
            (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
            (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84))
+SHORTEST = 1e-4             # step, of the whole way
 ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 
-def dormand_prince(f, y, start, end, tolerance, least=1e-4):
+def dormand_prince(f, y, start, end, tolerance):
     """Solve dy / dz = f(z, y) with steps as long as the error allows (Dormand and Prince 1980): yields z, y, f(z, y).
 
     The error is the root mean square over all elements. Raises ValueError for a tolerance that is not positive, or
-    so small that a step would be shorter than `least` of the way: with float32, rounding is larger.
+    so small that a step would be shorter than SHORTEST of the way: with float32, rounding is larger.
     """
     if not tolerance > 0:
         raise ValueError(f"the tolerance is {tolerance}; expected more than 0")
@@ -170,7 +169,7 @@ def dormand_prince(f, y, start, end, tolerance, least=1e-4):
             z, y, slope = (end if h == end - z else z + h), new, slopes[-1]
             yield z, y, slope
         h *= min(5, max(0.2, 0.9 * error**-0.2)) if error else 5
-        if abs(h) < least * abs(end - start) < abs(end - z):
+        if abs(h) < SHORTEST * abs(end - start) < abs(end - z):
             raise ValueError(f"the tolerance {tolerance:g} is less than the rounding allows: choose a larger one")
 
 
