@@ -112,7 +112,7 @@ def main():
 
     images, _ = course.digits()
     config = DiffusionConfig(T=100 if lesson.quick else 300, schedule="cosine", prediction="x0")
-    s, steps = config.make_schedule(), 120 if lesson.quick else 5000
+    s, steps = config.make_schedule(), 120 if lesson.quick else 3600
     model = MLP((28, 28, 1), hidden=128 if lesson.quick else 1024)
     print(f"a network of two layers: {model.flat_values.size:,} parameters")
     losses, optimizer = train(model, s, images, steps, rng)
