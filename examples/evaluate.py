@@ -1,9 +1,10 @@
-"""Measure a trained model: its bits/dim, its rates and distortions, its FID or its Inception score.
+"""Measure a trained model: its bits/dim, its rates and distortions, its FID or its Inception score; learn a schedule.
 
     python examples/evaluate.py runs/mnist/checkpoint.safetensors nll
     python examples/evaluate.py runs/mnist/checkpoint.safetensors nll --ode
     python examples/evaluate.py runs/mnist/checkpoint.safetensors rate-distortion --count 256 --times 100
     python examples/evaluate.py runs/mnist/checkpoint.safetensors fid --count 1000 --sampler ddim --steps 100
+    python examples/evaluate.py runs/mnist/checkpoint.safetensors schedule
 
 Each command prints its results and writes a JSON file.
 """
@@ -27,7 +28,7 @@ OF_SAMPLES = ("samples", "sampler", "steps", "spacing", *OPTIONS, "clip", "guida
 def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0])
     cli.add_checkpoint(parser)
-    parser.add_argument("what", choices=("nll", "rate-distortion", "fid", "is"))
+    parser.add_argument("what", choices=MEASURES)
     parser.add_argument("--split", choices=("test", "train"), help="(default: test; a folder has no splits)")
     images = parser.add_mutually_exclusive_group()
     images.add_argument("--count", type=cli.at_least(1), metavar="N",
@@ -46,20 +47,21 @@ def main(argv):
     args = parser.parse_args(argv)
     of_images = ("times", "cdf", "ode")
     cli.refuse(parser, args, {"nll": [flag for flag in OF_SAMPLES if flag != "tolerance" or not args.ode],
-                              "rate-distortion": (*OF_SAMPLES, "ode")}.get(args.what, of_images), args.what)
+                              "rate-distortion": (*OF_SAMPLES, "ode"), "schedule": (*OF_SAMPLES, *of_images)}
+               .get(args.what, of_images), args.what)
     out = cli.require_writable(parser, args, args.out or f"{args.what}.json", ".json")
     cli.use_backend(args)
     model, preset = load_model(args.checkpoint)
     results = {"measured": args.what, "checkpoint": args.checkpoint, "backend": state.backend, "seed": args.seed}
-    results |= (quality if args.what in ("fid", "is") else bound)(args, model, preset)
+    results |= MEASURES[args.what](args, model, preset)
     with files.replacing(out, "w") as file:
         file.write(json.dumps(results, indent=1) + "\n")
     print(f"written to {out}")
     return 0
 
 
-def bound(args, model, preset):
-    """Print and return the terms of Eq. 5 over some images, and Table 4."""
+def images_for(args, preset):
+    """Some images, their labels or None, the data set's name, and words for all of it."""
     if args.label not in (None, "none"):
         raise ValueError(f"--label {args.label}: a likelihood has the true labels, or with --label none, none")
     labelled = preset.labels is not None and args.label is None
@@ -67,24 +69,41 @@ def bound(args, model, preset):
     dataset, name = data.compare_with(args.dataset or preset.dataset, config, args.split, args.data_dir)
     if labelled:
         dataset.require_classes(preset.classes, name)
-    some, T = dataset.some(args.count or min(256, len(dataset)), args.seed), preset.diffusion.T
-    strata = {None: min(20 if args.what == "nll" else 100, T - 1), 0: T - 1}.get(args.times, args.times)
-    found = evaluation.bound(model, preset, some.images, some.labels if labelled else None, strata, args.seed, args.cdf)
+    some = dataset.some(args.count or min(256, len(dataset)), args.seed)
     given = "" if preset.labels is None else ", given their labels" if labelled else ", without their labels"
-    print(f"{len(some):,} images of {name}{given}, {strata} of the {T - 1} times t > 1 for each, and t = 1; bits/dim:")
+    return some.images, some.labels if labelled else None, name, f"{len(some):,} images of {name}{given}"
+
+
+def bound(args, model, preset):
+    """Print and return the terms of Eq. 5 over some images, and Table 4."""
+    images, labels, name, what = images_for(args, preset)
+    T = preset.diffusion.T
+    strata = {None: min(20 if args.what == "nll" else 100, T - 1), 0: T - 1}.get(args.times, args.times)
+    found = evaluation.bound(model, preset, images, labels, strata, args.seed, args.cdf)
+    print(f"{what}, {strata} of the {T - 1} times t > 1 for each, and t = 1; bits/dim:")
     results = found.summary()
     for part in ("prior", "rate", "distortion", "total"):
         print("  {:10}  {:9.5f} +- {:.5f}".format(part, *results[part]))
     if args.ode:
-        bits = evaluation.ode_bits(model, preset, some.images, some.labels if labelled else None, args.seed,
-                                   args.tolerance or 1e-4)
+        bits = evaluation.ode_bits(model, preset, images, labels, args.seed, args.tolerance or 1e-4)
         results["ode"] = likelihood.mean_and_error(bits)
         print("  {:10}  {:9.5f} +- {:.5f}".format("ODE", *results["ode"]))
     if args.what == "rate-distortion":
         print("  reverse time T - t + 1   rate (bits/dim)   distortion (RMSE of 255)")
         for time in T * np.arange(ROWS, 0, -1) / ROWS:
             print("  {:22.0f}   {:15.5f}   {:24.5f}".format(time, *found.at(time)))
-    return {"data": name, "labels": labelled, "times": strata, "T": T, "cdf": args.cdf} | results
+    return {"data": name, "labels": labels is not None, "times": strata, "T": T, "cdf": args.cdf} | results
+
+
+def learned(args, model, preset):
+    """Print and return the shares of a schedule that makes the bound's estimate vary less."""
+    images, labels, name, what = images_for(args, preset)
+    shares, own, new = evaluation.learned_shares(model, preset, images, labels, args.seed)
+    print(f"{what}; the bound's estimate from one time and one image, mean and standard deviation in bits/dim:")
+    for which, found in ((preset.diffusion.schedule, own), ("learned", new)):
+        print("  {:12}{:9.3f} +- {:.3f}".format(which, *found))
+    print(f"to train along it: --schedule learned --shares {','.join(map(str, shares))}")
+    return {"data": name, "labels": labels is not None, "shares": shares, "own": own, "learned": new}
 
 
 def quality(args, model, preset):
@@ -109,6 +128,9 @@ def quality(args, model, preset):
         results["read as asked"] = float((probabilities.argmax(axis=1) == labels).mean())
         print(f"read as their label: {results['read as asked']:.1%}")
     return results | {"value": value}
+
+
+MEASURES = {"nll": bound, "rate-distortion": bound, "fid": quality, "is": quality, "schedule": learned}
 
 
 if __name__ == "__main__":

@@ -92,12 +92,13 @@ def bars(axes, values, label):
 
 
 PLACES = ((0, 0), (1, 0.9), (2, 0.9), (1, -1), (3, 0.15), (2, -0.65), (2, -1.3), (2, -1.95), (3, -1.3), (4, 0.15),
-          (5, 0.75), (5, -0.45), (6, -0.45), (6, 0.75))
+          (5, 0.75), (5, -0.65), (6.1, -1.15), (6.1, -0.35), (6.1, 1.25), (6.1, 0.45), (7.1, 1.25))
 NAMES = ("noise", "forward\nprocess", "reverse\nprocess", "back-\npropagation", "learning", "convolution",
          "group\nnorm",
-         "attention", "U-Net", "training", "sampling", "the bound\nin bits", "what to\npredict", "CIFAR10")
+         "attention", "U-Net", "training", "sampling", "the bound\nin bits", "what to\npredict", "CIFAR10",
+         "guidance", "ODE", "editing")
 ABOUT = {"the process": (DOWN, (1, 2, 3)), "the network": (MIDDLE, (4, 6, 7, 8, 9)), "training it": (UP, (5, 10)),
-         "using it": (plots.COLOURS[3], (11, 12, 13, 14))}
+         "using it": (plots.COLOURS[3], (11, 12, 13, 14)), "beyond the paper": ("0.35", (15, 16, 17))}
 
 
 def course_map(axes, needs):
@@ -111,14 +112,14 @@ def course_map(axes, needs):
         for lesson in lessons:
             axes.text(*PLACES[lesson - 1], f"{lesson}. {NAMES[lesson - 1]}", ha="center", va="center", color="white",
                       fontsize="small", bbox={"boxstyle": "round,pad=0.5", "facecolor": colour, "edgecolor": "none"})
-    axes.legend(ncols=4, loc="upper center", frameon=False)
-    axes.set(xlim=(-0.3, 6.35), ylim=(-2.2, 1.7))
+    axes.legend(ncols=5, loc="upper center", frameon=False)
+    axes.set(xlim=(-0.3, 7.5), ylim=(-2.2, 1.9))
     axes.set_axis_off()
 
 
 if __name__ == "__main__":              # the map in README.md, by the column "needs" of its table
     text = Path(__file__).with_name("README.md").read_text()
     table = re.findall(r"^\| \[\d+\..*?\|.*?\|(.*?)\|", text, re.MULTILINE)
-    figure = Figure(figsize=(10.5, 4), layout="constrained")
+    figure = Figure(figsize=(11.5, 4), layout="constrained")
     course_map(figure.subplots(), [[int(n) for n in re.findall(r"\d+", before)] for before in table])
     figure.savefig(Path(__file__).with_name("map.png"), dpi=100)

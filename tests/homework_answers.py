@@ -240,3 +240,46 @@ def next_scale(scale, good, finite, grow_after):
 def my_part(batch, rank, size):
     each = len(batch) // size
     return batch[rank * each:(rank + 1) * each]
+
+
+# ---- 15 ----
+
+def posterior_score(x, alpha_bar, means, sigma, weights, k):
+    variance = alpha_bar * sigma**2 + 1 - alpha_bar
+    scores = -(x[:, None] - np.sqrt(alpha_bar) * means) / variance
+    share = weights * np.exp(-scores**2 * variance / 2)
+    share = share / share.sum(axis=1, keepdims=True)
+    return scores[:, k] - (share * scores).sum(axis=1)
+
+
+def classifier_free(network, xt, t, labels, nothing, w, interval=None):
+    N, none = len(xt), np.full(len(xt), nothing)
+    if interval and not interval[0] <= t[0] <= interval[1]:
+        w = 1
+    if w in (0, 1):
+        return network(xt, t, labels if w else none)
+    both = network(np.concatenate([xt, xt]), np.concatenate([t, t]), np.concatenate([labels, none]))
+    return both[N:] + w * (both[:N] - both[N:])
+
+
+# ---- 16 ----
+
+def midpoint(eps, y, sigmas):
+    for sigma, after in zip(sigmas, sigmas[1:]):
+        h = after - sigma
+        y = y + h * eps(y + h / 2 * eps(y, sigma), sigma + h / 2)
+    return y
+
+
+def hutchinson(transposed, signs):
+    each = np.stack([u * transposed(u) for u in signs])
+    return each.reshape(*each.shape[:2], -1).sum(axis=2).mean(axis=0)
+
+
+# ---- 17 ----
+
+def conditional(mean, covariance, known, values):
+    others = np.setdiff1d(np.arange(len(mean)), known)
+    gain = covariance[np.ix_(others, known)] @ np.linalg.inv(covariance[np.ix_(known, known)])
+    return (mean[others] + gain @ (values - mean[known]),
+            covariance[np.ix_(others, others)] - gain @ covariance[np.ix_(known, others)])

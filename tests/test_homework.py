@@ -81,7 +81,7 @@ def test_a_homework_is_what_the_library_says(lesson):
 
 
 def test_every_lesson_has_a_homework_with_questions_of_its_own():
-    assert list(tasks.LESSONS) == [f"{n:02}" for n in range(1, 15)]
+    assert list(tasks.LESSONS) == [f"{n:02}" for n in range(1, 18)]
     for lesson, found in tasks.LESSONS.items():
         assert sum(bool(task.stubs) for task in found) >= 1 and sum(not task.stubs for task in found) >= 1
         assert [task.number for task in found] == [f"{int(lesson)}.{i}" for i in range(1, len(found) + 1)]
@@ -214,6 +214,31 @@ MUTANTS = {        # task -> (right, wrong) in its functions' source
              ("good + 1 == grow_after", "good == grow_after")],
     "14.5": [("batch[rank * each:(rank + 1) * each]", "batch[rank::size]"),
              ("(rank + 1) * each", "(rank + 1) * each + 1"), ("rank * each:", "max(0, rank * each - 1):")],
+    "15.1": [("weights * np.exp", "np.exp"), ("alpha_bar * sigma**2 + 1", "sigma**2 + 1"),
+             ("scores[:, k] - ", "scores[:, k] + ")],
+    "15.2": [("one_hot - probabilities", "one_hot"), ("one_hot - probabilities", "probabilities - one_hot"),
+             ("(np.asarray(labels))", "(np.asarray(labels)[::-1])")],
+    "15.3": [("scale * (1 - s.alpha_bar[t])", "(1 - s.alpha_bar[t])"), ("/ np.sqrt(s.alpha_bar[t])", ""),
+             ("    if clip:\n            x0 =", "    if clip:\n            variance ="),
+             ("mu_from_x0(s, x0, xt, t)", "mu_from_x0(s, p(xt, t)[2], xt, t)")],
+    "15.4": [("w = 1\n", "w = 0\n"), ("labels if w else none", "labels"), ("+ w * (both[:N]", "+ (w - 1) * (both[:N]"),
+             ("if w in (0, 1):", "if w == 0:"), ("<= interval[1]", "< interval[1] - 40")],
+    "16.1": [("(eps + ahead) / 2", "ahead"), ("if previous else x0", "if previous else x"),
+             ("transfer(s, x, eps, t, previous), previous)", "x, previous)")],
+    "16.2": [("h / 2 /", "h /"), ("(here, x0)", "(here, ahead)"), ("(x0 - earlier[1])", "(earlier[1] - x0)"),
+             ("if earlier and previous:", "if False:")],
+    "16.3": [("h / 2 * eps", "h * eps"), ("sigma + h / 2)", "sigma)"), ("after - sigma", "sigma - after")],
+    "16.4": [("u * transposed(u)", "transposed(u)"), (".mean(axis=0)", ".sum(axis=0)"),
+             (".sum(axis=2)", ".mean(axis=2)")],
+    "17.1": [("mask * x, lambda", "x, lambda"), (".mean(axis=(2, 4))", ".sum(axis=(2, 4))"),
+             (".repeat(factor, axis=2)", ".repeat(factor, axis=2) / factor")],
+    "17.2": [("y - measurement.of(x0)", "y"), ("x0 + measurement", "measurement"),
+             ("mu_from_x0(s, x0, xt, t), variance, x0", "mu_from_x0(s, x0, xt, t), variance, xt")],
+    "17.3": [("/ s.alpha_bar[t]", ""), ("np.sqrt(1 - kept)", "1 - kept"), ("s.alpha_bar[later]", "s.alpha[later]")],
+    "17.4": [("(values - mean[known])", "values"), ("- gain @", "+ gain @"), ("mean[others] + gain", "gain")],
+    "17.5": [("scale / np.sqrt(s.alpha_bar[t])", "scale"), ("y - measurement.of(x0)", "measurement.of(x0) - y"),
+             ("p.backward(measurement.back(y - measurement.of(x0)))", "measurement.back(y - measurement.of(x0))"),
+             ("        if clip:\n            x0 =", "        if clip:\n            y =")],
 }
 
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "lessons"))
 
 import notebook  # noqa: E402, it lies in lessons
-import play  # noqa: E402
+import plays  # noqa: E402
 import tasks  # noqa: E402
 
 LESSONS = sorted((ROOT / "lessons").glob("[0-9][0-9]_*"))
@@ -112,7 +112,7 @@ def test_the_points_are_those_of_the_homeworks():
         assert row.split("|")[-2].strip() == str(points), row
 
 
-PLAYS = ["forward", "score", "walk", "guidance", "steps", "rate-distortion", "backprop"]
+PLAYS = ["forward", "score", "walk", "guidance", "steps", "rate-distortion", "backprop", "solvers", "inpaint"]
 
 
 def test_a_play_is_a_picture_where_there_is_no_display(tmp_path):
@@ -129,7 +129,7 @@ def test_a_play_is_a_picture_where_there_is_no_display(tmp_path):
 
 def test_guidance_trades_diversity_for_fidelity():
     """The play's curve: from w = -1 on, samples are surer to be of the class, and spread less."""
-    draw, _, weights, _ = play.guidance(None)
+    draw, _, weights, _ = plays.guidance(None)
     figure = Figure()
     draw(figure, 1.0)
     width, surely = figure.axes[1].lines[0].get_xydata().T

@@ -17,7 +17,7 @@ from tinyddpm import plots
 from tinyddpm.diffusion import likelihood, process, schedule
 from tinyddpm.diffusion.prediction import reverse_process
 
-STEPS = 750
+STEPS = 580
 NAMES = {"simple": "L_simple", "L": "L"}
 
 

@@ -25,15 +25,6 @@ from tinyddpm.training import load_model
 MEANS, SIGMA = np.array([-2.0, 2.0]), 1.2       # two classes, whose ends overlap
 
 
-def score(x, alpha_bar, means):
-    """The derivative of log q(x_t), for Gaussians around these means, equally likely."""
-    variance = alpha_bar * SIGMA**2 + 1 - alpha_bar
-    away = x[:, None] - np.sqrt(alpha_bar) * means
-    share = np.exp(-away**2 / (2 * variance))
-    share /= share.sum(axis=1, keepdims=True)
-    return -(share * away).sum(axis=1) / variance
-
-
 class Classifier:
     """The perfect classifier of noisy numbers: the probability of +2 is a sigmoid, by Bayes."""
 
@@ -84,29 +75,29 @@ def tilted(w):
 def main():
     lesson = course.Lesson(__file__, __doc__)
     s = schedule.cosine()
-    x, classifier = np.linspace(-5, 5, 201), Classifier(s)
-    for t in (50, 500, 950):
-        both = score(x, s.alpha_bar[t], MEANS) + toward_class(classifier, x[:, None], np.full(201, t), 1)[:, 0]
-        print(f"t = {t}: the score of all plus the classifier's gradient, and the score of +2, differ by "
-              f"{np.abs(both - score(x, s.alpha_bar[t], MEANS[1:])).max():.0e}")
     free = clouds.perfect_x0(s, MEANS[:, None], SIGMA, (0.5, 0.5))
     given = clouds.perfect_x0(s, MEANS[1:, None], SIGMA, (1,))
+    x, classifier = np.linspace(-5, 5, 201)[:, None], Classifier(s)
+    for t in (50, 500, 950):
+        a, times = s.alpha_bar[t], np.full(len(x), t)
+        scores = [(np.sqrt(a) * x0(x, times) - x) / (1 - a) for x0 in (free, given)]           # Tweedie
+        apart = np.abs(scores[0] + toward_class(classifier, x, times, 1) - scores[1]).max()
+        print(f"t = {t}: score of all + classifier's gradient - score of +2: at most {apart:.0e}")
 
     times, rng = spread(s.T, 100), np.random.default_rng(15)
     noise = rng.standard_normal((500 if lesson.quick else 4000, 1))
     draw = lambda x0: last(ddim(clouds.reverse(s, x0), s, noise, None, times))[:, 0]
-    library = last(ddim(by_classifier(clouds.reverse(s, free), s, classifier, np.ones(len(noise), int), 2.0, clip=False),
-                        s, noise, None, times))[:, 0]
+    guided = by_classifier(clouds.reverse(s, free), s, classifier, np.ones(len(noise), int), 2.0, clip=False)
+    library = last(ddim(guided, s, noise, None, times))[:, 0]
     by_hand, mixed = draw(with_classifier(s, free, classifier, 1, 2.0)), draw(classifier_free(given, free, 2.0))
     print(f"guided by the classifier, by hand and by the library: {np.abs(by_hand - library).max():.0e}; "
           f"without a classifier: {np.abs(by_hand - mixed).max():.0e}")
 
-    weights = (-1, 0, 1, 2, 4, 8)
-    samples = {w: draw(classifier_free(given, free, w)) for w in weights}
+    samples = {w: draw(classifier_free(given, free, w)) for w in (0, 1, 2, 4, 8)}
     print("     samples: surely of the class, mean, spread; mean and spread of the tilted density")
     for w, found in samples.items():
         fidelity = (1 / (1 + np.exp(-4 * found / SIGMA**2))).mean()
-        print(f"w = {w:2}: {fidelity:.3f}, {found.mean():5.2f}, {found.std():.2f}; "
+        print(f"w = {w}: {fidelity:.3f}, {found.mean():5.2f}, {found.std():.2f}; "
               + "{:5.2f}, {:.2f}".format(*tilted(w)))
 
     figure, axes = lesson.figure(1, 4, size=(9, 2.4), sharey=True)
@@ -120,10 +111,9 @@ def main():
     axes[0].legend(fontsize="small", loc="upper left")
     lesson.save(figure, "figure_clouds.png")
 
-    # Digits, by the weights that come with the package
     tinyddpm.use("auto")
     model, preset = load_model("mnist")
-    s, count, steps = preset.diffusion.make_schedule(), 20 if lesson.quick else 200, 5 if lesson.quick else 12
+    s, count, steps = preset.diffusion.make_schedule(), 20 if lesson.quick else 200, 5 if lesson.quick else 20
     labels, rng = np.arange(count) % 10, np.random.default_rng(3)
     noise = rng.standard_normal((count, 28, 28, 1), dtype=np.float32)
     times = choose_times(s, steps, "logsnr")
@@ -133,31 +123,25 @@ def main():
         p = reverse_process(model, preset.diffusion, labels, guidance=w, clip=clip)
         return last(dpmpp_2m(p, s, noise, None, times))
 
-    def judged(x):
-        """The share that the classifier reads as asked, and its features' statistics."""
-        found, predictions = evaluation.measure(extractor, plots.to_uint8(x), "samples")
-        return (predictions.argmax(axis=1) == labels).mean(), found
-
     images, of = course.digits()
     real, _ = evaluation.measure(extractor, images, "digits")
     varied = lambda x: np.mean([x[labels == k].std(axis=0).mean() for k in range(10)])
     drawn = {}
     for w in (0, 1, 1.4, 3, 8):
         drawn[w] = digits(w)
-        asked, features = judged(drawn[w])
-        print(f"digits, w = {w}: {asked:.0%} are read as asked, distance {evaluation.fid(features, real):.2f}, "
-              f"spread {varied(drawn[w]):.2f}")
-    same = np.concatenate([images[of == k][:count // 10] for k in range(10)]) / 127.5 - 1
-    spread_of_real = np.mean([part.std(axis=0).mean() for part in np.split(same, 10)])
-    print(f"spread of as many real digits: {spread_of_real:.2f}")
-    lesson.rows("figure_digits.png", {f"w = {w}": x[:20:1][:10] for w, x in drawn.items()}, (8, 4))
+        features, read = evaluation.measure(extractor, plots.to_uint8(drawn[w]), "samples")
+        asked, distance = np.mean(read.argmax(axis=1) == labels), evaluation.fid(features, real)
+        print(f"digits, w = {w}: {asked:.0%} are read as asked, distance {distance:.2f}, spread {varied(drawn[w]):.2f}")
+    same = np.stack([images[of == k][:count // 10] for k in range(10)], axis=1).reshape(noise.shape) / 127.5 - 1
+    print(f"spread of as many real digits: {varied(same):.2f}")
+    lesson.rows("figure_digits.png", {f"w = {w}": x[:10] for w, x in drawn.items()}, (8, 4))
 
     wild = digits(8, clip=False)
-    for name, x in (("clipped", drawn[8]), ("not clipped", wild)):
-        print(f"w = 8, {name}: {np.mean(np.abs(x) > 0.99):.0%} of the pixels at or beyond -0.99 or 0.99, "
-              f"{np.mean(np.abs(x) > 1.05):.0%} beyond 1.05; the largest {np.abs(x).max():.1f}")
-    lesson.rows("figure_wrong.png", {"w = 1.4": drawn[1.4][:10], "w = 8": drawn[8][:10],
-                                     "w = 8, not clipped": wild[:10]}, (8, 2.5))
+    pictures = {"w = 1.4": drawn[1.4], "w = 8": drawn[8], "w = 8, not clipped": wild}
+    for name, x in pictures.items():
+        print(f"{name}: {np.mean(np.abs(x) > 0.99):.0%} of the pixels beyond 0.99 in size, "
+              f"{np.mean(np.abs(x) > 1.05):.0%} beyond 1.05, the largest {np.abs(x).max():.1f}")
+    lesson.rows("figure_wrong.png", {name: x[:10] for name, x in pictures.items()}, (8, 2.5))
     lesson.end()
 
 

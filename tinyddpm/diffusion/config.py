@@ -17,6 +17,7 @@ class DiffusionConfig:
     schedule: str = "linear"
     beta_1: float = 1e-4
     beta_T: float = 0.02
+    shares: tuple[int, ...] = (1,)      # of the learned schedule's steps, see learned.py
     prediction: str = "eps"             # mu stands for mu_tilde
     variance: str = "large"             # sigma_t^2 of p: large (beta_t), small (beta_tilde_t), learned
     loss: str = "simple"                # tilted, capped: other weights; L: the bound; hybrid: for a learned variance
@@ -24,6 +25,8 @@ class DiffusionConfig:
     def __post_init__(self):
         if not 2 <= self.T <= 10**6:
             raise ValueError(f"T is {self.T}; expected 2 to 1,000,000")
+        if not self.shares or min(self.shares) < 1:
+            raise ValueError(f"shares is {self.shares}; expected whole numbers of at least 1")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {', '.join(choices)}")

@@ -1,5 +1,6 @@
 """How fast the forward process adds noise: tables of beta_t, alpha_t and alpha_bar_t for t = 0..T."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -111,10 +112,21 @@ def sigmoid(T=1000, start=-3.0, end=3.0, largest=0.999):
     return from_alpha_bar(f - f[-1], largest)
 
 
-def logarithmic(T=1000, first=1e4, last=4e-5):
-    """log SNR falls in equal steps from `first` to `last` (Kingma et al. 2021), as they are at the ends of linear."""
-    snr = np.geomspace(first, last, T)
-    return from_alpha_bar(np.append(1.0, snr / (1 + snr)))
+def logarithmic(T=1000, shares=(1,)):
+    """log SNR falls from its value at the first step of linear to that at the last (Kingma et al. 2021).
+
+    shares: of the steps, for each of as many pieces of the way, equally high; by default all steps are equal
+    """
+    log_snr = np.interp(np.linspace(0, 1, T), *pieces(shares))
+    return from_alpha_bar(np.append(1.0, 1 / (1 + np.exp(-log_snr))))
+
+
+def pieces(shares):
+    """Where the pieces of `logarithmic` meet: the share of the steps before, and log SNR, both (K + 1,)."""
+    return np.append(0.0, np.cumsum(shares) / np.sum(shares)), np.linspace(*LOG_SNR, len(shares) + 1)
+
+
+LOG_SNR = math.log(1e4), math.log(4e-5)         # at both ends of linear
 
 
 def from_alpha_bar(f, largest=1.0):
@@ -134,4 +146,5 @@ SCHEDULES = {           # name -> the Schedule of a DiffusionConfig c
     "cosine": lambda c: cosine(c.T),
     "sigmoid": lambda c: sigmoid(c.T),
     "logarithmic": lambda c: logarithmic(c.T),
+    "learned": lambda c: logarithmic(c.T, c.shares),
 }
