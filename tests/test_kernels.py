@@ -55,6 +55,8 @@ CASES = [
     ("linear", [(1, 1), (1, 1), (1,)], ()),
     ("linear", [(2, 3, 4, 6), (6, 2), (2,)], ()),
     ("linear", [(2, 150, 16), (16, 24), (24,)], ()), ("linear", [(3, 300, 5), (5, 7), (7,)], ()),
+    # two threads, which share the columns or the rows
+    ("linear", [(20, 300), (300, 200), (200,)], ()), ("linear", [(1200, 40), (40, 30), (30,)], ()),
     attention((2, 16, 16), 1), attention((1, 5, 6), 2), attention((3, 49, 64), 1), attention((2, 20, 24), 3),
     attention((1, 130, 8), 4),
     ("concatenate", [(2, 3, 4, 5), (2, 3, 4, 2)], ()), ("concatenate", [(1, 16), (1, 32)], ()),

@@ -18,7 +18,7 @@ from tinyddpm.nn import UNet, UNetConfig
 from tinyddpm.sampling.generate import generate
 from tinyddpm.training import load_model
 
-STEPS = 1000
+STEPS = 900
 
 
 def algorithm_1(model, s, x0, rng):
