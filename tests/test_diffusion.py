@@ -39,7 +39,7 @@ def test_the_prior_is_reached():
     assert kl == pytest.approx(7.28e-6, rel=1e-3)
 
 
-MAKERS = (schedule.linear, schedule.quadratic, schedule.constant, schedule.cosine, schedule.sigmoid,
+MAKERS = (schedule.linear, schedule.quadratic, schedule.constant, schedule.cosine, schedule.sigmoid, schedule.straight,
           schedule.logarithmic)
 
 

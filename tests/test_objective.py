@@ -20,7 +20,8 @@ X0[0, 0] = -1, 1                                            # both open bins of 
 EPS = RNG.standard_normal(X0.shape)
 XT = process.q_sample(S, X0, TIMES, EPS)
 A = np.sqrt(S.alpha_bar[TIMES])[:, None, None]
-TARGETS = {"eps": EPS, "x0": X0, "mu": process.q_posterior(S, X0, XT, TIMES)[0], "v": A * EPS - np.sqrt(1 - A**2) * X0}
+TARGETS = {"eps": EPS, "x0": X0, "mu": process.q_posterior(S, X0, XT, TIMES)[0], "v": A * EPS - np.sqrt(1 - A**2) * X0,
+           "u": EPS - X0}
 
 
 def scale(prediction):
@@ -147,6 +148,9 @@ def test_the_times_of_training():
         counts = np.bincount(t, minlength=1001)
         assert counts[0] == 0 and len(counts) == 1001
         np.testing.assert_allclose(counts[1:], 200_000 * p, atol=5 * np.sqrt(200_000 * p.max()))
+    middle = objective.draw_times(S, "logit-normal", 200_000, rng)
+    log_sigma = np.log(1 / S.alpha_bar[middle] - 1) / 2
+    assert (log_sigma.mean(), log_sigma.std()) == pytest.approx((0, 1), abs=0.01)
     for s in (S, schedule.cosine(), schedule.quadratic(), schedule.constant(), schedule.cosine(50),
               schedule.linear(4000)):
         assert objective.time_probabilities(s).max() < 0.35         # no time alone takes most of a batch

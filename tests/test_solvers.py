@@ -66,6 +66,19 @@ def test_the_order_of_the_error(name, orders, power):
     assert math.log2(errors[0] / errors[1]) == pytest.approx(orders[power == 7], abs=0.2)
 
 
+def test_euler_on_the_straight_path_is_ddim():
+    """Rectified flow: x = (1 - w) x_0 + w eps moves with u = eps - x_0. Our x_t is x, divided by its scale."""
+    s, x, times = schedule.straight(200), START, [200, 150, 90, 40, 1]
+    w = {t: t / 201 for t in (*times, 0)}
+    p = lambda x, t: exact(x, t, s)
+    for t, after in zip(times, [*times[1:], 0]):
+        _, _, x0 = p(x / np.hypot(1 - w[t], w[t]), np.full(len(x), t))
+        u = (x - (1 - w[t]) * x0) / w[t] - x0
+        x = x + (w[after] - w[t]) * u
+    start = START / np.hypot(1 - w[200], w[200])
+    np.testing.assert_allclose(last(ddim(p, s, start, None, times)), x, atol=1e-11)
+
+
 def test_rk45_at_fixed_steps_has_order_5_or_more():
     a, b = (solvers.angle_at(S, t) for t in (1000, 100))
     errors = []

@@ -68,6 +68,7 @@ def _image(picture, size):
 
 
 LOSSES = {"simple": "L_simple (Eq. 14)", "tilted": "L_simple, with t drawn in proportion to t",
+          "logit-normal": "L_simple, with log(noise / signal) normal",
           "capped": "error of x_0, times min(1 + SNR, 5)", "L": "L, a term of Eq. 5 in bits/dim",
           "hybrid": "L_simple + 0.001 L"}
 

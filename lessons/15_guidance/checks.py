@@ -38,8 +38,8 @@ def posterior_score(f, rng):
 def gradient(f, rng):
     xt, t = rng.standard_normal((4, 3)), np.full(4, 30)
     for labels in ([0, 1, 2, 3], [2, 2, 2, 2], list(rng.integers(0, 4, 4))):
-        yield f"for the labels {labels}", f.log_probability_gradient(Network(rng), xt, t, labels)
-    yield "for logits of 900 and more", f.log_probability_gradient(Large(), xt, t, [1, 0, 1, 0])
+        yield f"for the labels {labels}", f.log_probability_gradient(Network(rng), xt, t, np.array(labels))
+    yield "for logits of 900 and more", f.log_probability_gradient(Large(), xt, t, np.array([1, 0, 1, 0]))
 
 
 class Large:
@@ -51,7 +51,7 @@ def by_classifier(f, rng):
     s, xt = schedule.linear(60, 1e-3, 0.2), rng.standard_normal((4, 3))
     free = lambda xt, t: (None, np.full(len(xt), 0.3), np.tanh(xt + 0.01 * np.asarray(t)[:, None]))
     for t, scale, clip in ((5, 1.0, False), (40, 2.5, False), (40, -1.0, False), (30, 3.0, True)):
-        p = f.by_classifier(free, s, Network(rng), [1, 0, 3, 2], scale, clip)
+        p = f.by_classifier(free, s, Network(rng), np.array([1, 0, 3, 2]), scale, clip)
         found = attempt(p, xt, np.full(4, t))
         what = f"t = {t}, scale {scale}" + ", clipped" * clip
         for name, index in (("x_0", 2), ("the mean", 0), ("the variance", 1)):
@@ -98,8 +98,8 @@ def free_answer(network, xt, t, labels, nothing, w, interval=None):
 
 OPEN = ("Draw a page of digits with `sample.py mnist --guidance W` for W of 0.5, 1, 2 and 4. Which would you show to "
         "somebody who asks for digits, and which to somebody who asks what digits look like?",
-        "For single good digits, 2 or 4: nearly all are read as asked, and they are clean. For what digits look like, 1 or "
-        "a little more: with 4 all digits of a class look alike, so slants, open loops and thin strokes that occur in "
+        "For single good digits, 2 or 4: nearly all are read as asked, and they are clean. For what digits look like, 1 "
+        "or a little more: with 4 all digits of a class look alike, so slants, open loops and thin strokes that occur in "
         "the data are missing. Fidelity is a property of each picture, diversity one of all together, and no single "
         "picture shows that it is lost.")
 
@@ -120,14 +120,14 @@ def posterior_score(x, alpha_bar, means, sigma, weights, k):
     library("15.3", "Guided by a classifier", 3, by_classifier, [guidance.by_classifier],
             hints={"x_0": "Tweedie: what is added to the score is added to x_0 times (1 - alpha_bar) / sqrt(alpha_bar)",
                    "the mean": "of Eq. 7, from the x_0 that has been moved and clipped"},
-            by_classifier=["return a function of xt and t, like p",
-                           "p's own x_0, moved, then clipped if asked; the variance stays"]),
+            by_classifier=["return a function of xt and t, like p(xt, t) -> mean, variance, x_0",
+                           "p's own x_0, moved, then clipped if asked; the mean of Eq. 7 from it; the variance stays"]),
     question("15.4", "Without a classifier", 2, classifier_free, '''
 def classifier_free(network, xt, t, labels, nothing, w, interval=None):
     """What a network predicts with classifier-free guidance: b + w (a - b), a with the labels and b without.
 
     network(xt, t, labels) -> like xt (N, ...); labels (N,); nothing: the number that means "no label"
-    w: 1 unless first <= t <= last for interval = (first, last), t of the first sample
+    w: the factor. If interval = (first, last) is given and t[0] lies outside first <= t <= last, 1 takes its place.
     The network is evaluated once: on N samples where w is 0 or 1, else on 2N.
     """
 ''', {"classifier_free": free_answer},

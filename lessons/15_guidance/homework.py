@@ -53,8 +53,8 @@ def by_classifier(p, s, classifier, labels, scale=1.0, clip=True):
     scale: a factor of the classifier's score; with 1, exact scores draw from the class
     clip: keep x_0 within [-1, 1]; p itself must not clip
     """
-    # 1. return a function of xt and t, like p
-    # 2. p's own x_0, moved, then clipped if asked; the variance stays
+    # 1. return a function of xt and t, like p(xt, t) -> mean, variance, x_0
+    # 2. p's own x_0, moved, then clipped if asked; the mean of Eq. 7 from it; the variance stays
     raise NotImplementedError("15.3 by_classifier")
 
 
@@ -65,7 +65,7 @@ def classifier_free(network, xt, t, labels, nothing, w, interval=None):
     """What a network predicts with classifier-free guidance: b + w (a - b), a with the labels and b without.
 
     network(xt, t, labels) -> like xt (N, ...); labels (N,); nothing: the number that means "no label"
-    w: 1 unless first <= t <= last for interval = (first, last), t of the first sample
+    w: the factor. If interval = (first, last) is given and t[0] lies outside first <= t <= last, 1 takes its place.
     The network is evaluated once: on N samples where w is 0 or 1, else on 2N.
     """
     # 1. for w = 1 only the labels are needed, for w = 0 only `nothing`

@@ -94,7 +94,7 @@ def main():
           f"without a classifier: {np.abs(by_hand - mixed).max():.0e}")
 
     samples = {w: draw(classifier_free(given, free, w)) for w in (0, 1, 2, 4, 8)}
-    print("     samples: surely of the class, mean, spread; mean and spread of the tilted density")
+    print("samples: mean p(+2 | x_0), mean, spread; mean and spread of the tilted density")
     for w, found in samples.items():
         fidelity = (1 / (1 + np.exp(-4 * found / SIGMA**2))).mean()
         print(f"w = {w}: {fidelity:.3f}, {found.mean():5.2f}, {found.std():.2f}; "
@@ -140,7 +140,7 @@ def main():
     pictures = {"w = 1.4": drawn[1.4], "w = 8": drawn[8], "w = 8, not clipped": wild}
     for name, x in pictures.items():
         print(f"{name}: {np.mean(np.abs(x) > 0.99):.0%} of the pixels beyond 0.99 in size, "
-              f"{np.mean(np.abs(x) > 1.05):.0%} beyond 1.05, the largest {np.abs(x).max():.1f}")
+              f"{np.mean(np.abs(x) > 1.05):.0%} beyond 1.05, largest {np.abs(x).max():.1f}")
     lesson.rows("figure_wrong.png", {name: x[:10] for name, x in pictures.items()}, (8, 2.5))
     lesson.end()
 

@@ -8,7 +8,7 @@ from tinyddpm.sampling import solvers
 
 IMPORTS = """import numpy as np
 
-from tinyddpm.diffusion.process import eps_from_x0           # the noise that leads from x0 to xt
+from tinyddpm.diffusion.process import eps_from_x0           # (s, x0, xt, t) -> the noise that leads from x0 to xt
 from tinyddpm.diffusion.process import q_sample              # (s, x0, t, eps) -> x_t, also at t = 0
 from tinyddpm.diffusion.process import x0_from_eps           # (s, xt, t, eps) -> x_0
 from tinyddpm.diffusion.schedule import per_sample
@@ -84,20 +84,20 @@ def hutchinson_answer(transposed, signs):
     return out
 
 
-OPEN = ("Draw the same ten digits (`sample.py mnist --label 0,1,2,3,4,5,6,7,8,9 --seed 1`) with `--sampler dpmpp_2m` and 4, "
-        "6, 8, 12 and 100 steps. Which differences would you see, and which would a measure find?",
-        "With 4 steps strokes are smeared or broken; from 8 on one would need to lay the pictures beside each other. The mean "
-        "difference of a pixel to 100 steps still falls as the square of the number of steps, and FID stops falling near 15 "
-        "steps: from there on the network is what is wrong, and no solver can mend it. So the number of steps should follow "
-        "the measure that one cares for, not the error of the solver.")
+OPEN = ("Draw the same ten digits (`sample.py mnist --label 0,1,2,3,4,5,6,7,8,9 --seed 1`) with `--sampler dpmpp_2m` and "
+        "4, 6, 8, 12 and 100 steps. Which differences would you see, and which would a measure find?",
+        "With 4 steps strokes are smeared or broken; from 8 on one would need to lay the pictures beside each other. The "
+        "mean difference of a pixel to 100 steps still falls with the square of the number of steps, and FID stops "
+        "falling near 15 steps: from there on the network is what is wrong, and no solver can mend it. So the number of "
+        "steps should follow the measure that one cares for, not the error of the solver.")
 
 TASKS = [
     library("16.1", "Heun's method", 3, heun, [solvers.heun],
             hints={"evaluations": "two for each step but the last: at its time and at the next one"},
-            heun=["p gives x_0 as its third value, and eps_from_x0 the noise in it",
+            heun=["p(x, np.full(len(x), t)) gives x_0 as its third value, and eps_from_x0 the noise",
                   "a step with a given eps: x_0 from it by Eq. 4, then q_sample to the next time with the same eps",
-                  "the mean of eps here, and of eps there after a step of Euler; no eps at t = 0: the last step returns x_0",
-                  "yield Step(t, x, x_0), x_0 from the first evaluation of the step"]),
+                  "the mean of eps here, and of eps there after a step of Euler; the last step, to t = 0, returns x_0",
+                  "yield Step(t, x, x_0): t before the step, x after it, x_0 from its first evaluation"]),
     library("16.2", "DPM-Solver++(2M)", 3, dpmpp_2m, [solvers.dpmpp_2m],
             hints={"evaluations": "one for each step"},
             dpmpp_2m=["lambda = log(sqrt(alpha_bar) / sqrt(1 - alpha_bar)), infinite at t = 0",
@@ -106,7 +106,7 @@ TASKS = [
                       "q_sample(s, ahead, next time, the noise that leads from ahead to x)"]),
     question("16.3", "Another method of order 2", 2, midpoint, '''
 def midpoint(eps, y, sigmas):
-    """The midpoint rule for dy / dsigma = eps: each step with the slope in its middle, which half a step of Euler finds.
+    """The midpoint rule for dy / dsigma = eps: each step with the slope in its middle, found by half a step of Euler.
 
     eps(y, sigma) -> like y (N, ...); sigmas: a list, falling or rising -> y at the last of them
     """

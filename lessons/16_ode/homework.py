@@ -8,7 +8,7 @@ lesson 4 does: from tinyddpm import gradcheck
 
 import numpy as np
 
-from tinyddpm.diffusion.process import eps_from_x0           # the noise that leads from x0 to xt
+from tinyddpm.diffusion.process import eps_from_x0           # (s, x0, xt, t) -> the noise that leads from x0 to xt
 from tinyddpm.diffusion.process import q_sample              # (s, x0, t, eps) -> x_t, also at t = 0
 from tinyddpm.diffusion.process import x0_from_eps           # (s, xt, t, eps) -> x_0
 from tinyddpm.diffusion.schedule import per_sample
@@ -23,10 +23,10 @@ def heun(p, s, x, rng, times):
 
     Euler's step finds where to look, and the step is repeated with the mean of the slopes at both ends.
     """
-    # 1. p gives x_0 as its third value, and eps_from_x0 the noise in it
+    # 1. p(x, np.full(len(x), t)) gives x_0 as its third value, and eps_from_x0 the noise
     # 2. a step with a given eps: x_0 from it by Eq. 4, then q_sample to the next time with the same eps
-    # 3. the mean of eps here, and of eps there after a step of Euler; no eps at t = 0: the last step returns x_0
-    # 4. yield Step(t, x, x_0), x_0 from the first evaluation of the step
+    # 3. the mean of eps here, and of eps there after a step of Euler; the last step, to t = 0, returns x_0
+    # 4. yield Step(t, x, x_0): t before the step, x after it, x_0 from its first evaluation
     raise NotImplementedError("16.1 heun")
 
 
@@ -50,7 +50,7 @@ def dpmpp_2m(p, s, x, rng, times):
 
 
 def midpoint(eps, y, sigmas):
-    """The midpoint rule for dy / dsigma = eps: each step with the slope in its middle, which half a step of Euler finds.
+    """The midpoint rule for dy / dsigma = eps: each step with the slope in its middle, found by half a step of Euler.
 
     eps(y, sigma) -> like y (N, ...); sigmas: a list, falling or rising -> y at the last of them
     """

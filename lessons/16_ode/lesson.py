@@ -37,7 +37,7 @@ def euler(eps, s, y, times):
 
 
 def heun(eps, s, y, times):
-    """Each stride twice: the second time with the mean of the slopes at its two ends."""
+    """Each stride twice: the second time with the mean of the slopes at both ends."""
     for t, after in zip(times, times[1:]):
         h, slope = sigma(s, after) - sigma(s, t), eps(y, t)
         y = y + h * (slope + eps(y + h * slope, after)) / 2
@@ -65,14 +65,14 @@ def log_density(eps, s, y, times):
         h, there = sigma(s, after) - sigma(s, t), heun(eps, s, y, (t, after))
         stretched = stretched + h * (slope(y, t) + slope(there, after)) / 2
         y = there
-    last_sigma = sigma(s, times[-1])
-    return stretched - y**2 / (2 * last_sigma**2) - math.log(last_sigma * math.sqrt(2 * math.pi))
+    r = sigma(s, times[-1])             # of the noise
+    return stretched - y**2 / (2 * r**2) - math.log(r * math.sqrt(2 * math.pi))
 
 
 def trace_estimate(transposed, D, count, rng):
-    """Hutchinson: the mean of u^T J u over random signs; transposed(u) gives J^T u."""
+    """Hutchinson: the mean of r^T J r over random signs; transposed(r) gives J^T r."""
     signs = rng.choice([-1.0, 1.0], (count, D))
-    return np.mean([u @ transposed(u) for u in signs])
+    return np.mean([r @ transposed(r) for r in signs])
 
 
 def main():

@@ -85,20 +85,22 @@ def conditional_answer(mean, covariance, known, values):
     return mean[others] - spread @ precision[np.ix_(others, known)] @ (values - mean[known]), spread
 
 
-OPEN = ("Fill the left half of the same digit with ten seeds, by `--method replacement`, `resampling` and `reconstruction` of "
-        "edit.py. How varied are the answers of each, and is more variety better?",
-        "Replacement is the most varied, for its answers hardly look at what is known: many do not continue its strokes. The "
-        "other two agree more, and where the known half leaves only one digit possible they should. More variety is "
+OPEN = ("Fill the left half of the same digit with ten seeds, by `--method replacement`, `resampling` and "
+        "`reconstruction` of edit.py. How varied are the answers of each, and is more variety better?",
+        "Replacement is the most varied, for its answers hardly look at what is known: many do not continue its strokes. "
+        "The other two agree more, and where the known half leaves only one digit possible they should. More variety is "
         "better only among answers that fit. The measure would be the conditional distribution itself, which is known "
         "in the plane and not for digits; a classifier can at least tell whether the whole is a digit.")
 
 TASKS = [
     library("17.1", "What is known", 2, measurements, [editing.masked, editing.smaller],
-            masked=["of and back are the same here"],
-            smaller=["of: reshape to squares, and the mean of each", "back: every pixel of a square has its mean"]),
+            masked=["-> Measurement(of, back): of(x) = A x; back(y), the smallest x with A x = y; here they are the same"],
+            smaller=["-> Measurement(of, back), too", "of: reshape to squares, and the mean of each",
+                     "back: every pixel of a square has its mean"]),
     library("17.2", "Replacement", 2, replaced, [editing.replaced],
             hints={"x_0": "x_0 + A^+ (y - A x_0): what is missing of y, taken back", "the mean": "of Eq. 7"},
-            replaced=["return a function of xt and t, like p; the variance stays"]),
+            replaced=["return a function of xt and t, like p(xt, t) -> mean, variance, x_0; the variance stays",
+                      "x_0 + back(y - of(x_0)), and the mean of Eq. 7 from it"]),
     library("17.3", "Noise for going back", 1, noised, [editing.noised],
             noised=["alpha_bar at the later time divided by that at t takes the place of alpha_bar in Eq. 4"]),
     question("17.4", "The truth in the plane, and beyond", 2, conditional, '''

@@ -19,14 +19,15 @@ from tinyddpm.sampling.editing import Measurement            # Measurement(of, b
 
 def masked(mask):
     """The pixels where mask (1, H, W, 1) is 1, which are known; the others are 0."""
-    # 1. of and back are the same here
+    # 1. -> Measurement(of, back): of(x) = A x; back(y), the smallest x with A x = y; here they are the same
     raise NotImplementedError("17.1 masked")
 
 
 def smaller(factor):
     """The mean of each square of factor x factor pixels: (N, H, W, C) -> (N, H / factor, W / factor, C)."""
-    # 1. of: reshape to squares, and the mean of each
-    # 2. back: every pixel of a square has its mean
+    # 1. -> Measurement(of, back), too
+    # 2. of: reshape to squares, and the mean of each
+    # 3. back: every pixel of a square has its mean
     raise NotImplementedError("17.1 smaller")
 
 
@@ -36,9 +37,10 @@ def smaller(factor):
 def replaced(p, s, measurement, y):
     """A reverse process like p whose x_0 agrees with y: the part that A measures is replaced (DDNM, Wang et al. 2023).
 
-    The other part learns of it only from the next, less noisy x_t: too late for the two to fit well.
+    The other part is formed as if y were known only through the noise of x_t: the two need not fit well.
     """
-    # 1. return a function of xt and t, like p; the variance stays
+    # 1. return a function of xt and t, like p(xt, t) -> mean, variance, x_0; the variance stays
+    # 2. x_0 + back(y - of(x_0)), and the mean of Eq. 7 from it
     raise NotImplementedError("17.2 replaced")
 
 

@@ -46,22 +46,22 @@ class Normal:
 
 def replaced(p, s, known, y):
     """A reverse process whose x_0 has the known part of y."""
-    def q(xt, t):
+    def edited(xt, t):
         _, variance, x0 = p(xt, t)
         x0 = np.where(known, y, x0)
         return process.mu_from_x0(s, x0, xt, t), variance, x0
-    return q
+    return edited
 
 
 def reconstructed(p, s, known, y, uncertainty):
     """A reverse process that is guided to y: the score of y | x_t, by backward."""
-    def q(xt, t):
+    def edited(xt, t):
         a = s.alpha_bar[t[0]]
         _, variance, x0 = p(xt, t)
         score = p.backward(known * (y - x0)) / uncertainty(a)
         x0 = x0 + (1 - a) / np.sqrt(a) * score              # Tweedie, as in lesson 15
         return process.mu_from_x0(s, x0, xt, t), variance, x0
-    return q
+    return edited
 
 
 def noised(s, x, t, later, rng):
@@ -70,14 +70,14 @@ def noised(s, x, t, later, rng):
     return np.sqrt(kept) * x + np.sqrt(1 - kept) * rng.standard_normal(x.shape)
 
 
-def resampled(q, s, x, rng, times, jump, repeats):
+def resampled(p, s, x, rng, times, jump, repeats):
     """Walk `jump` steps (DDIM with eta = 1) `repeats` times, with noise in between."""
     for i in range(0, len(times), jump):
         end = times[i + jump] if i + jump < len(times) else 0
         for again in range(repeats):
             if again:
                 x = noised(s, x, end, times[i], rng)
-            for _, step in zip(range(jump), ddim(q, s, x, rng, times[i:], eta=1.0)):
+            for _, step in zip(range(jump), ddim(p, s, x, rng, times[i:], eta=1.0)):
                 x = step.x
     return x
 
@@ -97,6 +97,7 @@ def main():
     times, noise = spread(s.T, 200), rng.standard_normal((count, 2))
     guided = lambda uncertainty: replaced(reconstructed(p, s, known, y, uncertainty), s, known, y)
     found = {"replacement": last(ddim(replaced(p, s, known, y), s, noise, None, times)),
+             "replacement, eta = 1": last(ddim(replaced(p, s, known, y), s, noise, rng, times, eta=1.0)),
              "resampling, 4": resampled(replaced(p, s, known, y), s, noise, rng, times, 5, 4),
              "resampling, 12": resampled(replaced(p, s, known, y), s, noise, rng, times, 5, 12),
              "reconstruction": last(ddim(guided(lambda a: 1 - a), s, noise, None, times)),
@@ -104,8 +105,9 @@ def main():
     for name, x in found.items():
         print(f"{name}: {x[:, 1].mean():.3f} +- {x[:, 1].std():.3f}; the first number is {KNOWN} "
               f"to within {np.abs(x[:, 0] - KNOWN).max():.0e}")
-    library = last(ddim(editing.reconstructed(p, s, editing.masked(known), known * y, clip=False), s, noise, None, times))
-    mine = last(ddim(reconstructed(p, s, known, y, lambda a: 1 - a), s, noise, None, times))
+    both = (reconstructed(p, s, known, y, lambda a: 1 - a),
+            editing.reconstructed(p, s, editing.masked(known), known * y, clip=False))
+    mine, library = (last(ddim(edited, s, noise, None, times)) for edited in both)
     print(f"reconstruction by hand and the library's: {np.abs(mine - library).max():.0e}")
 
     figure, axes = lesson.figure(1, 4, size=(9, 2.5), sharey=True)
@@ -122,13 +124,11 @@ def main():
 
     tinyddpm.use("auto")
     model, preset = load_model("mnist")
-    images, labels = course.digits()
-    x0, labels = data.scaled(images[-8:]), labels[-8:]
+    x0 = data.scaled(course.digits()[0][-8:])
     left = np.zeros((1, 28, 28, 1), np.float32)
     left[:, :, :14] = 1
-    steps = 4 if lesson.quick else 50
 
-    def edit(measurement, method="reconstruction", **options):
+    def edit(measurement, method="reconstruction", steps=4 if lesson.quick else 50, **options):
         return editing.edit(model, preset.diffusion, x0, measurement, method, steps=steps, **options)
 
     half, small = editing.masked(left), editing.smaller(4)

@@ -18,9 +18,9 @@ class DiffusionConfig:
     beta_1: float = 1e-4
     beta_T: float = 0.02
     shares: tuple[int, ...] = (1,)      # of the learned schedule's steps, see learned.py
-    prediction: str = "eps"             # mu stands for mu_tilde
+    prediction: str = "eps"             # mu stands for mu_tilde; u: eps - x_0
     variance: str = "large"             # sigma_t^2 of p: large (beta_t), small (beta_tilde_t), learned
-    loss: str = "simple"                # tilted, capped: other weights; L: the bound; hybrid: for a learned variance
+    loss: str = "simple"                # tilted, logit-normal, capped: other weights; L; hybrid: learned variance
 
     def __post_init__(self):
         if not 2 <= self.T <= 10**6:
@@ -30,7 +30,7 @@ class DiffusionConfig:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {', '.join(choices)}")
-        if self.loss in ("simple", "tilted", "capped") and self.variance == "learned":
+        if self.loss not in ("L", "hybrid") and self.variance == "learned":
             raise ValueError(f"{self.loss} does not train the variance: a learned variance needs --loss hybrid or L")
         if self.loss == "hybrid" and self.variance != "learned":
             raise ValueError(f"the hybrid loss needs a learned variance; the variance is {self.variance}")

@@ -89,15 +89,21 @@ def time_probabilities(s):
 def draw_times(s, loss, N, rng):
     """t (N,) for a training step: uniform on 1..T (Algorithm 1); for L, from time_probabilities.
 
-    For "tilted", L_simple with more weight on strong noise, where objects take shape, it is in proportion to t.
+    For "tilted", L_simple with more weight on strong noise, where objects take shape, it is in proportion to t. For
+    "logit-normal", log(noise / signal) is standard normal, so that the middle counts most (Esser et al. 2024).
     """
     times = np.arange(1, s.T + 1)
-    if loss in ("L", "tilted"):
-        return rng.choice(times, N, p=time_probabilities(s) if loss == "L" else times / times.sum())
+    if loss == "L":
+        return rng.choice(times, N, p=time_probabilities(s))
+    if loss in ("tilted", "logit-normal"):
+        log_sigma = -np.log(s.snr[1:]) / 2
+        weights = times if loss == "tilted" else np.exp(-log_sigma**2 / 2) * np.gradient(log_sigma)
+        return rng.choice(times, N, p=weights / weights.sum())
     return rng.integers(1, s.T + 1, N)
 
 
-LOSSES = {"simple": l_simple, "tilted": l_simple, "capped": l_capped, "L": l_bound, "hybrid": l_hybrid}
+LOSSES = {"simple": l_simple, "tilted": l_simple, "logit-normal": l_simple, "capped": l_capped, "L": l_bound,
+          "hybrid": l_hybrid}
 
 
 def loss_and_gradient(model, s, x0, t, eps, loss="simple", prediction="eps", variance="large", loss_scale=1.0,
@@ -106,7 +112,7 @@ def loss_and_gradient(model, s, x0, t, eps, loss="simple", prediction="eps", var
 
     model: its forward(xt, t, **inputs) makes the prediction, its backward adds to the gradients of its parameters
     x0, eps (N, ...): data in [-1, 1] and standard normal noise; t (N,) integers 1..T
-    loss: a name in LOSSES; prediction: "eps" as in the paper, "x0", "mu" (mu_tilde) or "v"
+    loss: a name in LOSSES; prediction: a name in PREDICTIONS, "eps" in the paper
     loss_scale: a factor that multiplies the gradients, but not the returned loss
     """
     xt = process.q_sample(s, x0, t, eps)

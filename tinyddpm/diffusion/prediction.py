@@ -26,6 +26,9 @@ PREDICTIONS = {
                      lambda s, t: -np.divide(*process.posterior_coefficients(s, t)[::-1])),
     "v": Prediction(lambda s, x0, xt, t, eps: process.v_from_x0(s, x0, t, eps), process.x0_from_v,
                     lambda s, t: -np.sqrt(1 - s.alpha_bar[t]), lambda s, t: np.sqrt(s.alpha_bar[t])),
+    "u": Prediction(lambda s, x0, xt, t, eps: eps - x0, process.x0_from_u,
+                    lambda s, t: -1 / (1 + np.sqrt(s.alpha_bar[t] / (1 - s.alpha_bar[t]))),
+                    lambda s, t: 1 / (np.sqrt(s.alpha_bar[t]) + np.sqrt(1 - s.alpha_bar[t]))),
 }
 
 

@@ -102,3 +102,9 @@ def x0_from_v(s, xt, t, v):
     """x_0 = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v"""
     alpha_bar = s.alpha_bar[t]
     return per_sample(np.sqrt(alpha_bar), xt) * xt - per_sample(np.sqrt(1 - alpha_bar), xt) * v
+
+
+def x0_from_u(s, xt, t, u):
+    """The x_0 for the velocity u = eps - x_0 of the straight path (1 - w) x_0 + w eps, of which x_t is a multiple."""
+    signal, noise = np.sqrt(s.alpha_bar[t]), np.sqrt(1 - s.alpha_bar[t])
+    return (xt - per_sample(noise, xt) * u) / per_sample(signal + noise, xt)

@@ -126,6 +126,15 @@ def pieces(shares):
     return np.append(0.0, np.cumsum(shares) / np.sum(shares)), np.linspace(*LOG_SNR, len(shares) + 1)
 
 
+def straight(T=1000):
+    """x_t in proportion to (1 - u) x_0 + u eps, with u in equal steps from 0 (rectified flow, Liu et al. 2023).
+
+    In these coordinates x_t is divided by sqrt((1 - u)^2 + u^2), so that Eq. 4 holds. At T, u is T / (T + 1).
+    """
+    u = np.arange(T + 1) / (T + 1)
+    return from_alpha_bar((1 - u)**2 / ((1 - u)**2 + u**2))
+
+
 LOG_SNR = math.log(1e4), math.log(4e-5)         # at both ends of linear
 
 
@@ -146,5 +155,6 @@ SCHEDULES = {           # name -> the Schedule of a DiffusionConfig c
     "cosine": lambda c: cosine(c.T),
     "sigmoid": lambda c: sigmoid(c.T),
     "logarithmic": lambda c: logarithmic(c.T),
+    "straight": lambda c: straight(c.T),
     "learned": lambda c: logarithmic(c.T, c.shares),
 }

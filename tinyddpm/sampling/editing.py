@@ -43,7 +43,7 @@ def grey(channels=3):
 def replaced(p, s, measurement, y):
     """A reverse process like p whose x_0 agrees with y: the part that A measures is replaced (DDNM, Wang et al. 2023).
 
-    The other part learns of it only from the next, less noisy x_t: too late for the two to fit well.
+    The other part is formed as if y were known only through the noise of x_t: the two need not fit well.
     """
     def q(xt, t):
         _, variance, x0 = p(xt, t)
