@@ -10,7 +10,7 @@ ROOT = Path(tinyddpm.__file__).parent
 LAYERS = [{"backend", "files", "gradcheck", "overrides", "progress"}, {"ops", "data", "plots", "safetensors"},
           {"kernels"},
           {"dispatch"}, {"nn"}, {"diffusion"}, {"sampling", "interop"}, {"presets"}, {"training", "evaluation"},
-          {"figures", "cli"}, {"sampler_flags"}]
+          {"figures", "cli", "codec"}, {"sampler_flags"}]
 
 
 def imports(name, source, names):
