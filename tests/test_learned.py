@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tinyddpm import evaluation, presets
-from tinyddpm.diffusion import learned, schedule
+from tinyddpm.diffusion import learned, likelihood, schedule
 from tinyddpm.diffusion.config import DiffusionConfig
+from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.nn import MLP
 
 K, RNG = 6, np.random.default_rng(0)
@@ -44,6 +45,8 @@ def test_learning_finds_the_least_variance_and_leaves_the_mean():
     np.testing.assert_allclose(shares, best / best.sum(), atol=0.015)
     assert steps == [(step, 200) for step in range(1, 201)]
     even, found = (learned.estimates(each, error, EVENLY)[0] for each in (np.ones(K), shares))
+    line = np.linspace(log_snr[-1], log_snr[0], 20_001)
+    assert even.mean() == pytest.approx(error(line).mean() * (line[-1] - line[0]) / 2, rel=1e-3)
     assert found.mean() == pytest.approx(even.mean(), rel=1e-3) and found.std() < even.std() / 2
 
 
@@ -58,10 +61,12 @@ def test_shares_are_those_of_the_steps():
 
 
 def test_the_schedule_of_a_network():
-    """The same mean along its own schedule and along the learned one; the spread of the latter is smaller."""
+    """The mean is that of the bound in many steps, along both schedules; the learned one has less spread."""
     preset = presets.get("mnist").override(schedule="linear", prediction="eps")
     model = MLP((4, 4, 1), hidden=8).eval()
     images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1)).astype(np.uint8)
     shares, own, new = evaluation.learned_shares(model, preset, images, count=8192)
     assert len(shares) == 16 and min(shares) >= 1 and 990 < sum(shares) < 1010
-    assert new[0] == pytest.approx(own[0], rel=0.1) and new[1] < 0.8 * own[1]
+    p = reverse_process(model, preset.override(variance="small").diffusion, clip=False)
+    rate = likelihood.evaluate(p, p.s, images, 200).rate.mean()
+    assert (own[0], new[0]) == pytest.approx((rate, rate), rel=0.1) and new[1] < 0.8 * own[1]

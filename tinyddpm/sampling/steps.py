@@ -13,7 +13,7 @@ from collections import namedtuple
 import numpy as np
 
 from tinyddpm.backend import array_module
-from tinyddpm.diffusion.process import eps_from_x0
+from tinyddpm.diffusion.process import eps_from_x0, q_sample
 from tinyddpm.diffusion.schedule import per_sample
 
 Step = namedtuple("Step", "t x x0")
@@ -49,6 +49,14 @@ def ddim(p, s, x, rng, times, eta=0.0):
              + per_sample(np.sqrt(1 - alpha_bar_previous - sigma**2), x) * eps)
         if sigma > 0:
             x = x + per_sample(sigma, x) * rng.standard_normal(x.shape, dtype=x.dtype)
+        yield Step(t, x, x0)
+
+
+def consistency(p, s, x, rng, times):
+    """For models whose x_0 is the same all along a path (Song et al. 2023): to x_0, and back by new noise."""
+    for t, previous in pairs(times):
+        _, _, x0 = p(x, np.full(len(x), t))
+        x = q_sample(s, x0, previous, rng.standard_normal(x.shape, dtype=x.dtype)) if previous else x0
         yield Step(t, x, x0)
 
 

@@ -21,7 +21,10 @@ class Trainer:
     """A model in training. Everything random in step k depends on (seed, k) alone, so a run can be resumed at any step.
 
     group: the processes that share the run (training/parallel.py); each has a part of every batch, all of equal size.
+    lesson: None, or what takes the place of the images and their noise (training/distill.py)
     """
+
+    lesson = None
 
     def __init__(self, preset, group=None):
         self.preset, self.group = preset, group or Alone()
@@ -89,6 +92,8 @@ class Trainer:
             inputs["labels"] = np.where(choices.random(N)[mine] < c.label_dropout, classes, labels)
         t = objective.draw_times(self.schedule, self.preset.diffusion.loss, N, choices)[mine]
         eps = rng.standard_normal((N, *x0.shape[1:]), dtype=np.float32)[mine]
+        if self.lesson:
+            x0, t, eps = self.lesson(choices, x0, eps, inputs)
         inputs["rng"] = rng if size == 1 else generator(c.seed, "step", number, rank)              # of dropout
         return x0, t, eps, inputs
 

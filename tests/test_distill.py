@@ -1,0 +1,115 @@
+"""Distillation: what a student is asked for, against the teacher's own steps; and that a student learns it."""
+
+import numpy as np
+import pytest
+
+from tinyddpm import presets
+from tinyddpm.diffusion.prediction import reverse_process
+from tinyddpm.diffusion.process import q_sample
+from tinyddpm.nn import MLP
+from tinyddpm.sampling.generate import generate
+from tinyddpm.sampling.samplers import choose_times
+from tinyddpm.sampling.steps import consistency, ddim, last
+from tinyddpm.training import Trainer
+from tinyddpm.training.distill import METHODS, Lesson, student_preset
+from tinyddpm.training.optimizer import Adam
+
+BASE = presets.get("mnist").override(image_size=8, base_channels=8, groups=4, channel_multipliers=(1, 2), patch_size=1,
+                                     blocks_per_level=1, batch_size=6, lr=2e-3, warmup=1, ema_decay=0.5)
+STEPS, LABELS = 4, np.array([3, 0, 9, 10, 1, 3])
+RNG = np.random.default_rng(0)
+X0, EPS = RNG.uniform(-1, 1, (6, 8, 8, 1)).astype(np.float32), RNG.standard_normal((6, 8, 8, 1), dtype=np.float32)
+
+
+def teacher():
+    model = Trainer(BASE).model
+    model.flat_values += 0.1 * np.random.default_rng(1).standard_normal(model.flat_values.shape, dtype=np.float32)
+    return model.eval()
+
+
+def lesson(method):
+    student = Trainer(student_preset(BASE, STEPS, method))
+    student.optimizer.ema += 0.05
+    return Lesson(teacher(), BASE, student, STEPS, method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_noise_and_x0_belong_to_x_t(method):
+    """So that the student sees the x_t that the image and its noise lead to."""
+    its = lesson(method)
+    x0, t, eps = its(np.random.default_rng(2), X0, EPS, {"labels": LABELS})
+    assert set(t) <= {250, 500, 750, 1000} and len(set(t)) > 1
+    np.testing.assert_allclose(q_sample(its.s, x0, t, eps), q_sample(its.s, X0, t, EPS), atol=1e-4)
+    assert np.abs(x0 - X0).max() > 0.1 or method == "consistency-training"
+
+
+def test_one_step_of_a_progressive_student_is_two_of_its_teacher():
+    """With the teacher's guidance, and in the last step to the data."""
+    its = lesson("progressive")
+    x0, t, eps = its(np.random.default_rng(2), X0, EPS, {"labels": LABELS})
+    for i, now in enumerate(t):
+        p = reverse_process(its.teacher, BASE.diffusion, LABELS[i:i + 1], guidance=1.4)
+        xt = q_sample(its.s, X0[i:i + 1], int(now), EPS[i:i + 1])
+        *_, mid = (step.x for step in zip_first(ddim(p, its.s, xt, None, [now, now - 125, now - 250]), 2))
+        arrived = q_sample(its.s, x0[i:i + 1], int(now - 250), eps[i:i + 1]) if now > 250 else x0[i:i + 1]
+        np.testing.assert_allclose(arrived, mid if now > 250 else last(ddim(p, its.s, xt, None, [now, now - 125])),
+                                   atol=1e-3)
+
+
+def zip_first(steps, count):
+    return [step for _, step in zip(range(count), steps)]
+
+
+@pytest.mark.parametrize("method", ["consistency", "consistency-training"])
+def test_a_consistent_student_is_asked_for_what_it_finds_further_on(method):
+    its = lesson(method)
+    x0, t, _ = its(np.random.default_rng(2), X0, EPS, {"labels": LABELS})
+    average = Trainer(BASE).model.eval()
+    average.flat_values[...] = its.student.optimizer.ema
+    for i, now in enumerate(t):
+        label, after = LABELS[i:i + 1], int(now - 250)
+        p = reverse_process(its.teacher, BASE.diffusion, label, guidance=1.4)
+        xt = q_sample(its.s, X0[i:i + 1], int(now), EPS[i:i + 1])
+        x = (zip_first(ddim(p, its.s, xt, None, [now, after or 1]), 1)[0].x if method == "consistency"
+             else q_sample(its.s, X0[i:i + 1], after, EPS[i:i + 1]))
+        if after == 0:
+            expected = p(xt, np.array([now]))[2] if method == "consistency" else X0[i:i + 1]
+        else:
+            expected = reverse_process(average, BASE.diffusion, label)(x, np.array([after]))[2]
+        np.testing.assert_allclose(x0[i:i + 1], expected, atol=1e-3)
+
+
+def test_a_method_must_exist():
+    with pytest.raises(ValueError, match="progressive, consistency"):
+        lesson("regression")
+
+
+def test_the_sampler_of_consistent_models():
+    """Each step keeps nothing of x but its x_0; with a perfect x_0, any number of steps ends at it."""
+    s, x = BASE.diffusion.make_schedule(), np.zeros((3000, 1))
+    p = lambda x, t: (None, None, np.full_like(x, 0.3))
+    found = list(consistency(p, s, x, np.random.default_rng(0), choose_times(s, 4, "strides")))
+    assert [step.t for step in found] == [1000, 750, 500, 250] and (found[-1].x == 0.3).all()
+    a = s.alpha_bar[500]
+    assert (found[1].x.mean(), found[1].x.var()) == pytest.approx((0.3 * a**0.5, 1 - a), abs=0.03)
+
+
+def test_a_student_learns():
+    """One step of a student, which begins as a copy of its teacher, comes nearer to where the teacher's two lead."""
+    preset = BASE.override(batch_size=64, num_classes=None, guidance=1.0, clip=False, lr=1e-2, loss="simple")
+    model, student = MLP((8, 8, 1), hidden=32, seed=3).eval(), Trainer(student_preset(preset, 1, "progressive"))
+    student.model = MLP((8, 8, 1), hidden=32, seed=3).train()
+    for one in (model, student.model):
+        one.flat_values *= 2
+        one.config = preset.model
+    student.optimizer = Adam(student.model, preset.training)
+    student.lesson = Lesson(model, preset, student, 1, "progressive")
+
+    def drawn(model, steps):
+        return generate(model, preset.diffusion, 32, sampler="ddim", steps=steps, spacing="strides", clip=False)
+
+    two, before = drawn(model, 2), drawn(model, 1)
+    for _ in range(150):
+        student.step(RNG.integers(0, 256, (64, 8, 8, 1)).astype(np.uint8))
+    after = drawn(student.model.eval(), 1)
+    assert ((after - two)**2).mean() < ((before - two)**2).mean() / 3
