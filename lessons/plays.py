@@ -207,19 +207,22 @@ def solvers(args):
         for ax, (title, each) in zip(panels, found.items()):
             times, path = each[count]
             ax.plot(times, path[:, :24], ".-", linewidth=0.6, markersize=3, color="0.4")
-            ax.set(xlim=(s.T, 0), xlabel="t", title=title)
+            ax.set(xlim=(s.T, 0), ylim=(-2.6, 2.6), xlabel="t", title=title)
             right.loglog(counts, errors[title], ".-", label=title)
             right.plot(count, errors[title][list(counts).index(count)], "ko", markersize=4)
         right.set(xlabel="evaluations", title="error")
-        right.legend(fontsize="small")
+        right.set_xticks([3, 10, 30], ["3", "10", "30"])
+        right.minorticks_off()
+        right.legend(fontsize="x-small", loc="lower left")
     return draw, "evaluations", counts, 9
 
 
 def inpaint(args):
     """t: points whose first coordinate is known, on their way; and where their second one ends, beside the truth."""
-    s, known = schedule.linear(), editing.masked(np.array([[1.0, 0.0]]))
-    start, y = np.random.default_rng(0).standard_normal((1000, 2)), np.array([[1.0, 0.0]])
-    p = Differences(reverse(s, perfect_x0(s)))
+    s, known, diagonal = schedule.linear(), editing.masked(np.array([[1.0, 0.0]])), np.linspace(-1.2, 1.2, 5)
+    means, weights = np.stack([diagonal, diagonal], axis=1), np.full(5, 0.2)
+    start, y = np.random.default_rng(0).standard_normal((1000, 2)), np.array([[0.6, 0.0]])
+    p = Differences(reverse(s, perfect_x0(s, means, SIGMA, weights)))
     ways = {"replacement": editing.replaced(p, s, known, y),
             "reconstruction": editing.replaced(editing.reconstructed(p, s, known, y, clip=False), s, known, y)}
     times = spread(s.T, 100)
@@ -231,10 +234,10 @@ def inpaint(args):
         *panels, right = figure.subplots(1, 3)
         for ax, (name, path) in zip(panels, paths.items()):
             ax.plot(*path[t].T, ".", markersize=2)
-            ax.plot(*MEANS.T, "kx")
+            ax.plot(*means.T, "kx")
             ax.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal", title=f"{name}, t = {t}", xlabel="known coordinate")
             right.hist(path[0][:, 1], np.linspace(-2.2, 2.2, 45), density=True, histtype="step", label=name)
-        right.plot(line, density(line, 1, MEANS[1:, 1], SIGMA, (0.6, 0.4)), color="0.6", label="the truth")
+        right.plot(line, density(line, 1, diagonal[3:4], SIGMA, (1,)), color="0.6", label="the truth")
         right.set(xlabel="second coordinate at t = 0", title="density")
         right.legend(fontsize="small")
     return draw, "t", np.array([*times, 0]), times[60]
