@@ -1,4 +1,7 @@
-"""Distillation: what a student is asked for, against the teacher's own steps; and that a student learns it."""
+"""Distillation: what a student is asked for, against the teacher's own steps; that it learns it; and the program."""
+
+import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from tinyddpm.nn import MLP
 from tinyddpm.sampling.generate import generate
 from tinyddpm.sampling.samplers import choose_times
 from tinyddpm.sampling.steps import consistency, ddim, last
-from tinyddpm.training import Trainer
+from tinyddpm.training import Trainer, load_model, save_checkpoint
 from tinyddpm.training.distill import METHODS, Lesson, student_preset
 from tinyddpm.training.optimizer import Adam
 
@@ -113,3 +116,26 @@ def test_a_student_learns():
         student.step(RNG.integers(0, 256, (64, 8, 8, 1)).astype(np.uint8))
     after = drawn(student.model.eval(), 1)
     assert ((after - two)**2).mean() < ((before - two)**2).mean() / 3
+
+
+def test_the_program(tmp_path, monkeypatch, capsys):
+    """Two students, the second taught by the first; what is there is not overwritten, and resuming finds it done."""
+    path = Path(__file__).parent.parent / "examples" / "distill.py"
+    spec = importlib.util.spec_from_file_location("distill", path)
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    monkeypatch.chdir(tmp_path)
+    preset = presets.get("mnist").override(base_channels=8, groups=4, T=40, batch_size=4)
+    save_checkpoint("c.safetensors", Trainer(preset))
+    flags = ["c.safetensors", "--to", "4", "--train-steps", "2", "--out", "d", "--backend", "numpy"]
+    assert program.main(flags) == 0 and "a student of 4 steps" in capsys.readouterr().out
+    for steps in (8, 4):
+        folder = tmp_path / "d" / f"steps-{steps}"
+        _, its = load_model(folder / "checkpoint.safetensors")
+        assert (its.sampling.steps, its.sampling.guidance, its.sampling.spacing) == (steps, 1.0, "strides")
+        assert (folder / "samples.png").exists() and (folder / "metrics.csv").read_text().count("\n") == 3
+    with pytest.raises(ValueError, match="already holds a run"):
+        program.main(flags)
+    assert program.main([*flags, "--resume"]) == 0 and "a student" not in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--to 3"):
+        program.main(["c.safetensors", "--to", "3", "--out", "e", "--backend", "numpy"])
