@@ -26,8 +26,8 @@ def main(argv):
     parser.add_argument("--method", choices=METHODS, default="progressive")
     parser.add_argument("--to", type=cli.at_least(1), default=1, metavar="N",
                         help="steps of the last student (default 1)")
-    parser.add_argument("--train-steps", type=cli.at_least(1), default=2000, metavar="N",
-                        help="of training for each student (default 2000)")
+    parser.add_argument("--train-steps", type=cli.at_least(1), default=700, metavar="N",
+                        help="of training for each student (default 700: three minutes on two cores)")
     parser.add_argument("--lr", type=cli.at_least(0, float), default=1e-3, metavar="X", help="(default 0.001)")
     parser.add_argument("--dataset", metavar="NAME", help="whose images noise is added to (default: the model's)")
     cli.add_data_dir(parser)
