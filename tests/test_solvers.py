@@ -79,6 +79,19 @@ def test_euler_on_the_straight_path_is_ddim():
     np.testing.assert_allclose(last(ddim(p, s, start, None, times)), x, atol=1e-11)
 
 
+def test_edm_is_heun_with_noise_that_changes_no_distribution():
+    """Without churn the same numbers; with it others, from the same mixture."""
+    rng, times = np.random.default_rng(3), choose_times(S, 40, "sigma")
+    x = rng.standard_normal((4000, 1))
+    quiet, heun = last(solvers.edm(exact, S, x, rng, times, 0.0)), last(solvers.heun(exact, S, x, None, times))
+    np.testing.assert_allclose(quiet, heun, atol=1e-4)
+    stirred = last(solvers.edm(exact, S, x, rng, times, 20.0))
+    assert np.abs(stirred - heun).mean() > 0.1
+    mean = WEIGHTS @ MEANS
+    spread = math.sqrt(WEIGHTS @ (MEANS - mean)**2 + DEVIATION**2)
+    assert (stirred.mean(), stirred.std()) == pytest.approx((mean, spread), abs=0.04)
+
+
 def test_rk45_at_fixed_steps_has_order_5_or_more():
     a, b = (solvers.angle_at(S, t) for t in (1000, 100))
     errors = []

@@ -14,6 +14,7 @@ from tinyddpm.diffusion.process import mu_from_x0, q_sample
 from tinyddpm.diffusion.schedule import per_sample
 from tinyddpm.sampling.generate import BATCH, guided_process
 from tinyddpm.sampling.samplers import SAMPLERS, choose_times
+from tinyddpm.sampling.steps import noised
 
 Measurement = namedtuple("Measurement", "of back")
 Measurement.__doc__ = """A linear measurement A: of(x) = A x; back(y): the smallest x with A x = y (pseudo-inverse)."""
@@ -89,13 +90,6 @@ def resampled(run, jump=5, repeats=5):
                     x = step.x
 
     return sampler
-
-
-def noised(s, x, t, later, rng):
-    """x at time t, with the noise that brings it to a later time (Eq. 4, from t on)."""
-    kept = s.alpha_bar[later] / s.alpha_bar[t]
-    noise = rng.standard_normal(x.shape, dtype=x.dtype)
-    return per_sample(np.sqrt(kept), x) * x + per_sample(np.sqrt(1 - kept), x) * noise
 
 
 def varied(s, image, times, strength, rng):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyddpm.sampling.solvers import dpm_2, dpmpp_2m, heun, plms, rk45
+from tinyddpm.sampling.solvers import dpm_2, dpmpp_2m, edm, heun, plms, rk45
 from tinyddpm.sampling.steps import consistency, ddim, ddpm, spread
 
 LARGEST_SIGMA = 80.0        # EDM's: what has more noise than that is nothing but noise
@@ -36,6 +36,7 @@ SAMPLERS = {
     "ddpm": Sampler("Algorithm 2", ddpm, None),
     "ddim": Sampler("DDIM", ddim, 50),
     "heun": Sampler("Heun", heun, 10, lambda K: 2 * K - 1, "sigma"),
+    "edm": Sampler("EDM", edm, 10, lambda K: 2 * K - 1, "sigma"),
     "plms": Sampler("PLMS", plms, 20, lambda K: K + (K > 1), "sigma"),
     "dpmpp_2m": Sampler("DPM-Solver++(2M)", dpmpp_2m, 20, spacing="logsnr"),
     "dpm_2": Sampler("DPM-Solver++(2S)", dpm_2, 10, lambda K: 2 * K - 1, "logsnr"),

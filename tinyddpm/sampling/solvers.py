@@ -11,7 +11,10 @@ import numpy as np
 from tinyddpm.backend import array_module
 from tinyddpm.diffusion.process import eps_from_x0, q_sample, x0_from_eps, x0_from_v
 from tinyddpm.diffusion.schedule import per_sample
-from tinyddpm.sampling.steps import Step, pairs
+from tinyddpm.sampling.steps import Step, noised, pairs
+
+
+STIRRED = 0.05, 50.0        # the range of noise / signal in which `edm` adds noise
 
 
 def predict(p, s, x, t):
@@ -37,6 +40,22 @@ def heun(p, s, x, rng, times):
             eps = (eps + ahead) / 2
         x = transfer(s, x, eps, t, previous) if previous else x0
         yield Step(t, x, x0)
+
+
+def edm(p, s, x, rng, times, churn=5.0):
+    """Heun's method with new noise before each step, which undoes old errors (Karras et al. 2022, Algorithm 2).
+
+    churn: raises noise / signal by 1 + churn / steps, at most sqrt(2) times, where it is within STIRRED
+    """
+    for t, previous in pairs(times):
+        sigma, later = np.sqrt(1 / s.alpha_bar[t] - 1), t
+        if STIRRED[0] < sigma < STIRRED[1]:
+            sigma = sigma * min(1 + churn / len(times), 2**0.5)
+            later = max(t, float(s.time(1 / (1 + sigma**2))))
+            x = noised(s, x, t, later, rng)
+        step = next(heun(p, s, x, rng, [later, previous] if previous else [later]))
+        x = step.x
+        yield step._replace(t=t)
 
 
 def plms(p, s, x, rng, times):

@@ -60,6 +60,13 @@ def consistency(p, s, x, rng, times):
         yield Step(t, x, x0)
 
 
+def noised(s, x, t, later, rng):
+    """x at time t, with the noise that brings it to a later time (Eq. 4, from t on)."""
+    kept = s.alpha_bar[later] / s.alpha_bar[t]
+    noise = rng.standard_normal(x.shape, dtype=x.dtype)
+    return per_sample(np.sqrt(kept), x) * x + per_sample(np.sqrt(1 - kept), x) * noise
+
+
 def pairs(times):
     """Each time with the next; the last with 0, the data."""
     return zip(times, [*times[1:], 0])
