@@ -194,7 +194,8 @@ def solvers(args):
     def paths(name, evaluations):
         count = (evaluations + 1) // 2 if name == "heun" else evaluations
         times = choose_times(s, count, "sigma")
-        return [*times, 0], np.stack([start, *(step.x for step in SAMPLERS[name].run(p, s, start, None, times))])[:, :, 0]
+        steps = SAMPLERS[name].run(p, s, start, None, times)
+        return [*times, 0], np.stack([start, *(step.x for step in steps)])[:, :, 0]
 
     counts = np.array([3, 5, 7, 9, 13, 19, 29, 49, 79])
     found = {title: {count: paths(name, count) for count in counts} for title, name in names.items()}

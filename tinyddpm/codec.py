@@ -29,6 +29,9 @@ def compress(path, model, preset, images, T=100, lanes=32, watch=lambda done, to
     lanes: the images that are coded beside each other: more are faster, and borrow more bits
     watch(done, total) is called after each batch
     """
+    if not len(images):
+        raise ValueError("there are no images to compress")
+    lanes = min(lanes, len(images))
     stacks, codec = Stacks(lanes, np.random.default_rng(0)), _codec(model, preset, T)
     for start in range(0, len(images), lanes):
         codec.encode(images[start:start + lanes], stacks)
@@ -52,8 +55,10 @@ def decompress(path, model, preset, watch=lambda done, total: None):
         settings = parse_json(metadata["settings"])
         heads, counts, words = (tensors[name] for name in ("heads", "counts", "words"))
         N, T, c = settings["images"], settings["T"], model.config
-        if not (heads.shape == counts.shape == (len(heads),) and len(heads) and counts.min() >= 0
-                and words.shape == (counts.sum(),) and 2 <= T <= preset.diffusion.T
+        if not (type(N) is type(T) is int and (heads.dtype, counts.dtype, words.dtype) == (np.int64, np.int64, np.int32)
+                and heads.shape == counts.shape == (len(heads),) and len(heads)
+                and 0 <= counts.min() <= counts.max() <= len(words) and words.shape == (counts.sum(),)
+                and 2 <= T <= preset.diffusion.T
                 and 0 < N * c.image_size**2 * c.image_channels <= MOST):
             raise ValueError("its numbers do not fit together")
     for what, own in _identity(model).items():

@@ -98,10 +98,10 @@ def free_answer(network, xt, t, labels, nothing, w, interval=None):
 
 OPEN = ("Draw a page of digits with `sample.py mnist --guidance W` for W of 0.5, 1, 2 and 4. Which would you show to "
         "somebody who asks for digits, and which to somebody who asks what digits look like?",
-        "For single good digits, 2 or 4: nearly all are read as asked, and they are clean. For what digits look like, 1 "
-        "or a little more: with 4 all digits of a class look alike, so slants, open loops and thin strokes that occur in "
-        "the data are missing. Fidelity is a property of each picture, diversity one of all together, and no single "
-        "picture shows that it is lost.")
+        "For single good digits, 2 or 4: nearly all are read as asked, and they are clean. For what digits look like, "
+        "1 or a little more: with 4 all digits of a class look alike, so slants, open loops and thin strokes that "
+        "occur in the data are missing. Fidelity is a property of each picture, diversity one of all together, and no "
+        "single picture shows that it is lost.")
 
 TASKS = [
     question("15.1", "What a perfect classifier says", 2, posterior_score, '''

@@ -84,12 +84,12 @@ def hutchinson_answer(transposed, signs):
     return out
 
 
-OPEN = ("Draw the same ten digits (`sample.py mnist --label 0,1,2,3,4,5,6,7,8,9 --seed 1`) with `--sampler dpmpp_2m` and "
-        "4, 6, 8, 12 and 100 steps. Which differences would you see, and which would a measure find?",
-        "With 4 steps strokes are smeared or broken; from 8 on one would need to lay the pictures beside each other. The "
-        "mean difference of a pixel to 100 steps still falls with the square of the number of steps, and FID stops "
-        "falling near 15 steps: from there on the network is what is wrong, and no solver can mend it. So the number of "
-        "steps should follow the measure that one cares for, not the error of the solver.")
+OPEN = ("Draw the same ten digits (`sample.py mnist --label 0,1,2,3,4,5,6,7,8,9 --seed 1`) with `--sampler dpmpp_2m` "
+        "and 4, 6, 8, 12 and 100 steps. Which differences would you see, and which would a measure find?",
+        "With 4 steps strokes are smeared or broken; from 8 on one would need to lay the pictures beside each other. "
+        "The mean difference of a pixel to 100 steps still falls with the square of the number of steps, and FID stops "
+        "falling near 15 steps: from there on the network is what is wrong, and no solver can mend it. So the number "
+        "of steps should follow the measure that one cares for, not the error of the solver.")
 
 TASKS = [
     library("16.1", "Heun's method", 3, heun, [solvers.heun],

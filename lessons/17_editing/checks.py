@@ -87,14 +87,14 @@ def conditional_answer(mean, covariance, known, values):
 
 OPEN = ("Fill the left half of the same digit with ten seeds, by `--method replacement`, `resampling` and "
         "`reconstruction` of edit.py. How varied are the answers of each, and is more variety better?",
-        "Replacement is the most varied, for its answers hardly look at what is known: many do not continue its strokes. "
-        "The other two agree more, and where the known half leaves only one digit possible they should. More variety is "
-        "better only among answers that fit. The measure would be the conditional distribution itself, which is known "
-        "in the plane and not for digits; a classifier can at least tell whether the whole is a digit.")
+        "Replacement is the most varied, for its answers hardly look at what is known: many do not continue its "
+        "strokes. The other two agree more, and where the known half leaves only one digit possible they should. More "
+        "variety is better only among answers that fit. The measure would be the conditional distribution itself, "
+        "which is known in the plane and not for digits; a classifier can at least tell whether the whole is a digit.")
 
 TASKS = [
     library("17.1", "What is known", 2, measurements, [editing.masked, editing.smaller],
-            masked=["-> Measurement(of, back): of(x) = A x; back(y), the smallest x with A x = y; here they are the same"],
+            masked=["-> Measurement(of, back): of(x) = A x; back(y), the smallest x with A x = y; the same here"],
             smaller=["-> Measurement(of, back), too", "of: reshape to squares, and the mean of each",
                      "back: every pixel of a square has its mean"]),
     library("17.2", "Replacement", 2, replaced, [editing.replaced],

@@ -19,7 +19,7 @@ from tinyddpm.sampling.editing import Measurement            # Measurement(of, b
 
 def masked(mask):
     """The pixels where mask (1, H, W, 1) is 1, which are known; the others are 0."""
-    # 1. -> Measurement(of, back): of(x) = A x; back(y), the smallest x with A x = y; here they are the same
+    # 1. -> Measurement(of, back): of(x) = A x; back(y), the smallest x with A x = y; the same here
     raise NotImplementedError("17.1 masked")
 
 

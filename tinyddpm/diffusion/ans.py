@@ -62,11 +62,6 @@ class Stacks:
             self.counts[low] -= 1
             head[low] = (head[low] << WORD) | self.words[low, self.counts[low]]
 
-    @property
-    def bits(self):
-        """What all stacks hold, with their heads."""
-        return int(32 * self.counts.sum() + 64 * len(self.heads))
-
 
 def _mix(position):
     """Another position for each, one to one, whose bits depend on all of its bits."""

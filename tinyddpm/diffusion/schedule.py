@@ -8,6 +8,8 @@ import numpy as np
 
 from tinyddpm.backend import array_module
 
+LOG_SNR = math.log(1e4), math.log(4e-5)         # at both ends of linear
+
 
 class Table(np.ndarray):
     """Values for t = 0..T. At real times t between them, values are interpolated linearly: table[2.5]."""
@@ -133,9 +135,6 @@ def straight(T=1000):
     """
     u = np.arange(T + 1) / (T + 1)
     return from_alpha_bar((1 - u)**2 / ((1 - u)**2 + u**2))
-
-
-LOG_SNR = math.log(1e4), math.log(4e-5)         # at both ends of linear
 
 
 def from_alpha_bar(f, largest=1.0):
