@@ -2,6 +2,7 @@
 
     python examples/distill.py mnist --to 1                  students of 8, 4, 2 steps and 1, one after the other
     python examples/distill.py mnist --method consistency --to 2
+    python examples/distill.py mnist --method reflow         straighter paths, for any number of steps
     python examples/distill.py mnist --to 1 --resume         continue after Ctrl-C
     python examples/sample.py runs/distilled/steps-1/checkpoint.safetensors
 
@@ -12,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from tinyddpm import cli, data
+from tinyddpm.progress import Progress
 from tinyddpm.training import Trainer, load_checkpoint, load_model, run
 from tinyddpm.training.checkpoint import CHECKPOINT
-from tinyddpm.training.distill import METHODS, Lesson, student_preset
+from tinyddpm.training.distill import METHODS, student_preset
 from tinyddpm.training.fit import fit
 
 FIRST = 8           # steps of the first progressive student, whose teacher takes twice as many
@@ -46,12 +48,19 @@ def main(argv):
         resumes = args.resume and (folder / CHECKPOINT).exists()
         lock = run.claim(folder, new=not resumes)
         trainer = load_checkpoint(folder / CHECKPOINT) if resumes else student(args, teacher, preset, steps)
-        trainer.lock, trainer.lesson = lock, Lesson(teacher, preset, trainer, steps, args.method)
+        trainer.lock = lock
         if trainer.progress < 1:
             print(f"a student of {steps} step{'s' * (steps > 1)}:")
+            progress = Progress()
+            trainer.lesson = METHODS[args.method](teacher, preset, trainer, steps,
+                                                  lambda done, total: progress.count("pair", done, total))
+            progress.close()
             if not fit(trainer, dataset, folder):
                 return run.stopped(trainer, Path(args.out))
             run.draw(trainer, folder, 64)
+            if args.method == "reflow":
+                before, after = trainer.lesson.straightness()
+                print(f"how far its paths are from straight: {after:.3f}; its teacher's: {before:.3f}")
         lock.close()
         teacher, preset = load_model(folder / CHECKPOINT)
     print(f"samples: {folder / 'samples.png'}\nmore: python examples/sample.py {folder / CHECKPOINT}")

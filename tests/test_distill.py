@@ -12,9 +12,11 @@ from tinyddpm.diffusion.process import q_sample
 from tinyddpm.nn import MLP
 from tinyddpm.sampling.generate import generate
 from tinyddpm.sampling.samplers import choose_times
+from tinyddpm.sampling.solvers import dpmpp_2m
 from tinyddpm.sampling.steps import consistency, ddim, last
 from tinyddpm.training import Trainer, load_model, save_checkpoint
-from tinyddpm.training.distill import METHODS, Lesson, student_preset
+from tinyddpm.training import distill
+from tinyddpm.training.distill import METHODS, Progressive, student_preset
 from tinyddpm.training.optimizer import Adam
 
 BASE = presets.get("mnist").override(image_size=8, base_channels=8, groups=4, channel_multipliers=(1, 2), patch_size=1,
@@ -30,13 +32,19 @@ def teacher():
     return model.eval()
 
 
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    for name, number in (("GRID", STEPS), ("PAIRS", 70), ("SOLVER_STEPS", 3), ("BATCH", 20)):
+        monkeypatch.setattr(distill, name, number)
+
+
 def lesson(method):
     student = Trainer(student_preset(BASE, STEPS, method))
-    student.optimizer.ema += 0.05
-    return Lesson(teacher(), BASE, student, STEPS, method)
+    student.model.flat_values += 0.05
+    return METHODS[method](teacher(), BASE, student, STEPS)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["progressive", "consistency", "consistency-training"])
 def test_noise_and_x0_belong_to_x_t(method):
     """So that the student sees the x_t that the image and its noise lead to."""
     its = lesson(method)
@@ -67,8 +75,8 @@ def zip_first(steps, count):
 def test_a_consistent_student_is_asked_for_what_it_finds_further_on(method):
     its = lesson(method)
     x0, t, _ = its(np.random.default_rng(2), X0, EPS, {"labels": LABELS})
-    average = Trainer(BASE).model.eval()
-    average.flat_values[...] = its.student.optimizer.ema
+    itself = Trainer(BASE).model.eval()
+    itself.flat_values[...] = its.student.model.flat_values
     for i, now in enumerate(t):
         label, after = LABELS[i:i + 1], int(now - 250)
         p = reverse_process(its.teacher, BASE.diffusion, label, guidance=1.4)
@@ -78,8 +86,26 @@ def test_a_consistent_student_is_asked_for_what_it_finds_further_on(method):
         if after == 0:
             expected = p(xt, np.array([now]))[2] if method == "consistency" else X0[i:i + 1]
         else:
-            expected = reverse_process(average, BASE.diffusion, label)(x, np.array([after]))[2]
+            expected = reverse_process(itself, BASE.diffusion, label)(x, np.array([after]))[2]
         np.testing.assert_allclose(x0[i:i + 1], expected, atol=1e-3)
+
+
+def test_pairs_for_reflow(monkeypatch):
+    """An image is where the teacher's flow leads from its noise, as asked for; the times are those of training."""
+    its, inputs = lesson("reflow"), {"labels": LABELS}
+    x0, t, eps = its(np.random.default_rng(2), X0, EPS, inputs)
+    assert set(inputs["labels"]) <= set(range(10)) and len(set(t)) == 6
+    p = reverse_process(its.teacher, BASE.diffusion, inputs["labels"], guidance=1.4)
+    np.testing.assert_allclose(x0, last(dpmpp_2m(p, its.s, eps, None, choose_times(its.s, 3, "logsnr"))), atol=1e-5)
+    _, again, _ = its(np.random.default_rng(3), X0, EPS, inputs)
+    assert (t != again).any()
+    before, after = its.straightness()
+    assert before > 0 and after > 0 and its.student.model.training
+
+
+def test_consistency_takes_a_finer_grid_than_its_student(monkeypatch):
+    monkeypatch.setattr(distill, "GRID", 16)
+    assert len(lesson("consistency").times) == 1 + 16 and len(lesson("progressive").times) == 1 + STEPS
 
 
 def test_a_method_must_exist():
@@ -106,7 +132,7 @@ def test_a_student_learns():
         one.flat_values *= 2
         one.config = preset.model
     student.optimizer = Adam(student.model, preset.training)
-    student.lesson = Lesson(model, preset, student, 1, "progressive")
+    student.lesson = Progressive(model, preset, student, 1)
 
     def drawn(model, steps):
         return generate(model, preset.diffusion, 32, sampler="ddim", steps=steps, spacing="strides", clip=False)
@@ -125,7 +151,7 @@ def test_the_program(tmp_path, monkeypatch, capsys):
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
     monkeypatch.chdir(tmp_path)
-    preset = presets.get("mnist").override(base_channels=8, groups=4, T=40, batch_size=4)
+    preset = presets.get("mnist").override(base_channels=8, groups=4, T=16, batch_size=4)
     save_checkpoint("c.safetensors", Trainer(preset))
     flags = ["c.safetensors", "--to", "4", "--train-steps", "2", "--out", "d", "--backend", "numpy"]
     assert program.main(flags) == 0 and "a student of 4 steps" in capsys.readouterr().out
@@ -137,5 +163,7 @@ def test_the_program(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="already holds a run"):
         program.main(flags)
     assert program.main([*flags, "--resume"]) == 0 and "a student" not in capsys.readouterr().out
+    assert program.main([*flags[:1], *flags[3:5], "--method", "reflow", "--out", "r", "--backend", "numpy"]) == 0
+    assert "from straight" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--to 3"):
         program.main(["c.safetensors", "--to", "3", "--out", "e", "--backend", "numpy"])

@@ -151,3 +151,17 @@ def test_guidance_within_an_interval():
     assert not np.allclose(make(3.0)(x, np.full(2, 9))[2], make(1.0)(x, np.full(2, 9))[2])
     with pytest.raises(ValueError, match="expected the smaller t first"):
         make(3.0, (30, 10))
+
+
+def test_straight_paths():
+    """S is 0 where x_0 is the same all along, and for one normal distribution what its known velocity says."""
+    s, x, times = S, RNG.standard_normal((4000, 2)), range(1000, 0, -2)
+    assert ode.straightness(lambda x, t: (None, None, np.full_like(x, 0.3)), s, x, times) < 1e-12
+    found = ode.straightness(Mixture([[0.0, 0.0]], [0.25 * np.eye(2)], [1.0]), s, x, times)
+    # On the straight path z = (1 - r) x_0 + r eps of deviation sd(r), the flow is z = x sd(r) / sd(1).
+    r = np.linspace(0, 1, 2001)
+    slope = np.gradient(np.sqrt(0.25 * (1 - r)**2 + r**2), r)
+    weights = np.full(2001, 1 / 2000)
+    weights[[0, -1]] /= 2
+    expected = (weights * (slope - 0.5)**2).sum() * (x**2).mean()
+    assert found == pytest.approx(expected, rel=0.02)

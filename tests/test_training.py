@@ -636,7 +636,7 @@ class GreyConfig:
     start: float = 0.5
     num_classes: int | None = None
     learned_variance: bool = False
-    least_parameters = 1
+    least_parameters, shape = 1, (8, 8, 1)
 
 
 class Grey(Module):

@@ -20,7 +20,8 @@ from tinyddpm.sampling.samplers import SAMPLERS, SPACINGS
 from tinyddpm.training import load_model, rendezvous, run
 from tinyddpm.training.checkpoint import PRETRAINED
 
-CONFIGS = (TrainingConfig, DiffusionConfig, SamplingConfig, *(config for config, _ in nn.NETWORKS.values()))
+CONFIGS = (TrainingConfig, DiffusionConfig, SamplingConfig,
+           *(config for config, _ in nn.NETWORKS.values() if hasattr(config, "image_size")))
 HELP = {  # texts for the flags that set a preset's fields; the comments on the fields say more
     "steps": "training steps", "minutes": "training time, instead of a number of steps",
     "batch_size": "images per step", "lr": "learning rate", "seed": "seed of all random numbers",

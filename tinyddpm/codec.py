@@ -6,6 +6,7 @@ what wrote it, and has the digest of its images: those that come out otherwise a
 
 import hashlib
 import json
+import math
 import platform
 from dataclasses import asdict
 
@@ -59,7 +60,7 @@ def decompress(path, model, preset, watch=lambda done, total: None):
                 and heads.shape == counts.shape == (len(heads),) and len(heads)
                 and 0 <= counts.min() <= counts.max() <= len(words) and words.shape == (counts.sum(),)
                 and 2 <= T <= preset.diffusion.T
-                and 0 < N * c.image_size**2 * c.image_channels <= MOST):
+                and 0 < N * math.prod(c.shape) <= MOST):
             raise ValueError("its numbers do not fit together")
     for what, own in _identity(model).items():
         if settings.get(what) != own:
@@ -80,10 +81,9 @@ def decompress(path, model, preset, watch=lambda done, total: None):
 
 
 def _codec(model, preset, T):
-    c = model.config
     times = choose_times(preset.diffusion.make_schedule(), T, "logsnr")[::-1]
     p, s = shortened(reverse_process(model.eval(), preset.diffusion), times)
-    return BitsBack(p, s, (c.image_size, c.image_size, c.image_channels))
+    return BitsBack(p, s, model.config.shape)
 
 
 def _identity(model):

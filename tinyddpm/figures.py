@@ -153,7 +153,7 @@ class Figure:
 
     def _noise(self, count):
         c = self.preset.model
-        return self.rng.standard_normal((count, c.image_size, c.image_size, c.image_channels), dtype=np.float32)
+        return self.rng.standard_normal((count, *c.shape), dtype=np.float32)
 
     def _images(self, count):
         """`count` training images, uint8; for None all of them, in the order of the data set."""

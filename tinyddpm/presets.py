@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 
 from tinyddpm import files, nn
 from tinyddpm.diffusion.config import DiffusionConfig
+from tinyddpm.diffusion.discrete import DiscreteConfig
 from tinyddpm.nn import UNetConfig
 from tinyddpm.sampling.config import SamplingConfig
 
@@ -52,16 +53,17 @@ class TrainingConfig:
 class Preset:
     """Everything that defines a run. It is stored in every checkpoint, so that sampling needs no flags for it.
 
-    model: the configuration of one of nn.NETWORKS. All of them have the fields image_size, image_channels,
-        num_classes and learned_variance, and the property least_parameters. num_classes not None: the run learns the
-        labels of its data, if they have any
+    model: the configuration of one of nn.NETWORKS. All of them have num_classes, learned_variance, least_parameters
+        and shape, that of a sample as the network sees it. num_classes not None: the run learns the labels of its
+        data, if they have any
+    diffusion: a DiffusionConfig, or a DiscreteConfig
     classes: the names of the model's classes, once the data are known
     """
 
     name: str
     dataset: str
     model: object = field(default_factory=UNetConfig)
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    diffusion: DiffusionConfig | DiscreteConfig = field(default_factory=DiffusionConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     classes: tuple[str, ...] = ()
@@ -71,8 +73,8 @@ class Preset:
             raise ValueError(f"num_classes is {self.model.num_classes}; the classes are {', '.join(self.classes)}")
         if self.sampling.guidance != 1 and self.model.num_classes is None:
             raise ValueError(f"guidance is {self.sampling.guidance}, which needs a model with classes")
-        if self.model.learned_variance != (self.diffusion.variance == "learned"):
-            raise ValueError(f"the variance is {self.diffusion.variance}, but the model has learned_variance = "
+        if self.model.learned_variance != self.diffusion.learned_variance:
+            raise ValueError(f"the diffusion has learned_variance = {self.diffusion.learned_variance}, the model "
                              f"{self.model.learned_variance}")
 
     @property
@@ -99,7 +101,8 @@ class Preset:
         possible = getattr(changes["model"], "resolutions", ())
         if not set(attention := given.get("attention_resolutions", ())) <= set(possible):
             raise ValueError(f"attention_resolutions is {attention}; the levels of the U-Net have {possible}")
-        changes["model"] = replace(changes["model"], learned_variance=changes["diffusion"].variance == "learned")
+        if changes["model"].learned_variance != changes["diffusion"].learned_variance:
+            changes["model"] = replace(changes["model"], learned_variance=changes["diffusion"].learned_variance)
         return replace(self, **changes)
 
     def to_json(self):
@@ -111,7 +114,8 @@ class Preset:
         try:
             d = files.parse_json(text)
             config, _ = nn.NETWORKS[d.get("network", "unet")]           # older checkpoints do not name it
-            parts = (("model", config), ("diffusion", DiffusionConfig), ("training", TrainingConfig),
+            process = DiscreteConfig if "kind" in d["diffusion"] else DiffusionConfig
+            parts = (("model", config), ("diffusion", process), ("training", TrainingConfig),
                      ("sampling", SamplingConfig))
             d = {"sampling": {}, "classes": []} | d                         # which older checkpoints lack
             return cls(_typed("name", d["name"], str), _typed("dataset", d["dataset"], str),

@@ -131,9 +131,8 @@ def load(name, config, split="train", data_dir=None):
     else:
         raise ValueError(f"no data set {name!r}; expected {', '.join(DATASETS)} or a folder of images, which --dataset "
                          "also names when it has moved")
-    shape = (config.image_size, config.image_size, config.image_channels)
-    if dataset.images.shape[1:] != shape:
-        raise ValueError(f"the images of {name} are {dataset.images.shape[1:]}; the model is made for {shape}")
+    if dataset.images.shape[1:] != config.shape:
+        raise ValueError(f"the images of {name} are {dataset.images.shape[1:]}; the model is made for {config.shape}")
     if config.num_classes not in (None, len(dataset.classes)):
         found = f"{len(dataset.classes)} classes" if dataset.classes else "no labels"
         raise ValueError(f"{name} has {found}, and the model has num_classes = {config.num_classes}")
@@ -158,7 +157,7 @@ def load_npy(path, config):
         if images.offset + images.nbytes != Path(path).stat().st_size:
             raise ValueError("its size is not that of its array")
     images = images[..., None] if images.ndim == 3 else images
-    shape = (config.image_size, config.image_size, config.image_channels)
-    if images.dtype != np.uint8 or images.shape[1:] != shape:
-        raise ValueError(f"{path} holds {images.dtype} {images.shape}; the model is made for uint8 (N, *{shape})")
+    if images.dtype != np.uint8 or images.shape[1:] != config.shape:
+        raise ValueError(f"{path} holds {images.dtype} {images.shape}; the model is made for uint8 "
+                         f"(N, *{config.shape})")
     return np.array(images)

@@ -36,6 +36,10 @@ class DiffusionConfig:
             raise ValueError(f"the hybrid loss needs a learned variance; the variance is {self.variance}")
         self.make_schedule()
 
+    @property
+    def learned_variance(self):
+        return self.variance == "learned"
+
     def make_schedule(self):
         """The Schedule with its tables. Raises ValueError unless every beta is between 0 and 1."""
         return SCHEDULES[self.schedule](self)

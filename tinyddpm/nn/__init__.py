@@ -4,9 +4,11 @@ import numpy as np
 
 from tinyddpm.nn.mlp import MLP
 from tinyddpm.nn.module import Module, Parameter
+from tinyddpm.nn.transformer import Transformer, TransformerConfig
 from tinyddpm.nn.unet import UNet, UNetConfig
 
-NETWORKS = {"unet": (UNetConfig, UNet)}         # name, as stored in a preset -> configuration and network
+# name, as stored in a preset -> configuration and network
+NETWORKS = {"unet": (UNetConfig, UNet), "transformer": (TransformerConfig, Transformer)}
 
 
 def name_of(config):

@@ -72,6 +72,11 @@ class UNetConfig:
         return [self.image_size // self.patch_size >> level for level in range(len(self.channel_multipliers))]
 
     @property
+    def shape(self):
+        """Of a sample."""
+        return self.image_size, self.image_size, self.image_channels
+
+    @property
     def least_parameters(self):
         """A number that the parameters exceed, known without building the network: those of the largest layers."""
         base, folded = self.base_channels, self.patch_size**2 * self.image_channels
@@ -239,7 +244,7 @@ class UNet(Module):
     def _check(self, x, t, labels):
         """Return the labels to use ("no label" if none are given). Raise ValueError for arguments that do not fit."""
         c, N = self.config, len(x)
-        expected = (N, c.image_size, c.image_size, c.image_channels)
+        expected = (N, *c.shape)
         if x.shape != expected:
             raise ValueError(f"UNet: x is {x.shape}; expected {expected}, (N, H, W, C)")
         if t.shape != (N,) or t.dtype.kind not in "iuf" or N and not 1 <= t.min() <= t.max() < np.inf:

@@ -40,8 +40,7 @@ def generate(model, diffusion, count, seed=0, sampler="ddpm", steps=None, labels
 
     for start in range(0, count, batch):
         rng, stop = generator(seed, "sample", start), min(count, start + batch)
-        shape = (stop - start, config.image_size, config.image_size, config.image_channels)
-        x = rng.standard_normal(shape, dtype=np.float32)
+        x = rng.standard_normal((stop - start, *config.shape), dtype=np.float32)
         p = guided_process(model, diffusion, None if labels is None else labels[start:stop], guidance, avoid, clip,
                            interval, classifier, scale)
         for step in chosen.run(counted, s, x, rng, times, **options):

@@ -9,7 +9,8 @@ import math
 import numpy as np
 
 from tinyddpm.backend import array_module, to_numpy
-from tinyddpm.sampling.solvers import angle_at, dormand_prince, flow, time_at, velocity
+from tinyddpm.sampling.solvers import angle_at, dormand_prince, flow, predict, time_at, transfer, velocity
+from tinyddpm.sampling.steps import pairs
 
 
 def encode(p, s, x, tolerance=1e-6):
@@ -80,3 +81,25 @@ def log_likelihood(p, s, x, rng=None, tolerance=1e-5, watch=lambda t: None):
         watch(time_at(s, angle))
     noise, integral = to_numpy(state[:, :-1]).astype(np.float64), to_numpy(state[:, -1])
     return integral - (noise**2).sum(axis=1) / 2 - D / 2 * math.log(2 * math.pi)
+
+
+def straightness(p, s, x, times):
+    """How far the velocity eps - x_0 is from its mean along each path, squared, per dimension (Liu et al. 2023, S(Z)).
+
+    0 for straight paths, on which one step is exact. x (N, ...): noise, at the first of the descending times
+    """
+    velocities, lengths = [], []
+    for t, previous in pairs(times):
+        x0, eps = predict(p, s, x, t)
+        x = transfer(s, x, eps, t, previous)
+        velocities.append(eps - x0)
+        lengths.append(position(s, t) - position(s, previous))
+    shares = [length / sum(lengths) for length in lengths]
+    mean = sum(share * v for share, v in zip(shares, velocities))
+    return float(sum(share * ((v - mean)**2).mean() for share, v in zip(shares, velocities)))
+
+
+def position(s, t):
+    """Where x_t is on the straight path from data, 0, to noise, 1."""
+    signal, noise = math.sqrt(s.alpha_bar[t]), math.sqrt(1 - s.alpha_bar[t])
+    return noise / (signal + noise)

@@ -11,6 +11,7 @@ import numpy as np
 from tinyddpm import files, interop, nn, safetensors
 from tinyddpm.backend import from_numpy, state, to_numpy
 from tinyddpm.diffusion.config import DiffusionConfig
+from tinyddpm.diffusion.discrete import DiscreteConfig
 from tinyddpm.presets import Preset
 from tinyddpm.training.optimizer import LossScale
 from tinyddpm.training.trainer import Trainer
@@ -43,8 +44,8 @@ def _metadata(trainer):
             "seconds": json.dumps(trainer.seconds), "data": json.dumps(trainer.fingerprint)}
 
 
-def load_checkpoint(path):
-    """The Trainer that save_checkpoint wrote, ready for its next step.
+def load_checkpoint(path, kind=Trainer):
+    """The Trainer, or DiscreteTrainer, that save_checkpoint wrote, ready for its next step.
 
     Raises ValueError for a file that is damaged, of another kind, or does not fit its own configuration.
     """
@@ -52,7 +53,7 @@ def load_checkpoint(path):
     with _parsing(path):
         if not any(name.startswith("adam_m/") for name in tensors):
             raise ValueError("it holds a model without the state of its training: start a new run from it, with --from")
-        trainer = Trainer(_preset(tensors, metadata))
+        trainer = kind(_preset(tensors, metadata, kind.config))
         for part, flat in buffers(trainer).items():
             _fill(trainer.model, flat, tensors, part)
         trainer.steps_done, trainer.seconds, trainer.fingerprint, loss_scale = (
@@ -78,9 +79,10 @@ def same_state(trainer):
         trainer.group.broadcast(trainer.loss_scale.good)
 
 
-def load_model(path):
+def load_model(path, config=DiffusionConfig):
     """The model of a checkpoint with its averaged parameters, in evaluation mode, and the preset.
 
+    config: of its process, DiffusionConfig or DiscreteConfig
     path: a name in PRETRAINED, a checkpoint or a file of save_model, or a published model in the layout of diffusers, a
         .safetensors file or its folder
     Raises ValueError as load_checkpoint does.
@@ -94,7 +96,7 @@ def load_model(path):
     if metadata.get("format") in (None, "pt"):              # as PyTorch's libraries write them
         return _published(path)
     with _parsing(path):
-        preset = _preset(tensors, metadata)
+        preset = _preset(tensors, metadata, config)
         model = nn.build(preset.model).eval()
         _fill(model, model.flat_values, tensors, "ema")
     return model, preset
@@ -118,11 +120,14 @@ def _parsing(path):
     return files.parsing(path, "a checkpoint of this version of tinyddpm")
 
 
-def _preset(tensors, metadata):
+def _preset(tensors, metadata, config):
     """The configuration of a checkpoint. Raises an error for a file of another kind, or with too few parameters."""
     if metadata.get("format") != FORMAT:
         raise ValueError(f"its format is {metadata.get('format')!r}")
     preset = Preset.from_json(metadata["preset"])
+    if type(preset.diffusion) is not config:
+        raise ValueError("its process adds noise to numbers" if config is DiscreteConfig else
+                         "its process is that of unmask.py, of values instead of numbers")
     nn.require_size(preset.model, {name: a for name, a in tensors.items() if name.startswith("ema/")})
     return preset
 

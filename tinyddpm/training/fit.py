@@ -10,15 +10,13 @@ from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
-from tinyddpm import files, plots
+from tinyddpm import files
 from tinyddpm.backend import on_gpu
 from tinyddpm.progress import Progress, duration
-from tinyddpm.sampling.generate import by_class, generate
 from tinyddpm.training.checkpoint import CHECKPOINT, save_checkpoint
 
 COLUMNS = ("step", "loss", "grad_norm", "lr", "seconds")
 METRICS = "metrics.csv"
-GRID = 36               # images in a sample grid drawn during a run
 AHEAD = 20              # steps that are started on a GPU before the host waits for their losses
 
 
@@ -124,13 +122,7 @@ class Log:
                 f"{duration(max(0, left))} left{skipped}")
 
     def draw(self):
-        """Save a grid of samples from the averaged model, by DDIM."""
-        preset, step = self.trainer.preset, self.trainer.steps_done
-        count, labels, columns = by_class(preset.labels, GRID)
-        how = preset.sampling.arguments(preset.diffusion.T, labels) | dict(sampler="ddim", steps=None, spacing=None)
-        with self.trainer.averaged() as model:
-            images = generate(model, preset.diffusion, count, preset.training.seed, **how)
-        plots.save_png(self.folder / f"samples_{step:06}.png", plots.grid(plots.to_uint8(images), columns))
+        self.trainer.save_samples(self.folder / f"samples_{self.trainer.steps_done:06}")
 
     def save(self):
         self.file.flush()

@@ -6,15 +6,18 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from tinyddpm import nn
+from tinyddpm import nn, plots
 from tinyddpm.backend import from_numpy, generator, state
 from tinyddpm.data import scaled
 from tinyddpm.diffusion import objective
+from tinyddpm.diffusion.config import DiffusionConfig
+from tinyddpm.sampling.generate import by_class, generate
 from tinyddpm.training.optimizer import Adam, LossScale
 from tinyddpm.training.parallel import Alone
 
 Result = namedtuple("Result", "step loss grad_norm lr")
 SMALLEST_LOSS_SCALE = 2.0**-10
+GRID = 36               # images in a sample grid drawn during a run
 
 
 class Trainer:
@@ -24,6 +27,7 @@ class Trainer:
     lesson: None, or what takes the place of the images and their noise (training/distill.py)
     """
 
+    config = DiffusionConfig            # of the process that it trains
     lesson = None
 
     def __init__(self, preset, group=None):
@@ -55,12 +59,11 @@ class Trainer:
 
     def begin(self, images, labels=None):
         """Start a step without waiting for its loss, which `results` returns later. A GPU can be many steps behind."""
-        number, d = self.steps_done + 1, self.preset.diffusion
+        number = self.steps_done + 1
         x0, t, eps, inputs = self.draw(number, images, labels)
         self.model.flat_grads.fill(0)
         loss_scale = self.loss_scale.scale if self.loss_scale else 1.0
-        loss = objective.loss_and_gradient(self.model, self.schedule, x0, t, eps, d.loss, d.prediction, d.variance,
-                                           loss_scale, **inputs)
+        loss = self.loss(x0, t, eps, loss_scale, inputs)
         self.group.average(self.model.flat_grads)
         # Of several ranks, each knows only its own loss: the averaged gradient decides for all, or they would diverge.
         lr = self.optimizer.learning_rate(number, self.progress)
@@ -97,6 +100,12 @@ class Trainer:
         inputs["rng"] = rng if size == 1 else generator(c.seed, "step", number, rank)              # of dropout
         return x0, t, eps, inputs
 
+    def loss(self, x0, t, eps, loss_scale, inputs):
+        """The loss of what `draw` returned; its gradient is added to the model's."""
+        d = self.preset.diffusion
+        return objective.loss_and_gradient(self.model, self.schedule, x0, t, eps, d.loss, d.prediction, d.variance,
+                                           loss_scale, **inputs)
+
     def results(self):
         """The Results of the steps started since the last call, with losses averaged over the ranks.
 
@@ -128,6 +137,17 @@ class Trainer:
         self.group.broadcast(clock)
         self.seconds = float(clock[0])
         return votes[0] > 0
+
+    def save_samples(self, stem):
+        """Write a grid of samples of the averaged model, by DDIM, to stem.png. Returns the path."""
+        preset = self.preset
+        count, labels, columns = by_class(preset.labels, GRID)
+        how = preset.sampling.arguments(preset.diffusion.T, labels) | dict(sampler="ddim", steps=None, spacing=None)
+        with self.averaged() as model:
+            images = generate(model, preset.diffusion, count, preset.training.seed, **how)
+        path = stem.with_name(stem.name + ".png")
+        plots.save_png(path, plots.grid(plots.to_uint8(images), columns))
+        return path
 
     @contextmanager
     def averaged(self):
