@@ -1,21 +1,32 @@
-"""Data whose perfect network is known: clouds, each a Gaussian with the same spread in all directions."""
+"""Data whose perfect network is known: clouds, each a Gaussian with the same spread in all directions.
+
+And small networks that learn from it.
+"""
 
 import math
 
 import numpy as np
 
 from tinyddpm.diffusion import process
+from tinyddpm.nn import MLP
+from tinyddpm.presets import TrainingConfig
+from tinyddpm.training.optimizer import Adam
 
 MEANS = np.array([[-1.5, 0.0], [1.0, 1.2], [1.0, -1.2]])
 WEIGHTS = (0.5, 0.3, 0.2)
 SIGMA = 0.15
 
 
+def draw(count, rng, means=MEANS, sigma=SIGMA, weights=WEIGHTS):
+    """x_0 (count, D)."""
+    return means[rng.choice(len(means), count, p=weights)] + sigma * rng.standard_normal((count, means.shape[1]))
+
+
 def perfect_x0(s, means=MEANS, sigma=SIGMA, weights=WEIGHTS):
     """E[x_0 | x_t], as a function of xt (N, D) and t (N,), for clouds of standard deviation sigma."""
     def x0(xt, t):
-        a = s.alpha_bar[t[0]]
-        away, variance = xt[:, None] - np.sqrt(a) * means, a * sigma**2 + 1 - a
+        a = s.alpha_bar[t][:, None]
+        away, variance = xt[:, None] - np.sqrt(a)[:, :, None] * means, a * sigma**2 + 1 - a
         log = np.log(weights) - (away**2).sum(axis=2) / (2 * variance)
         share = np.exp(log - log.max(axis=1, keepdims=True))
         share /= share.sum(axis=1, keepdims=True)
@@ -64,3 +75,37 @@ def arrive(s, y, t, after, means, sigma, weights):
         less = below(middle, after) < share
         low, high = np.where(less, middle, low), np.where(less, high, middle)
     return middle
+
+
+def learn(D, target, steps, watch=lambda x0: None, start=None):
+    """A model whose output is x_0 (N, D), and the same as a function x0(xt, t).
+
+    target(x0) gives a batch x_t, t and the x_0 to learn, where x0 is the model so far; start: a model to begin with
+    watch(x0) is called every 50 steps, with the averaged model
+    """
+    model, average = MLP((D,), hidden=128, depth=3), MLP((D,), hidden=128, depth=3).eval()
+    if start:
+        model.flat_values[...] = start.flat_values
+    optimizer = Adam(model, TrainingConfig(steps=steps, lr=1e-2, lr_final=1e-5, warmup=20, adam_beta2=0.99,
+                                           ema_decay=0.98))
+    now, averaged = (lambda x, t, model=model: model.forward(x.astype(np.float32), t).astype(np.float64)
+                     for model in (model, average))
+    for step in range(1, steps + 1):
+        xt, t, x0 = target(now)
+        difference = now(xt, t) - x0
+        model.flat_grads.fill(0)
+        model.backward((2 / difference.size * difference).astype(np.float32))
+        optimizer.update(step, optimizer.learning_rate(step, step / steps))
+        if step % 50 == 0 or step == steps:
+            average.flat_values[...] = optimizer.ema
+            watch(averaged)
+    return average, averaged
+
+
+def paths(lesson, positions, panels):
+    """Save figure_paths.png: title -> paths (positions, N, 1) beside each other."""
+    figure, axes = lesson.figure(1, len(panels), size=(10, 3), sharey=True)
+    for ax, (title, z) in zip(axes, panels.items()):
+        ax.plot(positions, z[:, :, 0], linewidth=0.6, color="0.4")
+        ax.set(xlabel="r", ylabel="z", xlim=(1, 0), title=title)
+    lesson.save(figure, "figure_paths.png")

@@ -140,8 +140,9 @@ def test_a_unet_that_loses_one_skip_gradient_is_found(monkeypatch):
         check_network(model, np.random.default_rng(2).standard_normal((2, 8, 8, 1)), np.array([1, 777]))
 
 
-def test_mlp_gradients():
-    model = randomized(MLP((3, 2), hidden=7, dtype=np.float64))
+@pytest.mark.parametrize("depth", [1, 3])
+def test_mlp_gradients(depth):
+    model = randomized(MLP((3, 2), hidden=7, dtype=np.float64, depth=depth))
     assert check_network(model, RNG.standard_normal((4, 3, 2)), np.array([1, 2, 500, 1000])) < 1e-6
 
 
