@@ -106,15 +106,15 @@ def main():
             encode(stack, x, *chain)
         each = np.diff(stack.path).reshape(len(sent), -1).mean(axis=0)      # pop, push, pop, push, ..., push
         paths = [np.cumsum(np.append(0, d)) for d in (each, np.concatenate([each[:-1:2], each[1::2], each[-1:]]))]
-        print(f"T = {T}, width 1/{1 / width:.0f}: {each.sum():.3f} bits, -log2 p(x_0) is {truth:.3f}; borrowed "
-              f"{-paths[0].min():.1f} one by one, {-paths[1].min():.1f} all at once")
+        print(f"T = {T}, width 1/{1 / width:.0f}: {each.sum():.3f} bits, the truth {truth:.3f}; borrowed "
+              f"{-paths[0].min():.1f}, all at once {-paths[1].min():.1f}")
         assert [decode(stack, *chain) for _ in sent] == sent[::-1]
     lesson.curves("figure_stack.png", dict(zip(("one by one", "all at once"), paths)), "o-", ylabel="bits on the stack")
 
     tinyddpm.use("numba")
     (model, preset), file = training.load_model("mnist-eps"), lesson.folder / "few.ddpm"
     T, lanes, count = (4, 2, 4) if lesson.quick else (16, 4, 12)
-    images, stacks, sizes = course.digits()[0][-count:], ans.Stacks(lanes, rng), []
+    images, stacks, sizes = course.digits()[0][-count:], ans.Stacks(lanes, np.random.default_rng(0)), []
     times = samplers.choose_times(preset.diffusion.make_schedule(), T, "logsnr")[::-1]
     p, s = bits_back.shortened(prediction.reverse_process(model.eval(), preset.diffusion), times)
     coder = bits_back.BitsBack(p, s, images.shape[1:])
@@ -124,7 +124,7 @@ def main():
     borrowed = 32 * (stacks.borrowed + 1).sum() / images[:lanes].size
     net, more = sizes - borrowed / np.arange(1, len(sizes) + 1), 2**np.arange(8)
     bound, error = likelihood.evaluate(p, s, images, T - 1).summary()["total"]
-    print(f"{count} digits: {sizes[-1]:.2f} bits/dim, less the borrowed {net[-1]:.2f}; bound {bound:.2f} +- {error:.2f}")
+    print(f"{count} digits: {sizes[-1]:.2f} bits/dim, not borrowed {net[-1]:.2f}; the bound {bound:.2f} +- {error:.2f}")
     curves = {"if more are like these": (more, net[-1] + borrowed / more), "measured": sizes,
               "less the borrowed bits": net, "the bound": (more, np.full(8, bound))}
     lesson.curves("figure_bits.png", curves, "o-", xscale="log", xlabel="images on each stack", ylabel="bits/dim")
