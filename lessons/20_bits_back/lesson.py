@@ -40,8 +40,8 @@ class Stack:
 
 def ranges(p, M=2**32):
     """Where the range of each symbol begins, and M at the end; none is empty."""
-    below = np.append(0, np.cumsum(p)) / np.sum(p)
-    return (np.floor((M - len(p)) * below).astype(int) + np.arange(len(p) + 1)).tolist()
+    below = np.append(0, np.cumsum(p)).tolist()
+    return [int((M - len(p)) * (b / below[-1])) + k for k, b in enumerate(below)]
 
 
 def encode(stack, x, q, p, prior, factor=0x9e3779b1):
@@ -84,7 +84,7 @@ def main():
     p_z, p_x = np.array([0.5, 0.3, 0.2]), np.array([[7, 1, 1, 1], [1, 7, 1, 1], [1, 1, 4, 4]]) / 10
     joint, text = p_z[:, None] * p_x, b"These bytes lay on the stack before."
     total, bits, third = joint.sum(axis=0), -np.log2(joint), np.full((3, 4), 1 / 3)
-    sent = rng.permutation(np.repeat(range(4), np.rint(total * (500 if lesson.quick else 5000)).astype(int))).tolist()
+    sent = rng.permutation(np.repeat(range(4), np.rint(total * (100 if lesson.quick else 5000)).astype(int))).tolist()
     print(f"-log2 p(x) is {-total @ np.log2(total):.4f} on average; with the best z it takes {total @ bits.min(0):.4f}")
     for name, q, *factor in (("the posterior", joint / total), ("1/3", third), ("1/3, not mixed", third, 1)):
         stack, exact = Stack(int.from_bytes(text, "big")), (total * q * (bits + np.log2(q))).sum()
@@ -97,7 +97,7 @@ def main():
 
     gaussian = lambda w, mean, variance: ranges(np.exp(-(np.arange(-6, 6 + w, w) - mean)**2 / (2 * variance)))
     step = lambda w, other: lambda k: gaussian(w, math.sqrt(0.7) * (k * other - 6), 0.3)
-    sent = np.rint(8 * (rng.standard_normal(20 if lesson.quick else 60) + 6)).astype(int).tolist()
+    sent = np.rint(8 * (rng.standard_normal(5 if lesson.quick else 60) + 6)).astype(int).tolist()
     truth = -np.log2(np.diff(gaussian(1 / 8, 0, 1)) / 2**32)[sent].mean()
     for T, width in ((10, 1 / 8), (10, 1 / 256), (40, 1 / 32), (10, 1 / 32)):
         stack, w = Stack(int.from_bytes(rng.bytes(500), "big")), [1 / 8] + [width] * T
@@ -113,7 +113,7 @@ def main():
 
     tinyddpm.use("numba")
     (model, preset), file = training.load_model("mnist-eps"), lesson.folder / "few.ddpm"
-    T, lanes, count = (4, 2, 4) if lesson.quick else (16, 4, 12)
+    T, lanes, count = (3, 2, 4) if lesson.quick else (16, 4, 12)
     images, stacks, sizes = course.digits()[0][-count:], ans.Stacks(lanes, np.random.default_rng(0)), []
     times = samplers.choose_times(preset.diffusion.make_schedule(), T, "logsnr")[::-1]
     p, s = bits_back.shortened(prediction.reverse_process(model.eval(), preset.diffusion), times)
