@@ -283,3 +283,43 @@ def conditional(mean, covariance, known, values):
     gain = covariance[np.ix_(others, known)] @ np.linalg.inv(covariance[np.ix_(known, known)])
     return (mean[others] + gain @ (values - mean[known]),
             covariance[np.ix_(others, others)] - gain @ covariance[np.ix_(known, others)])
+
+
+# ---- 20 ----
+
+def push(x, ends, symbol):
+    start, f = ends[symbol], ends[symbol + 1] - ends[symbol]
+    return x // f * ends[-1] + start + x % f
+
+
+def pop(x, ends):
+    M = ends[-1]
+    symbol = sum(end <= x % M for end in ends) - 1
+    return symbol, x // M * (ends[symbol + 1] - ends[symbol]) + x % M - ends[symbol]
+
+
+def frequencies(p, M):
+    found = np.floor((M - len(p)) * p).astype(int) + 1
+    found[p.argmax()] += M - found.sum()
+    return found
+
+
+def send(stack, x, p_z, p_x, q):
+    z = stack.pop(q(x))
+    for value in x:
+        stack.push(p_x[z], value)
+    stack.push(p_z, z)
+
+
+def receive(stack, D, p_z, p_x, q):
+    z = stack.pop(p_z)
+    x = [stack.pop(p_x[z]) for _ in range(D)][::-1]
+    stack.push(q(x), z)
+    return x
+
+
+def net_length(p_z, p_x, q):
+    joint = p_z[:, None] * p_x
+    pairs = joint.sum(axis=0) * q
+    bits = np.log2(np.where(q > 0, q, 1)) - np.log2(joint)
+    return (pairs * bits).sum()

@@ -81,7 +81,7 @@ def test_a_homework_is_what_the_library_says(lesson):
 
 
 def test_every_lesson_has_a_homework_with_questions_of_its_own():
-    assert list(tasks.LESSONS) == [f"{n:02}" for n in range(1, 18)]
+    assert list(tasks.LESSONS) == [f"{n:02}" for n in [*range(1, 18), 20]]
     for lesson, found in tasks.LESSONS.items():
         assert sum(bool(task.stubs) for task in found) >= 1 and sum(not task.stubs for task in found) >= 1
         assert [task.number for task in found] == [f"{int(lesson)}.{i}" for i in range(1, len(found) + 1)]
@@ -239,6 +239,16 @@ MUTANTS = {        # task -> (right, wrong) in its functions' source
     "17.5": [("scale / np.sqrt(s.alpha_bar[t])", "scale"), ("y - measurement.of(x0)", "measurement.of(x0) - y"),
              ("p.backward(measurement.back(y - measurement.of(x0)))", "measurement.back(y - measurement.of(x0))"),
              ("        if clip:\n            x0 =", "        if clip:\n            y =")],
+    "20.1": [("x // f * ends[-1]", "x // ends[-1] * f"), ("+ start + x % f", "+ x % f"), ("- ends[symbol]\n", "\n"),
+             ("end <= x % M", "end < x % M"), ("x // f", "int(x / f)")],
+    "20.2": [("(M - len(p)) * p).astype(int) + 1", "M * p).astype(int)"), ("np.floor(", "np.rint("),
+             ("p.argmax()", "-1")],
+    "20.3": [("for value in x:", "for value in x[::-1]:"), ("[::-1]\n", "\n"), ("stack.push(q(x), z)", "pass"),
+             ("stack.pop(q(x))", "stack.pop(p_z)")],
+    "20.4": [("joint.sum(axis=0) * q", "joint"), ("np.log2(np.where(q > 0, q, 1))", "0"),
+             ("np.where(q > 0, q, 1)", "q"), ("np.log2", "np.log")],
+    "20.5": [("np.floor(", "np.rint("), ("2**PRECISION - reserved", "2**PRECISION"), ("1 - below", "below"),
+             ("-abs(z)", "-abs(z) / 2")],
 }
 
 
