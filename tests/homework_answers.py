@@ -285,6 +285,29 @@ def conditional(mean, covariance, known, values):
             covariance[np.ix_(others, others)] - gain @ covariance[np.ix_(known, others)])
 
 
+# ---- 18 ----
+
+def flow(velocity, z, positions):
+    path = [z]
+    for r, after in zip(positions, positions[1:]):
+        path.append(path[-1] + (after - r) * velocity(path[-1], r))
+    return np.stack(path)
+
+
+def two_in_one(s, teacher, xt, t, after):
+    def move(x, x0, t, after):
+        eps = (x - column(s.alpha_bar[t]) * x0) / column(1 - s.alpha_bar[t])
+        return column(s.alpha_bar[after]) * x0 + column(1 - s.alpha_bar[after]) * eps
+
+    column = lambda values: np.sqrt(np.asarray(values))[:, None]
+    middle = (t + after) / 2
+    x = move(xt, teacher(xt, t), t, middle)
+    end = move(x, teacher(x, middle), middle, after)
+    kept = column((1 - s.alpha_bar[after]) / (1 - s.alpha_bar[t]))
+    a, b = column(s.alpha_bar[t]), column(s.alpha_bar[after])
+    return (end - kept * xt) / (b - kept * a)
+
+
 # ---- 20 ----
 
 def push(x, ends, symbol):

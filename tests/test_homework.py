@@ -81,7 +81,7 @@ def test_a_homework_is_what_the_library_says(lesson):
 
 
 def test_every_lesson_has_a_homework_with_questions_of_its_own():
-    assert list(tasks.LESSONS) == [f"{n:02}" for n in [*range(1, 18), 20]]
+    assert list(tasks.LESSONS) == [f"{n:02}" for n in [*range(1, 19), 20]]
     for lesson, found in tasks.LESSONS.items():
         assert sum(bool(task.stubs) for task in found) >= 1 and sum(not task.stubs for task in found) >= 1
         assert [task.number for task in found] == [f"{int(lesson)}.{i}" for i in range(1, len(found) + 1)]
@@ -239,6 +239,17 @@ MUTANTS = {        # task -> (right, wrong) in its functions' source
     "17.5": [("scale / np.sqrt(s.alpha_bar[t])", "scale"), ("y - measurement.of(x0)", "measurement.of(x0) - y"),
              ("p.backward(measurement.back(y - measurement.of(x0)))", "measurement.back(y - measurement.of(x0))"),
              ("        if clip:\n            x0 =", "        if clip:\n            y =")],
+    "18.1": [("np.arange(T + 1) / (T + 1)", "np.arange(T + 1) / T"), ("(1 - u)**2 + u**2", "1"),
+             ("per_sample(signal + noise, xt)", "per_sample(signal, xt)"), ("(xt - per", "(xt + per")],
+    "18.2": [("(after - r)", "(r - after)"), ("velocity(path[-1], r)", "velocity(path[-1], after)"),
+             ("path[-1] + (", "z + (")],
+    "18.3": [("(end - kept * xt)", "end"), ("(t + after) / 2", "after"), ("teacher(x, middle)", "teacher(x, t)"),
+             ("(b - kept * a)", "b")],
+    "18.4": [("if previous else x0", "if previous else x"), ("previous, rng", "t, rng"),
+             ("yield Step(t, x, x0)", "yield Step(previous, x, x0)"), ("rng.standard_normal(x.shape, dtype=x.dtype)",
+                                                                       "(x - x0)")],
+    "18.5": [("position(s, t) - position(s, previous)", "1"), ("velocities.append(eps - x0)", "velocities.append(eps)"),
+             ("(v - mean)**2", "abs(v - mean)"), ("noise / (signal + noise)", "noise"), (".mean()", ".sum()")],
     "20.1": [("x // f * ends[-1]", "x // ends[-1] * f"), ("+ start + x % f", "+ x % f"), ("- ends[symbol]\n", "\n"),
              ("end <= x % M", "end < x % M"), ("x // f", "int(x / f)")],
     "20.2": [("(M - len(p)) * p).astype(int) + 1", "M * p).astype(int)"), ("np.floor(", "np.rint("),

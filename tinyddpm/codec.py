@@ -72,9 +72,13 @@ def decompress(path, model, preset, watch=lambda done, total: None):
         stack[:len(part)] = part
     found = []
     for start in reversed(range(0, N, lanes)):
-        found.insert(0, codec.decode(min(lanes, N - start), stacks))
+        try:
+            with np.errstate(divide="ignore"):                  # wrong numbers may have no probability at all
+                found.insert(0, codec.decode(min(lanes, N - start), stacks))
+        except ValueError:
+            break
         watch(N - start, N)
-    images = np.concatenate(found)
+    images = np.concatenate(found or [np.empty(0, np.uint8)])
     if _digest(images.tobytes()) != settings["digest"]:
         raise ValueError(f"{path}: what was decoded are not the images that were encoded; is this another machine?")
     return images

@@ -60,7 +60,7 @@ def two_in_one(s, teacher, xt, t, after):
 
 
 def further_on(s, teacher, student, xt, t, after):
-    """What the student finds a step further on the teacher's path; behind the last step, the teacher's x_0."""
+    """What the student finds a step further on; behind the last step, the teacher's x_0."""
     x0 = teacher(xt, t)
     ahead = student(move(s, xt, x0, t, after), np.maximum(after, 1))
     return np.where(after[:, None] > 0, ahead, x0)
