@@ -1,8 +1,8 @@
 """Draw from a model of train_masks.py, or find how many bits its data take.
 
-    python examples/unmask.py runs/masks/checkpoint.safetensors --steps 20 --out digits.gif
+    python examples/unmask.py masks --steps 20 --out digits.gif
     python examples/unmask.py runs/text/checkpoint.safetensors --out text.txt
-    python examples/unmask.py runs/masks/checkpoint.safetensors --bits --dataset mnist
+    python examples/unmask.py masks --bits
 """
 
 import numpy as np
@@ -20,7 +20,8 @@ from tinyddpm.training.discrete import images, load_data, save, texts, values
 
 def main(argv):
     parser = cli.Parser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="the checkpoint.safetensors of train_masks.py")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT",
+                        help="the checkpoint.safetensors of train_masks.py, or masks, which comes with the package")
     parser.add_argument("--count", type=cli.at_least(1), metavar="N",
                         help="how many samples, or with --bits how many of the data set (default 36, a text 6; 1,000)")
     parser.add_argument("--steps", type=cli.at_least(1), default=100, metavar="N",

@@ -9,6 +9,8 @@
     python lessons/play.py backprop         a staged computation, forward and backward
     python lessons/play.py solvers          three solvers of the ODE, by the evaluations that they may use
     python lessons/play.py inpaint          half of each point is known: two ways to find the other
+    python lessons/play.py straighten       a flow before and after reflow, by the number of steps
+    python lessons/play.py unmask           digits behind masks, in 4, 16 and 64 steps
     python lessons/play.py walk --html      a page with a slider, for a browser or a notebook
     python lessons/play.py walk --out film.gif
 

@@ -2,17 +2,22 @@
 
 import numpy as np
 
+import clouds
 import course
 import diagrams
 from clouds import MEANS, SIGMA, Differences, density, perfect_x0, reverse
 
 from tinyddpm import plots
+from tinyddpm.backend import to_numpy
 from tinyddpm.diffusion import likelihood, process, schedule
+from tinyddpm.diffusion.discrete import DiscreteConfig
 from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.sampling import editing
 from tinyddpm.sampling.samplers import SAMPLERS, choose_times
 from tinyddpm.sampling.steps import ddim, ddpm, last, spread
+from tinyddpm.sampling.unmask import generate
 from tinyddpm.training import load_model
+from tinyddpm.training.discrete import images
 
 
 def forward(args):
@@ -244,5 +249,46 @@ def inpaint(args):
     return draw, "t", np.array([*times, 0]), times[60]
 
 
+def straighten(args):
+    """How many steps: the paths of a flow to three clouds, and of one that was learned from the ends of these."""
+    s, rng = schedule.straight(), np.random.default_rng(2)
+    x0, pool, start = perfect_x0(s), rng.standard_normal((8000, 2)), rng.standard_normal((60, 2))
+    ends = last(SAMPLERS["heun"].run(reverse(s, x0), s, pool, None, choose_times(s, 30, "sigma")))
+
+    def pairs(_):
+        chosen, t = rng.integers(len(pool), size=256), rng.integers(1, s.T + 1, 256)
+        return process.q_sample(s, ends[chosen], t, pool[chosen]), t, ends[chosen]
+
+    _, reflowed = clouds.learn(2, pairs, 1000)
+
+    def draw(figure, count):
+        times = choose_times(s, count, "strides")
+        scale = [np.sqrt(s.alpha_bar[t]) + np.sqrt(1 - s.alpha_bar[t]) for t in times] + [1]      # to straight lines
+        for ax, (title, x) in zip(figure.subplots(1, 2), {"before": x0, "after reflow": reflowed}.items()):
+            path = [start, *(step.x for step in ddim(reverse(s, x), s, start, None, times))]
+            path = np.array(path) / np.array(scale)[:, None, None]
+            ax.plot(*path.transpose(2, 0, 1), "-", linewidth=0.6, color="0.6")
+            ax.plot(*path[-1].T, ".", markersize=4)
+            ax.plot(*MEANS.T, "kx")
+            ax.set(xlim=(-2.5, 2.5), ylim=(-2.5, 2.5), aspect="equal", title=f"{title}, {count} step{'s' * (count > 1)}")
+    return draw, "steps", np.array([1, 2, 3, 4, 6, 8, 12, 20, 50]), 1
+
+
+def unmask(args):
+    """t: digits behind masks, on their way in 4, 16 and 64 steps."""
+    model, preset = load_model("masks", DiscreteConfig)
+    d, paths = preset.diffusion.make_schedule(), {}
+    for count in (4, 16, 64):
+        paths[count] = path = [(d.T, np.full((16, 28, 28), d.K))]
+        generate(model, d, 16, (28, 28), 5, count,
+                 lambda step, *_: path.append((step.t - d.T / count, to_numpy(step.x))))
+
+    def draw(figure, t):
+        for ax, (count, path) in zip(figure.subplots(1, 3), paths.items()):
+            x = next(x for at, x in reversed(path) if at >= t - 1e-6)
+            course.show(ax, plots.grid(plots.to_uint8(images(x)), 4), f"{count} steps, t = {t}", 0, 255)
+    return draw, "t", np.linspace(1000, 0, 65).astype(int), 500
+
+
 PLAYS = {f.__name__.replace("_", "-"): f for f in (forward, score, walk, guidance, steps, rate_distortion, backprop,
-                                                   solvers, inpaint)}
+                                                   solvers, inpaint, straighten, unmask)}

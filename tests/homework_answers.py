@@ -308,6 +308,26 @@ def two_in_one(s, teacher, xt, t, after):
     return (end - kept * xt) / (b - kept * a)
 
 
+# ---- 19 ----
+
+def masked(x0, t, T, K, u):
+    each = np.asarray(t).reshape(-1, *[1] * (x0.ndim - 1))
+    return np.where(u < 1 - each / T, x0, K)
+
+
+def posterior(x0, xt, t, T, K):
+    values, ratio = np.arange(K), (1 - t / T) / (1 - (t - 1) / T)
+    joint = ((ratio * (values == xt) + (1 - ratio) / K)
+             * ((1 - (t - 1) / T) * (values == x0) + (t - 1) / T / K))
+    return joint / joint.sum()
+
+
+def bound(shares, T):
+    entropy = lambda p: -(p * np.log2(np.where(p > 0, p, 1))).sum()
+    H = entropy(shares)
+    return H + (entropy(shares.sum(axis=0)) + entropy(shares.sum(axis=1)) - H) / T
+
+
 # ---- 20 ----
 
 def push(x, ends, symbol):

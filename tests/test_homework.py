@@ -81,7 +81,7 @@ def test_a_homework_is_what_the_library_says(lesson):
 
 
 def test_every_lesson_has_a_homework_with_questions_of_its_own():
-    assert list(tasks.LESSONS) == [f"{n:02}" for n in [*range(1, 19), 20]]
+    assert list(tasks.LESSONS) == [f"{n:02}" for n in range(1, 21)]
     for lesson, found in tasks.LESSONS.items():
         assert sum(bool(task.stubs) for task in found) >= 1 and sum(not task.stubs for task in found) >= 1
         assert [task.number for task in found] == [f"{int(lesson)}.{i}" for i in range(1, len(found) + 1)]
@@ -250,6 +250,13 @@ MUTANTS = {        # task -> (right, wrong) in its functions' source
                                                                        "(x - x0)")],
     "18.5": [("position(s, t) - position(s, previous)", "1"), ("velocities.append(eps - x0)", "velocities.append(eps)"),
              ("(v - mean)**2", "abs(v - mean)"), ("noise / (signal + noise)", "noise"), (".mean()", ".sum()")],
+    "19.1": [("1 - each / T", "each / T"), ("x0, K)", "x0, K - 1)"), ("u < ", "u > ")],
+    "19.2": [("/ (math.log(2) * x0.size)", "/ x0.size"), ("(xt == d.K)", "(xt < d.K)"), ("(p - truth)", "(truth - p)"),
+             ("ones_like(xt)", "zeros_like(xt)")],
+    "19.3": [("(1 - (t - 1) / T)", "(1 - t / T)"), ("/ joint.sum()", ""), ("values == x0", "values == xt")],
+    "19.4": [("(below <= u)", "(below < u - 0.2)"), ("* below[..., -1:]", "* 0.5"), ("x, t, previous)", "x, t, t - 1)"),
+             ("p0.argmax(axis=-1)", "x")],
+    "19.5": [("/ T", ""), ("H + (", "H - ("), ("entropy(shares.sum(axis=0))", "entropy(shares.sum(axis=1))")],
     "20.1": [("x // f * ends[-1]", "x // ends[-1] * f"), ("+ start + x % f", "+ x % f"), ("- ends[symbol]\n", "\n"),
              ("end <= x % M", "end < x % M"), ("x // f", "int(x / f)")],
     "20.2": [("(M - len(p)) * p).astype(int) + 1", "M * p).astype(int)"), ("np.floor(", "np.rint("),

@@ -112,7 +112,8 @@ def test_the_points_are_those_of_the_homeworks():
         assert row.split("|")[-2].strip() == str(points), row
 
 
-PLAYS = ["forward", "score", "walk", "guidance", "steps", "rate-distortion", "backprop", "solvers", "inpaint"]
+PLAYS = ["forward", "score", "walk", "guidance", "steps", "rate-distortion", "backprop", "solvers", "inpaint",
+         "straighten", "unmask"]
 
 
 def test_a_play_is_a_picture_where_there_is_no_display(tmp_path):

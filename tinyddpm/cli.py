@@ -33,7 +33,8 @@ HELP = {  # texts for the flags that set a preset's fields; the comments on the 
     "guidance": "of samples of a model with classes: see sample.py --help",
     **{name: ", ".join(choices) for name, choices in CHOICES.items()}}
 
-MODELS = ", ".join(["the checkpoint.safetensors of a run", *PRETRAINED, "or a published model"])
+MODELS = ", ".join(["the checkpoint.safetensors of a run", *(name for name in PRETRAINED if name != "masks"),
+                    "or a published model"])
 Lines = argparse.RawDescriptionHelpFormatter         # keeps the lines of an epilog
 
 
