@@ -102,10 +102,10 @@ def learn(D, target, steps, watch=lambda x0: None, start=None):
     return average, averaged
 
 
-def paths(lesson, positions, panels):
-    """Save figure_paths.png: title -> paths (positions, N, 1) beside each other."""
+def paths(lesson, name, positions, panels):
+    """Save a figure: title -> paths (positions, N, 1) beside each other."""
     figure, axes = lesson.figure(1, len(panels), size=(10, 3), sharey=True)
     for ax, (title, z) in zip(axes, panels.items()):
         ax.plot(positions, z[:, :, 0], linewidth=0.6, color="0.4")
         ax.set(xlabel="r", ylabel="z", xlim=(1, 0), title=title)
-    lesson.save(figure, "figure_paths.png")
+    lesson.save(figure, name)

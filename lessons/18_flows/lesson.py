@@ -60,7 +60,7 @@ def two_in_one(s, teacher, xt, t, after):
 
 
 def further_on(s, teacher, student, xt, t, after):
-    """What the student finds a step further on; behind the last step, the teacher's x_0."""
+    """What the student finds a step further on; after the last, the teacher's x_0."""
     x0 = teacher(xt, t)
     ahead = student(move(s, xt, x0, t, after), np.maximum(after, 1))
     return np.where(after[:, None] > 0, ahead, x0)
@@ -102,14 +102,14 @@ def main():
     positions, start = np.linspace(1, 0, 201), rng.standard_normal((40, 1))
     u = lambda z, r: velocity(z, r, LINE)
     path, straight = flow(u, start, positions), lambda x0: start + (1 - positions)[:, None, None] * (x0 - start)
-    clouds.paths(lesson, positions, {"noise and data, paired at random": straight(clouds.draw(40, rng, LINE)),
-                                     "the flow": path, "noise, and where it flows": straight(path[-1])})
+    clouds.paths(lesson, "figure_paths.png", positions, {
+        "at random": straight(clouds.draw(40, rng, LINE)), "the flow": path, "along the flow": straight(path[-1])})
     times, p = np.arange(s.T, 0, -100), clouds.reverse(s, clouds.perfect_x0(s, LINE))
     z = start / np.sqrt(s.alpha_bar[s.T]) * (1 - s.T / (s.T + 1))               # x_T on the straight path
     apart = np.abs(flow(u, z, [*times / (s.T + 1), 0])[-1] - last(ddim(p, s, start, None, times))).max()
     print(f"ten steps of Euler along the straight path, and of DDIM: {apart:.0e}")
-    low, *_, high = sorted(flow(u, start, [1, 0])[-1, :, 0])
-    print(f"one step: from {low:.3f} to {high:.3f}; the data's mean is {LINE[:, 0] @ clouds.WEIGHTS:.3f}")
+    one = flow(u, start, [1, 0])[-1]
+    print(f"one step: from {one.min():.3f} to {one.max():.3f}; the data's mean is {LINE[:, 0] @ clouds.WEIGHTS:.3f}")
     for name, means in {"a line": LINE, "the plane": clouds.MEANS}.items():
         teacher, noise, curves = clouds.perfect_x0(s, means), rng.standard_normal((1000, means.shape[1])), {}
         p, end = clouds.reverse(s, teacher), np.full(1000, s.T)

@@ -41,7 +41,7 @@ def network(x):
 
 
 def bound(T):
-    """The mean over the words of the bound in bits: over all t, and all ways to mask."""
+    """The mean of the bound over the words, in bits: over all t and ways to mask."""
     total = 0.0
     for t, (word, share) in itertools.product(range(1, T + 1), LANGUAGE.items()):
         for hidden in ((), (0,), (1,), (0, 1)):
@@ -111,8 +111,8 @@ def main():
         trainer.step(data.batch(trainer.steps_done, 64, seed=0)[0])
     x0 = values(digits[-(16 if quick else 100):], rng)
     with trainer.averaged() as mine:
-        for name, network in {"150 steps": mine, "the weights masks": model}.items():
-            d, p = trainer.schedule, discrete.reverse_process(network, trainer.schedule)
+        for name, its in {"150 steps": mine, "the weights masks": model}.items():
+            d, p = trainer.schedule, discrete.reverse_process(its, trainer.schedule)
             print(f"{name}: {discrete.bits(p, d, x0, rng, 1 if quick else 8).mean():.4f} bits a pixel")
     few = x0[:2 if quick else 8]
     orders = {"any order": rng.permutation(784), "row by row": np.arange(784)}
