@@ -4,7 +4,7 @@
     python examples/distill.py mnist --method consistency --to 2
     python examples/distill.py mnist --method reflow         straighter paths, for any number of steps
     python examples/distill.py mnist --to 1 --resume         continue after Ctrl-C
-    python examples/sample.py runs/distilled/steps-1/checkpoint.safetensors
+    python examples/sample.py runs/distilled/progressive-1/checkpoint.safetensors
 
 Each student has a folder of its own. It has learned its teacher's guidance, and needs none.
 """
@@ -44,7 +44,7 @@ def main(argv):
     if preset.labels is not None:
         dataset.require_classes(preset.classes, name)
     for steps in stages(args):
-        folder = Path(args.out) / f"steps-{steps}"
+        folder = Path(args.out) / f"{args.method}-{steps}"
         resumes = args.resume and (folder / CHECKPOINT).exists()
         lock = run.claim(folder, new=not resumes)
         trainer = load_checkpoint(folder / CHECKPOINT) if resumes else student(args, teacher, preset, steps)

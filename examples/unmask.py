@@ -15,7 +15,7 @@ from tinyddpm.progress import Progress
 from tinyddpm.sampling.generate import BATCH
 from tinyddpm.sampling.unmask import generate
 from tinyddpm.training import load_model
-from tinyddpm.training.discrete import images, load_data, save, texts, values
+from tinyddpm.training.discrete import IMAGES, TEXTS, images, load_data, save, texts, values
 
 
 def main(argv):
@@ -34,6 +34,10 @@ def main(argv):
     cli.add_data_dir(parser)
     cli.add_backend_flags(parser)
     args = parser.parse_args(argv)
+    if args.bits:
+        cli.refuse(parser, args, ("out", "steps"), "--bits")
+    else:
+        cli.refuse(parser, args, ("dataset", "split", "data_dir"), "samples: add --bits")
     cli.use_backend(args)
     model, preset = load_model(args.checkpoint, DiscreteConfig)
     (measure if args.bits else draw)(parser, args, model, preset)
@@ -42,18 +46,18 @@ def main(argv):
 
 def draw(parser, args, model, preset):
     """Samples, as a picture, a film or a text."""
-    alphabet, progress = preset.diffusion.alphabet, Progress()
+    d, alphabet, progress = preset.diffusion.make_schedule(), preset.diffusion.alphabet, Progress()
     suffixes = [".txt"] if alphabet else [".png", ".gif"]
     out = cli.require_writable(parser, args, args.out or "samples" + suffixes[0], *suffixes)
-    film = plots.Film(6)
+    film, steps = plots.Film(6), min(args.steps, d.T)
 
     def watch(step, number, total):
         progress.count("step", number, total)
         if out.suffix == ".gif":
-            film.add(step._replace(t=1 if number % args.steps == 0 else step.t + 1, x=images(to_numpy(step.x))))
+            film.add(step._replace(t=1 if number % steps == 0 else step.t + 1, x=images(to_numpy(step.x))))
 
-    x = generate(model, preset.diffusion.make_schedule(), args.count or (6 if alphabet else 36),
-                 model.config.shape[:-1], args.seed, args.steps, watch)
+    x = generate(model, d, args.count or (TEXTS if alphabet else IMAGES), model.config.shape[:-1], args.seed, steps,
+                 watch)
     progress.close()
     if out.suffix == ".gif":
         film.save(out)
@@ -77,7 +81,7 @@ def measure(parser, args, model, preset):
     progress.close()
     found = np.concatenate(found)
     print(f"{len(found):,} samples of {args.dataset or preset.dataset}: at most {found.mean():.4f} "
-          f"+- {found.std() / len(found)**0.5:.4f} bits for each {'letter' if d.K > 2 else 'pixel'}")
+          f"+- {found.std() / len(found)**0.5:.4f} bits for each {'letter' if preset.diffusion.alphabet else 'pixel'}")
 
 
 if __name__ == "__main__":

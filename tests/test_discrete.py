@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageSequence
 
-from tinyddpm import data, gradcheck, nn
+from tinyddpm import data, gradcheck, interop, nn, presets
 from tinyddpm.data import text
 from tinyddpm.diffusion import discrete
 from tinyddpm.diffusion.discrete import KINDS, LOSSES, Discrete, DiscreteConfig, one_hot
@@ -15,6 +16,7 @@ from tinyddpm.nn import Transformer, TransformerConfig
 from tinyddpm.presets import Preset, TrainingConfig
 from tinyddpm.sampling import unmask
 from tinyddpm.training import Trainer, load_checkpoint, load_model, save_checkpoint
+from tinyddpm.training.checkpoint import PRETRAINED
 from tinyddpm.training.discrete import DiscreteTrainer, values
 
 RNG = np.random.default_rng(0)
@@ -129,8 +131,26 @@ def test_gradients(kind, loss):
     x0, t = rng.integers(0, 4, (5, 3)), np.array([1, 2, 4, 6, 7])
     xt = d.q_sample(x0, t, rng.random((5, 3)))
     assert loss == "bound" or kind == "uniform" or (xt == 4).any() and (xt != 4).any()
-    gradcheck.check(lambda y: LOSSES[loss](d, x0, xt, t, y), lambda dy, cache: dy * cache,
-                    rng.standard_normal((5, 3, 4)))
+    y = rng.standard_normal((5, 3, 4))
+    gradcheck.check(lambda y: LOSSES[loss](d, x0, xt, t, y), lambda dy, cache: dy * cache, y)
+    with pytest.raises(AssertionError):                             # without the sum in softmax's backward
+        gradcheck.check(lambda y: LOSSES[loss](d, x0, xt, t, y), lambda dy, cache: dy * (cache - 0.01 * cache.max()), y)
+
+
+def test_the_gradient_reaches_the_network():
+    """As the difference of two losses says, times the loss scale."""
+    d, rng = Discrete(3, "absorbing", 9), np.random.default_rng(1)
+    model = Transformer(TransformerConfig(5, 4, 8, 1, 2, 2), seed=1, dtype=np.float64)
+    model.flat_values[...] = 0.5 * rng.standard_normal(model.flat_values.size)
+    x0, t, u = rng.integers(0, 3, (4, 5)), np.array([2, 4, 6, 9]), rng.random((4, 5))
+    loss = lambda: discrete.loss_and_gradient(model, d, x0, t, u, loss_scale=8.0)
+    loss()
+    gradient, direction = model.flat_grads.copy(), rng.standard_normal(model.flat_values.size)
+    kept, found = model.flat_values.copy(), []
+    for h in (1e-5, -1e-5):
+        model.flat_values[...] = kept + h * direction
+        found.append(loss())
+    assert gradient @ direction == pytest.approx(8 * (found[0] - found[1]) / 2e-5, rel=1e-5)
 
 
 def test_cross_entropy_is_that_of_the_masked():
@@ -163,23 +183,32 @@ def test_samples_and_bits_of_the_exact_model(kind):
 
     assert abs(shares(20) - SHARES).sum() < 0.1 < abs(shares(1) - SHARES).sum()
     x0 = WORDS[np.random.default_rng(2).choice(len(WORDS), N, p=SHARES)]
+    expected = enumerated_bound(d, p)
     found = discrete.bits(p, d, x0, np.random.default_rng(3), count=4)
-    assert found.shape == (N,) and L * found.mean() == pytest.approx(enumerated_bound(d, p), rel=0.05)
+    assert found.shape == (N,) and L * found.mean() == pytest.approx(expected, rel=0.05)
+    rng = np.random.default_rng(4)                          # the same word, again and again: no t is left out
+    one = np.mean([discrete.bits(p, d, x0[:1], rng, 1)[0] for _ in range(2000)])
+    assert one == pytest.approx(discrete.bits(p, d, x0[[0] * 2000], rng, 8).mean(), rel=0.15)
 
 
 def test_the_process_must_exist():
-    for wrong in ((1, "absorbing", 10), (2, "swapped", 10), (2, "uniform", 0)):
-        with pytest.raises(ValueError, match="at least 2 values"):
+    for wrong in ((1, "absorbing", 10), (2, "swapped", 10), (2, "uniform", 0), (300, "uniform", 10)):
+        with pytest.raises(ValueError, match="expected 2 to 256 values"):
             Discrete(*wrong)
-    with pytest.raises(ValueError, match="alphabet has 3"):
-        DiscreteConfig(2, alphabet="abc")
+    for count, alphabet in ((2, "abc"), (3, ""), (3, "aba")):
+        with pytest.raises(ValueError, match=f"there are {count} values; expected 2, or a different letter"):
+            DiscreteConfig(count, alphabet=alphabet)
+    for model, alphabet in ((TransformerConfig(6, 3, 16), "abc"), (TransformerConfig(6, 3, 16), ""),
+                            (nn.UNetConfig(8, 3), "ab")):
+        with pytest.raises(ValueError, match="the network is made for"):
+            Preset("a", "b", model, DiscreteConfig(len(alphabet) or 2, alphabet=alphabet))
     with pytest.raises(ValueError, match="cross-entropy, bound"):
         DiscreteConfig(loss="L")
 
 
 # ---- the transformer ----
 
-SMALL = TransformerConfig(length=5, channels=3, width=8, layers=2, heads=2, groups=2)
+SMALL = TransformerConfig(length=5, channels=3, width=8, layers=2, heads=2, groups=2, dropout=0.5)
 
 
 def test_the_gradients_of_the_transformer():
@@ -189,7 +218,7 @@ def test_the_gradients_of_the_transformer():
 
     def forward(x, values):
         model.flat_values[...] = values
-        return model.forward(x, t), None
+        return model.forward(x, t, rng=np.random.default_rng(4)), None          # the same mask each time
 
     def backward(dy, _):
         model.flat_grads.fill(0)
@@ -197,6 +226,7 @@ def test_the_gradients_of_the_transformer():
         return dx, model.flat_grads.copy()
 
     gradcheck.check(forward, backward, x, kept)
+    assert abs(model.forward(x, t) - model.forward(x, t)).max() > 1e-3          # by dropout
     model.eval()
     y = model.forward(x, t)
     for i in range(5):                                      # every position sees every other
@@ -214,6 +244,9 @@ def test_the_transformer_refuses():
             model.forward(*wrong)
     with pytest.raises(ValueError, match="labels"):
         model.forward(np.zeros((2, 5, 3)), np.ones(2), labels=[0, 1])
+    for t in ([1, 0], [1, np.nan], ["a", "b"]):
+        with pytest.raises(ValueError, match="counted from 1"):
+            model.forward(np.zeros((2, 5, 3)), np.array(t))
     for wrong in ({"width": 9}, {"layers": 0}, {"dropout": 1.0}, {"heads": 3}):
         with pytest.raises(ValueError, match="TransformerConfig: " + next(iter(wrong)).replace("heads", "width")):
             TransformerConfig(**{"width": 8, "heads": 2, "groups": 2} | wrong)
@@ -233,15 +266,17 @@ def test_texts(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("abca" * 25 + "\r\nß", encoding="utf-8", newline="")
     windows, alphabet = text.load(path, 4)
-    assert alphabet == "\nabcß" and windows.shape == (92 - 3, 4) and list(windows[0]) == [1, 2, 3, 1]
+    assert alphabet == "\nabcß" and windows.shape == (92 - 3, 4) and len(windows) == 89
+    assert windows[[0, 2]].tolist() == [[1, 2, 3, 1], [3, 1, 1, 2]] and windows[[0]].dtype == np.uint8
     test, _ = text.load(path, 4, "test", "\nabcß!")
-    assert list(test[-1]) == [3, 1, 0, 4] and len(test) == 10 - 3
-    for content, match in ((b"\xff\xfe\xff", "UTF-8"), (b"aaa", "1 different letters"), (b"ab", "expected at least 4")):
+    assert test[[-1 + len(test)]].tolist() == [[3, 1, 0, 4]] and len(test) == 10 - 3
+    for content, match in ((b"\xff\xfe\xff", "UTF-8"), (b"aaa", "1 different letters"), (b"ab", "expected 4 or more"),
+                           (b"\xef\xbb\xbfa", "1 different letters"), (b"", "0 different letters")):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=match):
             text.load(path, 4)
     path.write_text("xyz" * 20)
-    with pytest.raises(ValueError, match="does not know its letters 'xyz'"):
+    with pytest.raises(ValueError, match="letters that the model does not know: 'xyz'"):
         text.load(path, 4, alphabet="abc")
 
 
@@ -270,16 +305,36 @@ def test_a_model_learns_and_is_stored(tmp_path):
     assert drawn.shape == (70, 6) and ((np.diff(drawn, axis=1) % 3) == 1).mean() > 0.9
     with pytest.raises(ValueError, match="unmask.py"):
         load_model(tmp_path / "c.safetensors")
+    seen = []
+    again = unmask.generate(model, d, 70, (6,), steps=99, watch=lambda step, *numbers: seen.append(numbers))
+    assert seen[-1] == (40, 40) and len(seen) == 40             # two batches, T = 20 steps at most
+    np.testing.assert_array_equal(again, unmask.generate(model, d, 70, (6,), steps=20))
+    assert (unmask.generate(model, d, 70, (6,), seed=1, steps=20) != again).any()
     with pytest.raises(ValueError, match="evaluation mode"):
         discrete.reverse_process(model.train(), d)
+    model.eval().flat_values[...] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        unmask.generate(model, d, 1, (6,))
 
 
 def test_noise_is_no_value(tmp_path):
-    from tinyddpm import presets
     save_checkpoint(tmp_path / "c.safetensors",
                     Trainer(presets.get("mnist").override(base_channels=8, groups=4, T=40)))
     with pytest.raises(ValueError, match="adds noise to numbers"):
         load_model(tmp_path / "c.safetensors", DiscreteConfig)
+    interop.save_diffusers(nn.build(nn.UNetConfig(8, 3, 8, (1, 1), 1, (), groups=4)), tmp_path / "published")
+    with pytest.raises(ValueError, match="adds noise to numbers"):
+        load_model(tmp_path / "published", DiscreteConfig)
+
+
+def test_the_weights_of_the_package():
+    """They are the U-Net of the preset mnist, and need about as many bits as their card says."""
+    model, preset = load_model("masks", DiscreteConfig)
+    card = PRETRAINED["masks"].with_suffix(".md").read_text()
+    assert all(word in card for word in ("steps", "hours", "bits a pixel", "licence", "seed"))
+    d, rng = preset.diffusion.make_schedule(), np.random.default_rng(0)
+    x0 = values(data.load("digits", presets.get("mnist").model).images[::100], rng)
+    assert 0.13 < discrete.bits(discrete.reverse_process(model, d), d, x0, rng, 12).mean() < 0.17
 
 
 def program(name):
@@ -296,6 +351,12 @@ def test_the_programs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "LENGTH", 8)
     Path("book.txt").write_text("the cat sat on the mat. " * 40)
     given = ["--steps", "2", "--backend", "numpy"]
+    with pytest.raises(ValueError, match="nothing to resume"):
+        train.main(["--resume"])
+    Path("short.txt").write_text("the cat sat")
+    with pytest.raises(ValueError, match="3 samples; expected at least a batch of 64"):
+        train.main([*given, "--dataset", "short.txt"])
+    assert not Path("runs").exists()
     assert train.main([*given, "--dataset", "book.txt"]) == 0
     assert Path("runs/text/samples.txt").read_text().count("\n\n") >= 5
     assert draw.main(["runs/text/checkpoint.safetensors", "--count", "2", "--steps", "3", "--out", "a.txt"]) == 0
@@ -306,12 +367,25 @@ def test_the_programs(tmp_path, monkeypatch, capsys):
         train.training(args)))
     assert train.main(given) == 0 and Path("runs/masks/samples.png").exists()
     with pytest.raises(ValueError, match="already holds a run"):
-        train.main(given)
+        train.main([*given, "--out", "runs/masks"])
+    with pytest.raises(SystemExit):
+        train.main([*given, "--resume", "--process", "uniform"])
     assert train.main([*given[2:], "--steps", "3", "--resume"]) == 0
     assert Path("runs/masks/metrics.csv").read_text().count("\n") == 4
+    Path("book.txt").rename("moved.txt")
+    assert train.main([*given[2:], "--steps", "3", "--dataset", "moved.txt", "--resume"]) == 0
+    Path("moved.txt").write_text("the cat sat on the dog. " * 40)
+    for changed, match in (("moved.txt", "letters that the model does not know"), ("none.txt", "none.txt")):
+        with pytest.raises((ValueError, OSError), match=match):
+            train.main([*given[2:], "--steps", "4", "--dataset", changed, "--out", "runs/text", "--resume"])
     checkpoint = "runs/masks/checkpoint.safetensors"
     for out in ("b.png", "b.gif"):
-        assert draw.main([checkpoint, "--count", "4", "--steps", "5", "--out", out]) == 0 and Path(out).exists()
+        assert draw.main([checkpoint, "--count", "4", "--steps", "500", "--out", out]) == 0 and Path(out).exists()
+    frames = [np.array(frame.convert("L")).astype(int) for frame in ImageSequence.all_frames(Image.open("b.gif"))]
+    masked = [(abs(frame - 128) < 20).mean() for frame in frames]
+    assert masked[0] > 0.2 and masked[-1] == 0
+    for wrong in (["--bits", "--out", "c.png"], ["--dataset", "mnist"]):
+        with pytest.raises(SystemExit):
+            draw.main([checkpoint, *wrong])
     assert draw.main([checkpoint, "--bits", "--count", "9", "--split", "train"]) == 0
     assert "bits for each pixel" in capsys.readouterr().out
-    assert isinstance(train.load_data(load_model(checkpoint, DiscreteConfig)[1]), data.Dataset)

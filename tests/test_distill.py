@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from tinyddpm import presets
+from tinyddpm.backend import generator
 from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.diffusion.process import q_sample
 from tinyddpm.nn import MLP
+from tinyddpm.sampling import ode
 from tinyddpm.sampling.generate import generate
 from tinyddpm.sampling.samplers import choose_times
 from tinyddpm.sampling.solvers import dpmpp_2m
@@ -90,7 +92,7 @@ def test_a_consistent_student_is_asked_for_what_it_finds_further_on(method):
         np.testing.assert_allclose(x0[i:i + 1], expected, atol=1e-3)
 
 
-def test_pairs_for_reflow(monkeypatch):
+def test_pairs_for_reflow():
     """An image is where the teacher's flow leads from its noise, as asked for; the times are those of training."""
     its, inputs = lesson("reflow"), {"labels": LABELS}
     x0, t, eps = its(np.random.default_rng(2), X0, EPS, inputs)
@@ -99,8 +101,13 @@ def test_pairs_for_reflow(monkeypatch):
     np.testing.assert_allclose(x0, last(dpmpp_2m(p, its.s, eps, None, choose_times(its.s, 3, "logsnr"))), atol=1e-5)
     _, again, _ = its(np.random.default_rng(3), X0, EPS, inputs)
     assert (t != again).any()
-    before, after = its.straightness()
-    assert before > 0 and after > 0 and its.student.model.training
+    found, labels = its.straightness(), np.arange(20) % 10
+    x = generator(0, "straight").standard_normal((20, 8, 8, 1), dtype=np.float32)
+    times = choose_times(its.s, 50, "strides")
+    with its.student.averaged() as averaged:
+        for one, model, guidance in ((found[0], its.teacher, 1.4), (found[1], averaged, 1.0)):
+            p = reverse_process(model, BASE.diffusion, labels, guidance)
+            assert one == pytest.approx(ode.straightness(p, its.s, x, times), rel=1e-5)
 
 
 def test_consistency_takes_a_finer_grid_than_its_student(monkeypatch):
@@ -156,7 +163,7 @@ def test_the_program(tmp_path, monkeypatch, capsys):
     flags = ["c.safetensors", "--to", "4", "--train-steps", "2", "--out", "d", "--backend", "numpy"]
     assert program.main(flags) == 0 and "a student of 4 steps" in capsys.readouterr().out
     for steps in (8, 4):
-        folder = tmp_path / "d" / f"steps-{steps}"
+        folder = tmp_path / "d" / f"progressive-{steps}"
         _, its = load_model(folder / "checkpoint.safetensors")
         assert (its.sampling.steps, its.sampling.guidance, its.sampling.spacing) == (steps, 1.0, "strides")
         assert (folder / "samples.png").exists() and (folder / "metrics.csv").read_text().count("\n") == 3

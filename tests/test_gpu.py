@@ -21,9 +21,13 @@ from test_kernels import CASES, results, twin_beside_readable
 import tinyddpm
 from tinyddpm import data, ops, presets
 from tinyddpm.backend import from_numpy, generator, state, to_numpy
+from tinyddpm.diffusion import discrete
+from tinyddpm.diffusion.discrete import DiscreteConfig
 from tinyddpm.dispatch import READABLE
-from tinyddpm.nn import UNet, UNetConfig
-from tinyddpm.training import Trainer, load_checkpoint, save_checkpoint
+from tinyddpm.nn import TransformerConfig, UNet, UNetConfig
+from tinyddpm.sampling.unmask import generate
+from tinyddpm.training import Trainer, distill, load_checkpoint, save_checkpoint
+from tinyddpm.training.discrete import DiscreteTrainer
 from tinyddpm.training.fit import fit, read_metrics
 from tinyddpm.training.optimizer import GROW_AFTER, LossScale
 
@@ -461,6 +465,28 @@ def test_the_programs_run_on_it(gpu, tmp_path, monkeypatch, capsys):
         assert stopped.value.code == 0, capsys.readouterr().err
     assert "precision bf16" in capsys.readouterr().err
     assert state.precision == "bf16" and load_checkpoint(checkpoint).steps_done == 3
+
+
+@pytest.mark.parametrize("kind", ["absorbing", "uniform"])
+def test_values_on_the_device(gpu, kind):
+    """A step, the bits and samples of a discrete diffusion."""
+    process = DiscreteConfig(3, kind, T=20, alphabet="abc")
+    model = TransformerConfig(6, process.make_schedule().states, 16, 1, 2, 2)
+    trainer = DiscreteTrainer(presets.Preset("text", "none", model, process, presets.TrainingConfig(batch_size=4)))
+    codes = np.arange(24).reshape(4, 6).astype(np.uint8) % 3
+    assert trainer.step(codes) > 0
+    d, p = trainer.schedule, discrete.reverse_process(trainer.model.eval(), trainer.schedule)
+    assert to_numpy(discrete.bits(p, d, from_numpy(codes.astype(np.int64)), generator(0, "bits"), 2)).shape == (4,)
+    assert set(generate(trainer.model, d, 5, (6,), steps=3).ravel()) <= {0, 1, 2}
+
+
+def test_pairs_for_reflow_on_the_device(gpu, monkeypatch):
+    for name, number in (("PAIRS", 8), ("SOLVER_STEPS", 2), ("BATCH", 4)):
+        monkeypatch.setattr(distill, name, number)
+    preset = presets.get("mnist").override(image_size=8, base_channels=8, groups=4, patch_size=1, batch_size=4)
+    student = Trainer(distill.student_preset(preset, 1, "reflow"))
+    student.lesson = distill.Reflow(Trainer(preset).model.eval(), preset, student, 1)
+    assert student.step(np.zeros((4, 8, 8, 1), np.uint8), np.arange(4)) > 0
 
 
 def test_the_stand_in_refuses_what_a_gpu_would_spoil():

@@ -15,7 +15,7 @@ import numpy as np
 from tinyddpm import safetensors
 from tinyddpm.backend import state, to_numpy
 from tinyddpm.diffusion.ans import Stacks
-from tinyddpm.diffusion.bits_back import BitsBack, shortened
+from tinyddpm.diffusion.bits_back import BitsBack, Uncodable, shortened
 from tinyddpm.diffusion.prediction import reverse_process
 from tinyddpm.files import parse_json, parsing
 from tinyddpm.sampling.samplers import choose_times
@@ -75,7 +75,7 @@ def decompress(path, model, preset, watch=lambda done, total: None):
         try:
             with np.errstate(divide="ignore"):                  # wrong numbers may have no probability at all
                 found.insert(0, codec.decode(min(lanes, N - start), stacks))
-        except ValueError:
+        except Uncodable:
             break
         watch(N - start, N)
     images = np.concatenate(found or [np.empty(0, np.uint8)])

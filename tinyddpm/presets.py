@@ -73,6 +73,11 @@ class Preset:
             raise ValueError(f"num_classes is {self.model.num_classes}; the classes are {', '.join(self.classes)}")
         if self.sampling.guidance != 1 and self.model.num_classes is None:
             raise ValueError(f"guidance is {self.sampling.guidance}, which needs a model with classes")
+        if isinstance(self.diffusion, DiscreteConfig):
+            states, axes = self.diffusion.make_schedule().states, 2 if self.diffusion.alphabet else 3
+            if self.model.shape[-1] != states or len(self.model.shape) != axes:
+                raise ValueError(f"the network is made for {self.model.shape}; expected {states} channels, of a text "
+                                 "or of images as the alphabet says")
         if self.model.learned_variance != self.diffusion.learned_variance:
             raise ValueError(f"the diffusion has learned_variance = {self.diffusion.learned_variance}, the model "
                              f"{self.model.learned_variance}")

@@ -25,6 +25,10 @@ DEVIATIONS = 10         # of q, that a number may be from its mean
 PARTS = 64              # of the distance of two bytes, to which the mean of a byte is rounded
 
 
+class Uncodable(ValueError):
+    """A value that has no range."""
+
+
 class Normal:
     """A Gaussian around 0 of numbers on a grid, as frequencies out of 2^PRECISION.
 
@@ -43,7 +47,7 @@ class Normal:
         """Push the numbers `steps` (n, D), in widths from their means."""
         places = steps + self.reach
         if places.min(initial=0) < 0 or places.max(initial=0) > 2 * self.reach:
-            raise ValueError("a value is too far from its mean to be coded")
+            raise Uncodable("a value is too far from its mean to be coded")
         for place in places.T:
             stacks.push(self.ends[place], self.ends[place + 1] - self.ends[place], self.drawn)
 

@@ -14,18 +14,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinyddpm import ops
-from tinyddpm.backend import array_module, from_numpy
+from tinyddpm.backend import array_module, to_numpy
+from tinyddpm.diffusion.schedule import per_sample
 
 KINDS = "absorbing", "uniform"
 
 
 class Discrete:
-    """The forward process of K values along T times, and its posteriors. states: of a position at t > 0"""
+    """The forward process of K values along T times, and its posteriors.
+
+    states: the number of values that a position can have at t > 0, K or, with the mask, K + 1
+    """
 
     def __init__(self, K, kind="absorbing", T=1000):
-        if K < 2 or kind not in KINDS or T < 1:
-            raise ValueError(f"K is {K}, kind {kind!r}, T {T}; expected at least 2 values, {' or '.join(KINDS)}, and a "
-                             "time")
+        if not 2 <= K <= 256 or kind not in KINDS or not 1 <= T <= 10**6:
+            raise ValueError(f"K is {K}, kind {kind!r}, T {T}; expected 2 to 256 values, {' or '.join(KINDS)}, and 1 "
+                             "to 1,000,000 times")
         self.K, self.kind, self.T = K, kind, T
         self.states = K + (kind == "absorbing")
         self.noise = np.full(K, 1 / K) if kind == "uniform" else np.arange(K + 1) == K     # what replaces a value
@@ -36,10 +40,10 @@ class Discrete:
 
     def q_sample(self, x0, t, u):
         """x_t ~ q(x_t | x_0): integers like x0 (N, ...), by numbers u of that shape, uniform on [0, 1)."""
-        a = _each(self.kept(t), u)
+        a = per_sample(self.kept(t), u)
         if self.kind == "absorbing":
             return array_module(u).where(u < a, x0, self.K)
-        replaced = (u - a) / array_module(u).maximum(1 - a, 1e-12) * self.K         # uniform on 0..K where u >= a
+        replaced = (u - a) / array_module(u).maximum(1 - a, 1e-12) * self.K     # uniform on 0..K where u >= a
         return array_module(u).where(u < a, x0, array_module(u).clip(replaced, 0, self.K - 1).astype(x0.dtype))
 
     def posterior(self, p0, xt, t, previous):
@@ -49,24 +53,25 @@ class Discrete:
         and this is q(x_previous | x_t, x_0), in proportion to q(x_t | x_previous) q(x_previous | x_0).
         """
         xp = array_module(p0)
-        noise, here = from_numpy(self.noise.astype(p0.dtype)), one_hot(xt, self.states, p0.dtype)
-        a, b = _each(self.kept(t), here), _each(self.kept(previous), here)
+        noise, here = xp.asarray(self.noise, p0.dtype), one_hot(xt, self.states, p0.dtype)
+        a, b = self.kept(t), self.kept(previous)
+        a, b, r, no_a, no_b, no_r = (per_sample(one, here) for one in (a, b, a / b, 1 - a, 1 - b, 1 - a / b))
         noise_here = (here * noise).sum(axis=-1, keepdims=True)
-        likelihood = a * here[..., :self.K] + (1 - a) * noise_here                  # of x_t, for each x_0
-        step = a / b * here + (1 - a / b) * noise_here                              # and for each x_previous
+        likelihood = a * here[..., :self.K] + no_a * noise_here                     # of x_t, for each x_0
+        step = r * here + no_r * noise_here                                         # and for each x_previous
         factor = (likelihood > 0) / xp.maximum(likelihood, 1e-30)
         p0 = xp.maximum(p0, 1e-30) * (likelihood > 0)
         total = xp.maximum(p0.sum(axis=-1, keepdims=True), 1e-30)
         w = p0 * factor / total
         widened = xp.concatenate([w, xp.zeros_like(here[..., self.K:])], axis=-1)
-        y = step * (b * widened + (1 - b) * noise * w.sum(axis=-1, keepdims=True))
-        return y, (step, b, noise, factor, likelihood > 0, total, w)
+        y = step * (b * widened + no_b * noise * w.sum(axis=-1, keepdims=True))
+        return y, (step, b, no_b * noise, factor, likelihood > 0, total, w)
 
     def posterior_backward(self, dy, cache):
         """dy (N, ..., states) -> dp0 (N, ..., K)"""
-        step, b, noise, factor, possible, total, w = cache
+        step, b, replaced, factor, possible, total, w = cache
         dy = step * dy
-        dw = b * dy[..., :self.K] + ((1 - b) * noise * dy).sum(axis=-1, keepdims=True)
+        dw = b * dy[..., :self.K] + (replaced * dy).sum(axis=-1, keepdims=True)
         return (dw * factor - (w * dw).sum(axis=-1, keepdims=True)) * possible / total
 
     def terms(self, x0, xt, t, p0, previous=None):
@@ -93,23 +98,18 @@ def one_hot(x, K, dtype=np.float32):
     return (x[..., None] == array_module(x).arange(K)).astype(dtype)
 
 
-def _each(values, x):
-    """Values for each sample, or one for all, shaped to broadcast along x (N, ...)."""
-    values = from_numpy(np.asarray(values, x.dtype))
-    return values.reshape(-1, *[1] * (x.ndim - 1)) if values.ndim else values
-
-
 # ---- losses: functions of the logits y (N, ..., K), which return their value and its gradient ----
 
 def cross_entropy(d, x0, xt, t, y):
-    """-log2 p(x_0 | x_t) of what is hidden, the mean over all positions: the bound with equal weights.
+    """The sum of -log2 p(x_0 | x_t) of what is hidden, divided by the number of all positions.
 
-    That is, of the masked positions; along the uniform process, any may have been replaced.
+    Hidden is what is masked; along the uniform process, anything may have been replaced. With the factor T / t for each
+    sample, it would be the absorbing process's bound.
     """
-    p, cache = ops.softmax(y)
+    p, _ = ops.softmax(y)
     hidden = (xt == d.K) if d.kind == "absorbing" else array_module(xt).ones_like(xt)
     truth = one_hot(x0, d.K, y.dtype)
-    weight = hidden[..., None] / (math.log(2) * x0.size)
+    weight = hidden[..., None].astype(y.dtype) / (math.log(2) * x0.size)
     log_p = array_module(y).log(array_module(y).maximum((p * truth).sum(axis=-1), 1e-30))
     return -(weight[..., 0] * log_p).sum(), weight * (p - truth)
 
@@ -144,23 +144,26 @@ def loss_and_gradient(model, d, x0, t, u, loss="cross-entropy", loss_scale=1.0, 
 def reverse_process(model, d):
     """p(xt, t) of a network in evaluation mode: the distribution (N, ..., K) of x_0, for x_t (N, ...) and t (N,).
 
-    Raises ValueError for a model in training mode.
+    Raises ValueError for a model in training mode; p, where the output is not finite.
     """
     if model.training:
         raise ValueError("the reverse process needs a model in evaluation mode (dropout off): call model.eval() first")
 
     def p(xt, t):
-        y, _ = ops.softmax(model.forward(one_hot(xt, d.states), t)[..., :d.K])
-        return y
+        y = model.forward(one_hot(xt, d.states), t)[..., :d.K]
+        if not array_module(y).isfinite(y).all():
+            raise ValueError(f"the network's output is not finite at t = {t[0]:g}")
+        return ops.softmax(y)[0]
 
     return p
 
 
 def bits(p, d, x0, rng, count=8):
-    """The bound of each sample, in bits per position (N,), estimated from `count` times for each, spread evenly."""
+    """Estimates of the bound of each sample, in bits per position (N,), from one t in each of `count` equal parts."""
     total, N = 0, len(x0)
     for k in range(count):
-        t = np.ceil((k + (np.arange(N) + 0.5) / N) / count * d.T).astype(int)       # another time for each sample
+        u = to_numpy(rng.random(N, dtype=np.float32))
+        t = np.maximum(1, np.ceil((k + u) / count * d.T)).astype(int)
         xt = d.q_sample(x0, t, rng.random(x0.shape, dtype=np.float32))
         terms, _ = d.terms(x0, xt, t, p(xt, t))
         total = total + terms.reshape(N, -1).mean(axis=1)
@@ -184,8 +187,9 @@ class DiscreteConfig:
     def __post_init__(self):
         if self.loss not in LOSSES:
             raise ValueError(f"loss is {self.loss!r}; expected {', '.join(LOSSES)}")
-        if self.alphabet and len(self.alphabet) != self.values:
-            raise ValueError(f"there are {self.values} values; the alphabet has {len(self.alphabet)} letters")
+        if self.values != (len(set(self.alphabet)) or 2):
+            raise ValueError(f"there are {self.values} values; expected 2, or a different letter of the alphabet for "
+                             f"each, which has {len(set(self.alphabet))}")
         self.make_schedule()
 
     def make_schedule(self):

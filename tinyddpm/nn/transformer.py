@@ -38,7 +38,7 @@ class TransformerConfig:
 
     @property
     def shape(self):
-        """Of a sample."""
+        """The shape of a sample, as the network sees it."""
         return self.length, self.channels
 
     @property
@@ -80,7 +80,10 @@ class Feedforward(Module):
 
 
 class Transformer(Module):
-    """y = forward(x, t): x (N, L, C) sequences, t (N,) times 1..T, y like x."""
+    """y = forward(x, t): x (N, L, C) sequences, t (N,) times 1..T, y like x.
+
+    On a GPU its arrays stay in float32; tf32, bf16 and fp16 narrow the operands of its products only.
+    """
 
     def __init__(self, config, seed=0, dtype=np.float32):
         self.config, rng, C = config, np.random.default_rng(seed), config.width
@@ -101,9 +104,11 @@ class Transformer(Module):
         t, c = to_numpy(t), self.config
         if labels is not None:
             raise ValueError("Transformer: labels were given to a model without classes")
-        if x.shape != (len(x), c.length, c.channels) or t.shape != (len(x),):
+        if x.shape != (len(x), *c.shape) or t.shape != (len(x),):
             raise ValueError(f"Transformer: x is {x.shape}, t {t.shape}; expected (N, {c.length}, {c.channels}) and "
                              "(N,)")
+        if t.dtype.kind not in "iuf" or len(t) and not 0 < t.min() <= t.max() < np.inf:
+            raise ValueError(f"Transformer: t is {t!r}; expected times, counted from 1")
         temb = self.time.forward(ops.time_embedding(from_numpy(t), c.width, x.dtype))
         h = self.position.forward(self.first.forward(x), temb)
         for attention, feedforward in zip(self.attention, self.feedforward):

@@ -73,7 +73,7 @@ class UNetConfig:
 
     @property
     def shape(self):
-        """Of a sample."""
+        """The shape of a sample."""
         return self.image_size, self.image_size, self.image_channels
 
     @property

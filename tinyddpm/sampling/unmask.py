@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tinyddpm.backend import array_module, generator, to_numpy
+from tinyddpm.backend import array_module, generator, state, to_numpy
 from tinyddpm.diffusion.discrete import reverse_process
 from tinyddpm.sampling.generate import BATCH
 from tinyddpm.sampling.steps import Step, pairs
@@ -10,8 +10,7 @@ from tinyddpm.sampling.steps import Step, pairs
 
 def start(d, shape, rng):
     """x_T: all positions masked, or any values."""
-    values = rng.integers(0, d.K, shape)
-    return array_module(values).full_like(values, d.K) if d.kind == "absorbing" else values
+    return d.q_sample(state.xp.zeros(shape, np.int64), d.T, rng.random(shape, dtype=np.float32))
 
 
 def unmask(p, d, x, rng, times):

@@ -90,11 +90,13 @@ def load_model(path, config=DiffusionConfig):
     path = PRETRAINED.get(str(path), path)
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist; with the package come the models {', '.join(PRETRAINED)}")
+    if Path(path).is_dir() and (Path(path) / CHECKPOINT).exists():
+        path = Path(path) / CHECKPOINT
     if Path(path).is_dir():
-        return _published(path)
+        return _published(path, config)
     tensors, metadata = safetensors.read(path, checked=False)
     if metadata.get("format") in (None, "pt"):              # as PyTorch's libraries write them
-        return _published(path)
+        return _published(path, config)
     with _parsing(path):
         preset = _preset(tensors, metadata, config)
         model = nn.build(preset.model).eval()
@@ -102,12 +104,14 @@ def load_model(path, config=DiffusionConfig):
     return model, preset
 
 
-def _published(path):
+def _published(path, config):
     """A published model, with the paper's diffusion around it."""
     model = interop.load_diffusers(path)
     learned = {"variance": "learned", "loss": "hybrid"} if model.config.learned_variance else {}
     dataset = "cifar10" if (model.config.image_size, model.config.image_channels) == (32, 3) else "unknown"
-    return model, Preset("published", dataset, model.config, DiffusionConfig(**learned))
+    preset = Preset("published", dataset, model.config, DiffusionConfig(**learned))
+    _require_kind(preset, config)
+    return model, preset
 
 
 def buffers(trainer):
@@ -125,11 +129,16 @@ def _preset(tensors, metadata, config):
     if metadata.get("format") != FORMAT:
         raise ValueError(f"its format is {metadata.get('format')!r}")
     preset = Preset.from_json(metadata["preset"])
+    _require_kind(preset, config)
+    nn.require_size(preset.model, {name: a for name, a in tensors.items() if name.startswith("ema/")})
+    return preset
+
+
+def _require_kind(preset, config):
+    """Raise ValueError for a model of the other kind of process."""
     if type(preset.diffusion) is not config:
         raise ValueError("its process adds noise to numbers" if config is DiscreteConfig else
                          "its process is that of unmask.py, of values instead of numbers")
-    nn.require_size(preset.model, {name: a for name, a in tensors.items() if name.startswith("ema/")})
-    return preset
 
 
 def _fill(model, flat, tensors, part):

@@ -20,11 +20,11 @@ class DiscreteTrainer(Trainer):
 
     config = DiscreteConfig
 
-    def draw(self, number, data, labels=None):
+    def draw(self, number, batch, labels=None):
         """The random part of step `number`: x0, t, the uniform numbers of q_sample, and the model's other inputs."""
         seed = self.preset.training.seed
         rng, choices = generator(seed, "step", number), np.random.default_rng([seed, number])
-        x0, t = values(data, rng), choices.integers(1, self.schedule.T + 1, len(data))
+        x0, t = values(batch, rng), choices.integers(1, self.schedule.T + 1, len(batch))
         return x0, t, rng.random(x0.shape, dtype=np.float32), {"rng": rng}
 
     def loss(self, x0, t, u, loss_scale, inputs):
@@ -39,11 +39,11 @@ class DiscreteTrainer(Trainer):
         return save(stem, samples, preset.diffusion.alphabet)
 
 
-def values(data, rng):
+def values(batch, rng):
     """x_0 (N, ...): codes (N, L) as they are; of images (N, H, W, 1), 1 where white, as probable as they are bright."""
-    if data.ndim == 2:
-        return from_numpy(data).astype(np.int64)
-    return (rng.random(data.shape[:3], dtype=np.float32) * 255 < from_numpy(data[..., 0])).astype(np.int64)
+    if batch.ndim == 2:
+        return from_numpy(batch).astype(np.int64)
+    return (rng.random(batch.shape[:3], dtype=np.float32) * 255 < from_numpy(batch[..., 0])).astype(np.int64)
 
 
 def images(x):

@@ -87,7 +87,8 @@ class Consistency(Lesson):
     sampler = "consistency"
 
     def __init__(self, teacher, preset, student, steps, watch=None):
-        super().__init__(teacher, preset, student, steps * -(-GRID // steps))
+        grid = steps * -(-GRID // steps)
+        super().__init__(teacher, preset, student, grid if grid <= preset.diffusion.T else steps)
         self.fixed = nn.build(student.preset.model).eval()      # the student, in evaluation mode, without gradients
 
     def target(self, xt, x0, eps, t, after, labels):
@@ -138,8 +139,9 @@ class Reflow(Lesson):
         return self.x0[chosen], t, self.eps[chosen]
 
     def straightness(self):
-        """That of the teacher's paths, and of the student's (sampling/ode.py), from some of the noise."""
-        x, times = self.eps[:BATCH], choose_times(self.s, min(50, self.s.T), "strides")
+        """That of the teacher's paths, and of the student's (sampling/ode.py), from new noise."""
+        times, c = choose_times(self.s, min(50, self.s.T), "strides"), self.preset
+        x = generator(c.training.seed, "straight").standard_normal((BATCH, *c.model.shape), dtype=np.float32)
         labels = None if self.labels is None else self.labels[:BATCH]
         with self.student.averaged() as model:
             student = reverse_process(model, self.preset.diffusion, labels, clip=self.preset.sampling.clip)
