@@ -19,7 +19,7 @@ from tinyddpm.training.checkpoint import CHECKPOINT
 from tinyddpm.training.discrete import DiscreteTrainer, load_data
 from tinyddpm.training.fit import fit
 
-LENGTH = 128                    # letters of a text that are seen at once
+LENGTH = 64                     # letters of a text that are seen at once
 STEPS, BATCH = 3000, 64
 
 

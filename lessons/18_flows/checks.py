@@ -92,7 +92,7 @@ def straightness(f, rng):
 
 
 OPEN = ("Train one step by each method: examples/distill.py mnist --to 1, with --method progressive, consistency and "
-        "reflow, each for the same --train-steps. Draw from each with sample.py in 1 and in 4 steps. Which one gains "
+        "reflow, each student for the same --train-steps (progressive trains four). Draw from each with sample.py in 1 and in 4 steps. Which one gains "
         "most by more steps, and why?",
         "The pictures of one step from each, and of four. The reflowed model is a flow at all times: it improves with "
         "steps, a little, since its paths are nearly straight. The consistent one can be asked again after new noise, "
@@ -101,8 +101,9 @@ OPEN = ("Train one step by each method: examples/distill.py mnist --to 1, with -
 
 TASKS = [
     library("18.1", "The straight path", 2, path, [schedule.straight, process.x0_from_u],
-            straight=["u = t / (T + 1) for t = 0..T", "alpha_bar is the signal's share of the squares; from_alpha_bar"],
-            x0_from_u=["eps = x_0 + u in x_t = signal x_0 + noise eps; per_sample for both"]),
+            straight=["the position u is t / (T + 1) for t = 0..T", "alpha_bar is the signal's share of the squares; from_alpha_bar"],
+            x0_from_u=["x_t = signal x_0 + noise eps, with signal = sqrt(alpha_bar), noise = sqrt(1 - alpha_bar)",
+                       "here u is the velocity: insert eps = x_0 + u, and solve for x_0"]),
     question("18.2", "Along the flow", 2, flow, '''
 def flow(velocity, z, positions):
     """Euler's method for dz/dr = velocity(z, r).
@@ -114,18 +115,18 @@ def flow(velocity, z, positions):
 def two_in_one(s, teacher, xt, t, after):
     """The x_0 with which one step of DDIM from t leads where two of the teacher's lead.
 
-    teacher(x, t): its x_0; xt (N, D); t, after (N,): from t by (t + after) / 2 to after; 0 stands for the data
+    teacher(x, t): its x_0; xt (N, D); t, after (N,): from t via (t + after) / 2 to after; 0 stands for the data
     """
 ''', {"two_in_one": two_in_one_answer}, hints={"x_0": "solve DDIM's step, with x_0 unknown, for x_0"},
              two_in_one=["eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t); q_sample or transfer steps on",
-                         "one number for each sample: s.alpha_bar[t] is (N,), which per_sample shapes"]),
+                         "one number for each sample: s.alpha_bar[t] is (N,), which per_sample shapes; t need not be whole"]),
     library("18.4", "To x_0, and back", 2, consistency, [steps.consistency],
             hints={"noise": "new noise in each step but the last"},
             consistency=["a Step for each of the times; p(x, t) -> mean, variance, x_0, with t (N,)",
                          "q_sample with new noise of x's dtype to the next time; at the last, x_0 itself"]),
     library("18.5", "How straight", 2, straightness, [ode.straightness, ode.position],
             straightness=["predict at each time, transfer to the next; the velocity is eps - x_0",
-                          "the shares of the strides are by `position`, and add up to 1",
+                          "a stride's weight is position(t) - position(next), divided by their sum",
                           "the mean over samples and dimensions of the squared distance from the path's mean velocity"],
-            position=["noise / (signal + noise), a number"]),
+            position=["noise / (signal + noise), a number: sqrt(1 - alpha_bar) and sqrt(alpha_bar)"]),
 ]

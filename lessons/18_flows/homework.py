@@ -26,14 +26,15 @@ def straight(T=1000):
 
     In these coordinates x_t is divided by sqrt((1 - u)^2 + u^2), so that Eq. 4 holds. At T, u is T / (T + 1).
     """
-    # 1. u = t / (T + 1) for t = 0..T
+    # 1. the position u is t / (T + 1) for t = 0..T
     # 2. alpha_bar is the signal's share of the squares; from_alpha_bar
     raise NotImplementedError("18.1 straight")
 
 
 def x0_from_u(s, xt, t, u):
     """The x_0 for the velocity u = eps - x_0 of the straight path (1 - w) x_0 + w eps, of which x_t is a multiple."""
-    # 1. eps = x_0 + u in x_t = signal x_0 + noise eps; per_sample for both
+    # 1. x_t = signal x_0 + noise eps, with signal = sqrt(alpha_bar), noise = sqrt(1 - alpha_bar)
+    # 2. here u is the velocity: insert eps = x_0 + u, and solve for x_0
     raise NotImplementedError("18.1 x0_from_u")
 
 
@@ -55,10 +56,10 @@ def flow(velocity, z, positions):
 def two_in_one(s, teacher, xt, t, after):
     """The x_0 with which one step of DDIM from t leads where two of the teacher's lead.
 
-    teacher(x, t): its x_0; xt (N, D); t, after (N,): from t by (t + after) / 2 to after; 0 stands for the data
+    teacher(x, t): its x_0; xt (N, D); t, after (N,): from t via (t + after) / 2 to after; 0 stands for the data
     """
     # 1. eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t); q_sample or transfer steps on
-    # 2. one number for each sample: s.alpha_bar[t] is (N,), which per_sample shapes
+    # 2. one number for each sample: s.alpha_bar[t] is (N,), which per_sample shapes; t need not be whole
     raise NotImplementedError("18.3 two_in_one")
 
 
@@ -81,19 +82,19 @@ def straightness(p, s, x, times):
     0 for straight paths, on which one step is exact. x (N, ...): noise, at the first of the descending times
     """
     # 1. predict at each time, transfer to the next; the velocity is eps - x_0
-    # 2. the shares of the strides are by `position`, and add up to 1
+    # 2. a stride's weight is position(t) - position(next), divided by their sum
     # 3. the mean over samples and dimensions of the squared distance from the path's mean velocity
     raise NotImplementedError("18.5 straightness")
 
 
 def position(s, t):
     """Where x_t is on the straight path from data, 0, to noise, 1."""
-    # 1. noise / (signal + noise), a number
+    # 1. noise / (signal + noise), a number: sqrt(1 - alpha_bar) and sqrt(alpha_bar)
     raise NotImplementedError("18.5 position")
 
 
 # ---- An open question, not graded. What a good answer contains: python lessons/grade.py 18 --open ----
 
 # Train one step by each method: examples/distill.py mnist --to 1, with --method progressive, consistency and
-# reflow, each for the same --train-steps. Draw from each with sample.py in 1 and in 4 steps. Which one gains
-# most by more steps, and why?
+# reflow, each student for the same --train-steps (progressive trains four). Draw from each with sample.py in
+# 1 and in 4 steps. Which one gains most by more steps, and why?

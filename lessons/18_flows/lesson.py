@@ -115,7 +115,7 @@ def main():
         p, end = clouds.reverse(s, teacher), np.full(1000, s.T)
         truth = last(heun(p, s, noise, None, choose_times(s, 200, "sigma")))
         error = lambda x: np.sqrt(((x - truth)**2).sum(axis=1).mean())
-        for K in (1, 2, 8):
+        for K in (1, 2, 4, 8):
             found = error(last(ddim(p, s, noise, None, choose_times(s, K, "strides"))))
             print(f"{name}, the perfect network with {K} steps: {found:.2f}")
         watch = lambda title: lambda x0: curves.setdefault(title, []).append(error(x0(noise, end)))

@@ -114,7 +114,7 @@ OPEN = ("Draw digits with examples/unmask.py masks, in 4, 16 and 64 steps, and a
 TASKS = [
     question("19.1", "Hide", 1, masked, '''
 def masked(x0, t, T, K, u):
-    """x_t: each position of x0 (N, ...) is replaced by the mask K with probability t / T, where u is at least 1 - t / T.
+    """x_t: each position of x0 (N, ...) is replaced by the mask K with probability t / T: where u >= 1 - t / T.
 
     x0: integers 0..K-1; t (N,): a time for each sample; u, like x0: uniform numbers
     """
@@ -122,7 +122,7 @@ def masked(x0, t, T, K, u):
     library("19.2", "Guess", 3, cross_entropy, [discrete.cross_entropy],
             hints={"loss": "in bits, of the masked positions, divided by the number of all positions",
                    "gradient": "softmax minus one-hot, where hidden, with the same factor as the loss"},
-            cross_entropy=["d.K values, d.kind absorbing or uniform; y (N, ..., K)",
+            cross_entropy=["d.K values, d.kind absorbing or uniform; y (N, ..., K): logits; p = softmax(y)",
                            "hidden: where x_t is the mask d.K; along the uniform process, everywhere",
                            "-> the loss, a number, and its gradient with respect to y"]),
     question("19.3", "The posterior of the uniform process", 2, posterior, '''

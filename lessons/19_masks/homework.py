@@ -20,7 +20,7 @@ from tinyddpm.sampling.steps import Step, pairs              # Step(t, x, x0); p
 
 
 def masked(x0, t, T, K, u):
-    """x_t: each position of x0 (N, ...) is replaced by the mask K with probability t / T, where u is at least 1 - t / T.
+    """x_t: each position of x0 (N, ...) is replaced by the mask K with probability t / T: where u >= 1 - t / T.
 
     x0: integers 0..K-1; t (N,): a time for each sample; u, like x0: uniform numbers
     """
@@ -32,11 +32,12 @@ def masked(x0, t, T, K, u):
 
 
 def cross_entropy(d, x0, xt, t, y):
-    """-log2 p(x_0 | x_t) of what is hidden, the mean over all positions: the bound with equal weights.
+    """The sum of -log2 p(x_0 | x_t) of what is hidden, divided by the number of all positions.
 
-    That is, of the masked positions; along the uniform process, any may have been replaced.
+    Hidden is what is masked; along the uniform process, anything may have been replaced. With the factor T / t for each
+    sample, it would be the absorbing process's bound.
     """
-    # 1. d.K values, d.kind absorbing or uniform; y (N, ..., K)
+    # 1. d.K values, d.kind absorbing or uniform; y (N, ..., K): logits; p = softmax(y)
     # 2. hidden: where x_t is the mask d.K; along the uniform process, everywhere
     # 3. -> the loss, a number, and its gradient with respect to y
     raise NotImplementedError("19.2 cross_entropy")

@@ -157,7 +157,7 @@ OPEN = ("Compress a hundred digits with `python examples/compress.py mnist-eps e
 TASKS = [
     question("20.1", "Push and pop", 2, stack, '''
 def push(x, ends, symbol):
-    """The number that holds x and this symbol: the x-th (from 0) of the numbers whose rest by M is in its range.
+    """The number that holds x and this symbol: the x-th (from 0) of the numbers whose remainder modulo M is in its range.
 
     x: a Python integer of any size; ends: where each symbol's range begins, and M; symbol: 0, 1, ... -> an integer
     """

@@ -1,25 +1,26 @@
-"""A transformer (Vaswani et al. 2017) that sees a whole sequence at once: for texts."""
+"""A transformer (Vaswani et al. 2017) that sees a whole text at once, and neighbouring letters without attention."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from tinyddpm import ops
-from tinyddpm.backend import from_numpy, generator, to_numpy
+from tinyddpm.backend import array_module, from_numpy, generator, to_numpy
 from tinyddpm.nn.layers import NEAR_ZERO, Attention, Dropout, GroupNorm, GroupNormSiLU, Linear, Operation
 from tinyddpm.nn.module import Module, Parameter
 
 LARGEST = 2**16
+REACH = 3               # letters on each side that a position sees without attention
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
     """The shape of a transformer: `length` positions with `channels` numbers each, in and out, and `width` within."""
 
-    length: int = 128
+    length: int = 64
     channels: int = 64
     width: int = 128
-    layers: int = 4
+    layers: int = 3
     heads: int = 4
     groups: int = 8
     dropout: float = 0.0
@@ -44,14 +45,29 @@ class TransformerConfig:
     @property
     def least_parameters(self):
         """A number that the parameters exceed, known without building the network."""
-        return self.width * (2 * self.channels + self.length) + 12 * self.layers * self.width**2
+        return self.width * ((2 * REACH + 2) * self.channels + self.length) + 12 * self.layers * self.width**2
+
+
+class Neighbours(Module):
+    """Each position beside those up to REACH before and after it; zeros beyond the ends. (N, L, C) -> (N, L, 7 C)"""
+
+    def forward(self, x):
+        wide, L = array_module(x).pad(x, ((0, 0), (REACH, REACH), (0, 0))), x.shape[1]
+        return array_module(x).concatenate([wide[:, i:i + L] for i in range(2 * REACH + 1)], axis=2)
+
+    def backward(self, dy):
+        N, L, C = dy.shape[0], dy.shape[1], dy.shape[2] // (2 * REACH + 1)
+        dwide = array_module(dy).zeros((N, L + 2 * REACH, C), dy.dtype)
+        for i in range(2 * REACH + 1):
+            dwide[:, i:i + L] += dy[:, :, i * C:(i + 1) * C]
+        return dwide[:, REACH:REACH + L]
 
 
 class Position(Module):
     """A learned vector for each position, and one for the time, added to all. h (N, L, C), temb (N, C)"""
 
     def __init__(self, rng, length, C):
-        self.table = Parameter(rng.standard_normal((length, C)) / C**0.5)
+        self.table = Parameter(ops.time_embedding(np.arange(length) + 1, C, np.float64))
 
     def forward(self, h, temb):
         return h + self.table.value + temb[:, None]
@@ -88,7 +104,10 @@ class Transformer(Module):
     def __init__(self, config, seed=0, dtype=np.float32):
         self.config, rng, C = config, np.random.default_rng(seed), config.width
         self.rng = generator(seed, "dropout")
-        self.time, self.first = Linear(rng, C, C), Linear(rng, config.channels, C)
+        self.time = Linear(rng, C, C)
+        seen = (2 * REACH + 1) * config.channels
+        self.neighbours = Neighbours()
+        self.first = Linear(rng, seen, C, scale=(seen + C) / 2 / (2 * REACH + 1))   # one-hot in, variance 1 out
         self.position = Position(rng, config.length, C)
         self.attention = [Attention(rng, C, config.heads, config.groups) for _ in range(config.layers)]
         self.feedforward = [Feedforward(rng, C, config.groups, config.dropout) for _ in range(config.layers)]
@@ -110,7 +129,7 @@ class Transformer(Module):
         if t.dtype.kind not in "iuf" or len(t) and not 0 < t.min() <= t.max() < np.inf:
             raise ValueError(f"Transformer: t is {t!r}; expected times, counted from 1")
         temb = self.time.forward(ops.time_embedding(from_numpy(t), c.width, x.dtype))
-        h = self.position.forward(self.first.forward(x), temb)
+        h = self.position.forward(self.first.forward(self.neighbours.forward(x)), temb)
         for attention, feedforward in zip(self.attention, self.feedforward):
             h = feedforward.forward(attention.forward(h), rng or self.rng)
         return self.last.forward(self.norm.forward(h))
@@ -122,4 +141,4 @@ class Transformer(Module):
             dh = attention.backward(feedforward.backward(dh))
         dh, dtemb = self.position.backward(dh)
         self.time.backward(dtemb)
-        return self.first.backward(dh)
+        return self.neighbours.backward(self.first.backward(dh))
