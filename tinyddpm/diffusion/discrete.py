@@ -74,14 +74,13 @@ class Discrete:
         dw = b * dy[..., :self.K] + (replaced * dy).sum(axis=-1, keepdims=True)
         return (dw * factor - (w * dw).sum(axis=-1, keepdims=True)) * possible / total
 
-    def terms(self, x0, xt, t, p0, previous=None):
-        """The bound's terms in bits (N, ...): KL(q(x_previous | x_t, x_0) || p(x_previous | x_t)), and the cache.
+    def terms(self, x0, xt, t, p0):
+        """The bound's terms in bits (N, ...): KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), and the cache.
 
-        previous: t - 1, unless given. At time 0, the term is -log2 p(x_0 | x_t). Their sum over t and all positions is
-        the bound of -log2 p(x_0): nothing is added for x_T, which is noise.
+        For t = 1 that is -log2 p(x_0 | x_1). Their sum over t and all positions is the bound of -log2 p(x_0): nothing
+        is added for x_T, which is noise.
         """
-        previous = np.asarray(t) - 1 if previous is None else previous
-        xp = array_module(p0)
+        xp, previous = array_module(p0), np.asarray(t) - 1
         q, _ = self.posterior(one_hot(x0, self.K, p0.dtype), xt, t, previous)
         p, cache = self.posterior(p0, xt, t, previous)
         q, p = xp.where(q > 1e-20, q, 0), xp.maximum(p, 1e-30)
