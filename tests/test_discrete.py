@@ -178,7 +178,9 @@ def test_samples_and_bits_of_the_exact_model(kind):
     def shares(steps):
         rng = np.random.default_rng(1)
         times = [d.T * k // steps for k in range(steps, 0, -1)]
-        *_, step = unmask.unmask(p, d, unmask.start(d, (N, L), rng), rng, times)
+        *_, before, step = (None, *unmask.unmask(p, d, unmask.start(d, (N, L), rng), rng, times))
+        if before:
+            np.testing.assert_array_equal(step.x0, p(before.x, np.full(N, step.t)).argmax(axis=2))
         return np.bincount(step.x[:, 0] * K + step.x[:, 1], minlength=K * K) / N
 
     assert abs(shares(20) - SHARES).sum() < 0.1 < abs(shares(1) - SHARES).sum()
@@ -235,6 +237,13 @@ def test_the_gradients_of_the_transformer():
         assert (abs(model.forward(changed, t) - y)[0].max(axis=1) > 1e-6).all()
         assert (model.forward(changed, t)[1] == y[1]).all()
     assert abs(model.forward(x, t + 100) - y).max() > 1e-3
+
+
+def test_letters_begin_with_variance_1():
+    """As what is added to them, the positions and the time, about has."""
+    model = nn.build(TransformerConfig(64, 30, 128)).eval()
+    letters = model.first.forward(model.neighbours.forward(np.eye(30, dtype=np.float32)[RNG.integers(0, 30, (8, 64))]))
+    assert letters[:, 3:-3].var() == pytest.approx(1, rel=0.1)
 
 
 def test_the_transformer_refuses():
