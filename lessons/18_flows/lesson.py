@@ -117,7 +117,7 @@ def main():
         error = lambda x: np.sqrt(((x - truth)**2).sum(axis=1).mean())
         for K in (1, 2, 4, 8):
             found = error(last(ddim(p, s, noise, None, choose_times(s, K, "strides"))))
-            print(f"{name}, the perfect network with {K} steps: {found:.2f}")
+            print(f"{name}, the perfect network with {K} step{'s' * (K > 1)}: {found:.2f}")
         watch = lambda title: lambda x0: curves.setdefault(title, []).append(error(x0(noise, end)))
         reflowed = students(s, teacher, means, rng, steps, watch)
         for title, errors in curves.items():
