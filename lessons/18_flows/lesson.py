@@ -85,7 +85,7 @@ def students(s, teacher, means, rng, steps, watch):
     halved(1, teacher, "two steps in one, at once", steps)
     step = lambda student: lambda *at: further_on(s, teacher, student, *at)
     clouds.learn(D, lambda student: noisy(GRID, step(student)), steps, watch("consistency"))
-    noise = rng.standard_normal((50 * BATCH, D))
+    noise = rng.standard_normal((steps // 30 * BATCH, D))
     ends = last(heun(clouds.reverse(s, teacher), s, noise, None, choose_times(s, 30, "sigma")))
 
     def reflow(student):
@@ -98,7 +98,7 @@ def students(s, teacher, means, rng, steps, watch):
 def main():
     lesson = course.Lesson(__file__, __doc__)
     tinyddpm.use("auto")
-    rng, s, steps = np.random.default_rng(18), schedule.straight(), 100 if lesson.quick else 1500
+    rng, s, steps = np.random.default_rng(18), schedule.straight(), 60 if lesson.quick else 1500
     positions, start = np.linspace(1, 0, 201), rng.standard_normal((40, 1))
     u = lambda z, r: velocity(z, r, LINE)
     path, straight = flow(u, start, positions), lambda x0: start + (1 - positions)[:, None, None] * (x0 - start)

@@ -53,7 +53,10 @@ def load_checkpoint(path, kind=Trainer):
     with _parsing(path):
         if not any(name.startswith("adam_m/") for name in tensors):
             raise ValueError("it holds a model without the state of its training: start a new run from it, with --from")
-        trainer = kind(_preset(tensors, metadata, kind.config))
+        preset = _preset(tensors, metadata)
+    _require_kind(path, preset, kind.config)
+    with _parsing(path):
+        trainer = kind(preset)
         for part, flat in buffers(trainer).items():
             _fill(trainer.model, flat, tensors, part)
         trainer.steps_done, trainer.seconds, trainer.fingerprint, loss_scale = (
@@ -98,7 +101,9 @@ def load_model(path, config=DiffusionConfig):
     if metadata.get("format") in (None, "pt"):              # as PyTorch's libraries write them
         return _published(path, config)
     with _parsing(path):
-        preset = _preset(tensors, metadata, config)
+        preset = _preset(tensors, metadata)
+    _require_kind(path, preset, config)
+    with _parsing(path):
         model = nn.build(preset.model).eval()
         _fill(model, model.flat_values, tensors, "ema")
     return model, preset
@@ -110,7 +115,7 @@ def _published(path, config):
     learned = {"variance": "learned", "loss": "hybrid"} if model.config.learned_variance else {}
     dataset = "cifar10" if (model.config.image_size, model.config.image_channels) == (32, 3) else "unknown"
     preset = Preset("published", dataset, model.config, DiffusionConfig(**learned))
-    _require_kind(preset, config)
+    _require_kind(path, preset, config)
     return model, preset
 
 
@@ -124,21 +129,21 @@ def _parsing(path):
     return files.parsing(path, "a checkpoint of this version of tinyddpm")
 
 
-def _preset(tensors, metadata, config):
+def _preset(tensors, metadata):
     """The configuration of a checkpoint. Raises an error for a file of another kind, or with too few parameters."""
     if metadata.get("format") != FORMAT:
         raise ValueError(f"its format is {metadata.get('format')!r}")
     preset = Preset.from_json(metadata["preset"])
-    _require_kind(preset, config)
     nn.require_size(preset.model, {name: a for name, a in tensors.items() if name.startswith("ema/")})
     return preset
 
 
-def _require_kind(preset, config):
+def _require_kind(path, preset, config):
     """Raise ValueError for a model of the other kind of process."""
     if type(preset.diffusion) is not config:
-        raise ValueError("its process adds noise to numbers" if config is DiscreteConfig else
-                         "its process is that of unmask.py, of values instead of numbers")
+        raise ValueError(f"{path}: its process adds noise to numbers; expected one of train_masks.py"
+                         if config is DiscreteConfig else
+                         f"{path}: its process is that of train_masks.py, of values instead of numbers")
 
 
 def _fill(model, flat, tensors, part):
