@@ -92,7 +92,8 @@ def bars(axes, values, label):
 
 
 PLACES = ((0, 0), (1, 0.9), (2, 0.9), (1, -1), (3, 0.15), (2, -0.65), (2, -1.3), (2, -1.95), (3, -1.3), (4, 0.15),
-          (5, 0.75), (5, -0.65), (6.1, -1.15), (6.1, -0.35), (6.1, 1.25), (6.1, 0.45), (7.1, 1.25), (7.1, 0.45), (7.1, -0.65), (6.1, -1.95))
+          (5, 0.75), (5, -0.65), (6.1, -1.15), (6.1, -0.35), (6.1, 1.25), (6.1, 0.45), (7.1, 1.25),
+          (7.1, 0.45), (7.1, -0.65), (6.1, -1.95))
 NAMES = ("noise", "forward\nprocess", "reverse\nprocess", "back-\npropagation", "learning", "convolution",
          "group\nnorm",
          "attention", "U-Net", "training", "sampling", "the bound\nin bits", "what to\npredict", "CIFAR10",

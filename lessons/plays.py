@@ -270,7 +270,7 @@ def straighten(args):
             ax.plot(*path.transpose(2, 0, 1), "-", linewidth=0.6, color="0.6")
             ax.plot(*path[-1].T, ".", markersize=4)
             ax.plot(*MEANS.T, "kx")
-            ax.set(xlim=(-2.5, 2.5), ylim=(-2.5, 2.5), aspect="equal", title=f"{title}, {count} step{'s' * (count > 1)}")
+            ax.set(xlim=(-2.5, 2.5), ylim=(-2.5, 2.5), aspect="equal", title=f"{title}, steps: {count}")
     return draw, "steps", np.array([1, 2, 3, 4, 6, 8, 12, 20, 50]), 1
 
 

@@ -92,7 +92,8 @@ def straightness(f, rng):
 
 
 OPEN = ("Train one step by each method: examples/distill.py mnist --to 1, with --method progressive, consistency and "
-        "reflow, each student for the same --train-steps (progressive trains four). Draw from each with sample.py in 1 and in 4 steps. Which one gains "
+        "reflow, each student for the same --train-steps (progressive trains four). Draw from each with sample.py in 1 "
+        "and in 4 steps. Which one gains "
         "most by more steps, and why?",
         "The pictures of one step from each, and of four. The reflowed model is a flow at all times: it improves with "
         "steps, a little, since its paths are nearly straight. The consistent one can be asked again after new noise, "
@@ -101,7 +102,8 @@ OPEN = ("Train one step by each method: examples/distill.py mnist --to 1, with -
 
 TASKS = [
     library("18.1", "The straight path", 2, path, [schedule.straight, process.x0_from_u],
-            straight=["the position u is t / (T + 1) for t = 0..T", "alpha_bar is the signal's share of the squares; from_alpha_bar"],
+            straight=["the position u is t / (T + 1) for t = 0..T",
+                      "alpha_bar is the signal's share of the squares; from_alpha_bar"],
             x0_from_u=["x_t = signal x_0 + noise eps, with signal = sqrt(alpha_bar), noise = sqrt(1 - alpha_bar)",
                        "here u is the velocity: insert eps = x_0 + u, and solve for x_0"]),
     question("18.2", "Along the flow", 2, flow, '''
@@ -119,7 +121,8 @@ def two_in_one(s, teacher, xt, t, after):
     """
 ''', {"two_in_one": two_in_one_answer}, hints={"x_0": "solve DDIM's step, with x_0 unknown, for x_0"},
              two_in_one=["eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t); q_sample or transfer steps on",
-                         "one number for each sample: s.alpha_bar[t] is (N,), which per_sample shapes; t need not be whole"]),
+                         "one number for each sample: s.alpha_bar[t] is (N,), which per_sample shapes; t may be "
+                         "between whole numbers"]),
     library("18.4", "To x_0, and back", 2, consistency, [steps.consistency],
             hints={"noise": "new noise in each step but the last"},
             consistency=["a Step for each of the times; p(x, t) -> mean, variance, x_0, with t (N,)",

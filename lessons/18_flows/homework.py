@@ -59,7 +59,8 @@ def two_in_one(s, teacher, xt, t, after):
     teacher(x, t): its x_0; xt (N, D); t, after (N,): from t via (t + after) / 2 to after; 0 stands for the data
     """
     # 1. eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t); q_sample or transfer steps on
-    # 2. one number for each sample: s.alpha_bar[t] is (N,), which per_sample shapes; t need not be whole
+    # 2. one number for each sample: s.alpha_bar[t] is (N,), which per_sample shapes; t may be between whole
+    #    numbers
     raise NotImplementedError("18.3 two_in_one")
 
 

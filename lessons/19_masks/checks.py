@@ -131,7 +131,8 @@ def posterior(x0, xt, t, T, K):
 
     x0, xt: integers 0..K-1
     """
-''', {"posterior": posterior_answer}, posterior=["both factors, for all K values of x_{t-1}; then divide by their sum"]),
+''', {"posterior": posterior_answer},
+             posterior=["both factors, for all K values of x_{t-1}; then divide by their sum"]),
     library("19.4", "And back", 2, unmask, [sampling.draw, sampling.unmask],
             draw=["u = rng.random(the shape without its last axis, dtype=np.float32), times the sum of each",
                   "how many of the cumulative sums are at most u; at most K - 1, whatever the rounding"],

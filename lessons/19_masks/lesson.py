@@ -96,7 +96,8 @@ def main():
     print(f"the entropy of the language: {entropy:.4f} bits a word")
     for T in (1, 2, 4, 16, 64):
         words = [drawn(T, rng) for _ in range(100 if quick else 10_000)]
-        print(f"{T} step{'s' * (T > 1)}: the bound {bound(T):.4f} bits; {words.count('bb') / len(words):.1%} of the words are bb")
+        wrong = words.count("bb") / len(words)
+        print(f"{T} step{'s' * (T > 1)}: the bound {bound(T):.4f} bits; {wrong:.1%} of the words are bb")
     words, shares = np.array([[LETTERS.index(a) for a in word] for word in LANGUAGE]), np.array([*LANGUAGE.values()])
     for kind in ("absorbing", "uniform"):
         found = [library_bound(Discrete(2, kind, T), words, shares) for T in (4, 16, 64)]
@@ -131,7 +132,8 @@ def main():
     for steps in (1, 4, 16, 64, 256):
         x = generate(model, d, 10 if quick else 100, (28, 28), seed=2, steps=1 if quick else steps)
         fewer = Discrete(2, "absorbing", steps)
-        cost = discrete.bits(lambda xt, t: p(xt, t * 1000 / steps), fewer, x0, rng, 1 if quick else min(steps, 8)).mean()
+        slower = lambda xt, t: p(xt, t * 1000 / steps)
+        cost = discrete.bits(slower, fewer, x0, rng, 1 if quick else min(steps, 8)).mean()
         print(f"{steps} step{'s' * (steps > 1)}: {cost:.4f} bits a pixel; FID {evaluation.fid(features(x), real):.2f}")
         rows[f"{steps} step{'s' * (steps > 1)}"] = images(x[:10])
     lesson.rows("figure_steps.png", rows, (8, 4))

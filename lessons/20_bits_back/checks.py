@@ -146,8 +146,8 @@ def net_length_answer(p_z, p_x, q):
 
 
 OPEN = ("Compress a hundred digits with `python examples/compress.py mnist-eps encode DIGITS.npy OUT.ddpm --steps 25`, "
-        "once with `--lanes 50` and once with `--lanes 5`, and decode both. Which file is smaller, which is faster, and "
-        "what would make this codec useful?",
+        "once with `--lanes 50` and once with `--lanes 5`, and decode both. Which file is smaller, which is faster, "
+        "and what would make this codec useful?",
         "Five lanes: each stack borrows about 15 bits/dim once, so two digits a stack pay 7 bits/dim each for it, and "
         "twenty pay less than one. Fifty lanes are faster, because each symbol's push and pop is done for all lanes "
         "together, and so are the network's evaluations. Useful would be: a model trained by the bound L, with fewer "
@@ -157,7 +157,7 @@ OPEN = ("Compress a hundred digits with `python examples/compress.py mnist-eps e
 TASKS = [
     question("20.1", "Push and pop", 2, stack, '''
 def push(x, ends, symbol):
-    """The number that holds x and this symbol: the x-th (from 0) of the numbers whose remainder modulo M is in its range.
+    """The number that holds x and this symbol: the x-th (from 0) of those whose remainder modulo M is in its range.
 
     x: a Python integer of any size; ends: where each symbol's range begins, and M; symbol: 0, 1, ... -> an integer
     """

@@ -16,7 +16,7 @@ from tinyddpm.diffusion.normal import log_tail               # log Phi(b), for b
 
 
 def push(x, ends, symbol):
-    """The number that holds x and this symbol: the x-th (from 0) of the numbers whose remainder modulo M is in its range.
+    """The number that holds x and this symbol: the x-th (from 0) of those whose remainder modulo M is in its range.
 
     x: a Python integer of any size; ends: where each symbol's range begins, and M; symbol: 0, 1, ... -> an integer
     """

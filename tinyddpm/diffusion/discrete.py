@@ -181,7 +181,7 @@ class DiscreteConfig:
     T: int = 1000
     loss: str = "cross-entropy"
     alphabet: str = ""
-    learned_variance = False            # there is none
+    learned_variance = False            # as in DiffusionConfig; a discrete process has no variance
 
     def __post_init__(self):
         if self.loss not in LOSSES:
