@@ -1,13 +1,15 @@
-"""A stand-in for CuPy where there is no GPU: NumPy's arrays, the .cu files as C++, cuBLAS's two functions in float64.
+"""A stand-in for CuPy where there is no GPU: NumPy's arrays, the .cu files as C++, cuBLAS's two products in float64.
 
 It is stricter than a GPU. Host and device arrays do not mix. A kernel's arguments must have the types of its signature,
 be contiguous, and be device arrays. New arrays hold NaN, so that elements which no kernel wrote are noticed. Every
 wait of the host for the device is counted. It cannot show speed, or what only happens between a real GPU's threads.
 """
 
+import atexit
 import contextlib
 import ctypes
 import functools
+import importlib
 import re
 import shutil
 import subprocess
@@ -22,6 +24,7 @@ import numpy as np
 HERE = Path(__file__).parent
 COMPILER = shutil.which("g++") or shutil.which("c++")
 waits = []                      # one entry for each wait of the host for a result
+recording = False               # whether a wait, or a copy from the host, would spoil a graph
 
 
 class ndarray(np.ndarray):
@@ -42,6 +45,7 @@ class ndarray(np.ndarray):
     def _waits(name):
         def method(self, *args):
             waits.append(name)
+            assert not recording, f"{name} waits while a graph is recorded"
             return getattr(self.view(np.ndarray), name)(*args)
         return method
 
@@ -53,6 +57,9 @@ class ndarray(np.ndarray):
 
     for _name in ("mean", "var", "sum", "max", "min", "repeat"):
         locals()[_name] = _reduces(_name)
+
+    def set(self, a):
+        self.view(np.ndarray)[...] = a
 
     def get(self):
         waits.append("get")
@@ -93,6 +100,7 @@ def empty(shape, dtype=np.float64):
 
 
 def asarray(x, dtype=None):
+    assert isinstance(x, ndarray) or not recording, "a copy from the host while a graph is recorded"
     return np.asarray(x.view(np.ndarray) if isinstance(x, ndarray) else x, dtype).view(ndarray)
 
 
@@ -111,7 +119,7 @@ def compiled(code, options):
                  for p in parameters.split(",")]
         signatures[name] = kinds
         values = ", ".join(f"*({kind}*)a[{i}]" for i, kind in enumerate(kinds))
-        words = "__syncthreads", "convolve<", "_sums(", "row_reduce"
+        words = "__syncthreads", "convolve<", "sum_lanes(", "row_reduce"
         together = any(word in body for word in words)                      # threads that wait for each other
         calls += (f'static void call_{name}(void** a) {{ {name}({values}); }}\n'
                   f'extern "C" void run_{name}(void** a, int gx, int gy, int bx, int by) '
@@ -155,54 +163,35 @@ class RawModule:
         return start
 
 
-# ---- cuBLAS, with matrices in column-major order ----
-
-TYPES = {0: np.float32, 1: np.float64, 2: np.float16, 14: np.uint16}
-
-
-def _matrix(address, kind, ld, rows, columns):
-    itemsize = np.dtype(TYPES[kind]).itemsize
-    memory = (ctypes.c_char * (((columns - 1) * ld + rows) * itemsize)).from_address(address)
-    assert ld >= rows
-    return np.lib.stride_tricks.as_strided(np.frombuffer(memory, TYPES[kind]), (rows, columns),
-                                           (itemsize, ld * itemsize))
+@functools.cache
+def blas():
+    """The path of a library with cuBLAS's functions."""
+    library = Path(tempfile.mkdtemp()) / "cublas.so"
+    atexit.register(shutil.rmtree, library.parent)
+    subprocess.run([COMPILER, "-O1", "-w", "-shared", "-fPIC", "-o", library, HERE / "cublas_on_cpu.cpp"], check=True)
+    return str(library)
 
 
-def _float64(a, compute):
-    if a.dtype == np.uint16:                                    # bfloat16
-        return (a.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    if compute == 77:                                           # TF32: a mantissa of ten bits
-        a = ((np.ascontiguousarray(a).view(np.uint32) + 0x1000) & 0xffffe000).view(np.float32)
-    return a.astype(np.float64)
+# ---- graphs ----
 
+def record(method, arguments, pool, stream):
+    """A replay runs the method again."""
+    from tinyddpm.kernels.gpu.random import Recorded
 
-def _bfloat16(a):
-    bits = a.astype(np.float32).view(np.uint32)
-    return ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    generators, found = [a for a in arguments if isinstance(a, Recorded)], types.SimpleNamespace()
+    if generators:
+        method(*arguments)                  # which counts the draws
 
-
-def gemmEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, compute, algo):
-    assert Atype == Btype and (Atype, Ctype, compute) in (
-        (0, 0, 68), (0, 0, 77), (1, 1, 70), (14, 0, 68), (14, 14, 68), (2, 0, 68), (2, 2, 68)), "not in cuBLAS's table"
-    scalar = ctypes.c_double if compute == 70 else ctypes.c_float
-    alpha, beta = (scalar.from_address(p).value for p in (alpha, beta))
-    a = _float64(_matrix(A, Atype, lda, *((k, m) if transa else (m, k))), compute)
-    b = _float64(_matrix(B, Btype, ldb, *((n, k) if transb else (k, n))), compute)
-    c = _matrix(C, Ctype, ldc, m, n)
-    with np.errstate(all="ignore"):
-        product = alpha * ((a.T if transa else a) @ (b.T if transb else b))
-        product = product + beta * c if beta else product
-        c[...] = _bfloat16(product) if Ctype == 14 else product
-
-
-def gemmStridedBatchedEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, Btype, ldb, strideB, beta,
-                         C, Ctype, ldc,
-                         strideC, batch, compute, algo):
-    sizes = [np.dtype(TYPES[kind]).itemsize for kind in (Atype, Btype, Ctype)]
-    for i in range(batch):
-        a, b, c = (start + i * stride * size
-                   for start, stride, size in zip((A, B, C), (strideA, strideB, strideC), sizes))
-        gemmEx(handle, transa, transb, m, n, k, alpha, a, Atype, lda, b, Btype, ldb, beta, c, Ctype, ldc, compute, algo)
+    def launch():
+        global recording
+        for generator in generators:
+            generator.draws = 0
+        recording = True
+        try:
+            found.copy = method(*arguments).copy
+        finally:
+            recording = False
+    return launch, found
 
 
 # ---- NCCL, between threads of this process ----
@@ -273,18 +262,19 @@ DEVICE = types.SimpleNamespace(use=lambda: None, compute_capability="80",
 
 
 def modules():
-    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: 0,
+    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: 0, runtimeGetVersion=lambda: 13000,
                                     getDeviceProperties=lambda i: {"name": b"a CPU, as a stand-in"})
     device = types.SimpleNamespace(get_cublas_handle=lambda: 0)
     stream = types.SimpleNamespace(synchronize=lambda: waits.append("synchronize"), ptr=0)
     cuda = types.SimpleNamespace(runtime=runtime, device=device, get_current_stream=lambda: stream, nccl=nccl,
-                                 compiler=None, nvrtc=None, Device=lambda i=0: DEVICE)
+                                 compiler=None, nvrtc=None, Device=lambda i=0: DEVICE, MemoryPool=lambda: None,
+                                 Stream=lambda non_blocking: None)
     cupy = _module("cupy", __version__="14.0 on a CPU", __getattr__=_numpys, ndarray=ndarray, empty=empty,
                    asarray=asarray, array=asarray,
                    empty_like=lambda a: empty(a.shape, a.dtype), RawModule=RawModule, cuda=cuda,
-                   get_default_memory_pool=lambda: types.SimpleNamespace(total_bytes=lambda: 123))
-    blas = _module("cublas", gemmEx=gemmEx, gemmStridedBatchedEx=gemmStridedBatchedEx)
-    libs = _module("cupy_backends.cuda.libs", cublas=blas)
+                   get_default_memory_pool=lambda: types.SimpleNamespace(total_bytes=lambda: 123,
+                                                                         free_all_blocks=lambda: None))
+    libs = _module("cupy_backends.cuda.libs", cublas=_module("cublas", __file__=blas()))
     names = {"cupy": cupy, "cupy.cuda": cuda, "cupy_backends": _module("cupy_backends"),
              "cupy_backends.cuda": _module("cupy_backends.cuda"),
              "cupy_backends.cuda.libs": libs}
@@ -300,6 +290,7 @@ def installed():
     before = {name: sys.modules.get(name) for name in ours}
     sys.modules.update(ours)
     waits.clear()
+    importlib.import_module("tinyddpm.kernels.gpu.graph").record = record
     try:
         yield
     finally:

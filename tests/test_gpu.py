@@ -20,7 +20,7 @@ from test_kernels import CASES, results, twin_beside_readable
 
 import tinyddpm
 from tinyddpm import data, ops, presets
-from tinyddpm.backend import from_numpy, generator, state, to_numpy
+from tinyddpm.backend import call, from_numpy, generator, state, to_numpy
 from tinyddpm.diffusion import discrete
 from tinyddpm.diffusion.discrete import DiscreteConfig
 from tinyddpm.dispatch import READABLE
@@ -154,10 +154,10 @@ MUTANTS = [("conv2d", "(unsigned)(j[b][r] + right) < W", "true"), ("conv2d", "kw
            ("conv2d_add", "value += load(in_one", "value = load(in_one"),
            ("conv2d", "if (i[l] >= H) i[l] -= H", ""),
            ("conv2d", "down = f / C / kw - kh / 2", "down = f / C / kw - 1"),
-           ("linear", "r += 8", "r += 16"), ("group_norm", "- m[v];\n                sum", ";\n                sum"),
+           ("linear", "r += blockDim.y", "r += 2 * blockDim.y"), ("group_norm", "- m[v];\n            sum", ";\n                sum"),
            ("group_norm_silu", "normal * sigmoid(normal)", "sigmoid(normal)"),
            ("group_norm_silu", "(1 + z * (1 - s))", "(1 + z * s)"),
-           ("group_norm", "sum_normal[v] += dz * normal", "sum_normal[v] += dz"),
+           ("group_norm", "sum_normal[v] += dnormal * normal", "sum_normal[v] += dnormal"),
            ("attention", "- sum) * scale", "- sum)"),
            ("attention", "exp(logits[j] * scale - largest) / sum", "exp(logits[j] * scale - largest)"),
            ("upsample", "+ load(z[1].at[v]) ", ""),
@@ -194,7 +194,7 @@ def test_random_numbers(gpu):
     tinyddpm.use("cupy")
     from tinyddpm.kernels.gpu.launch import launch_each
     y = from_numpy(np.zeros(4, np.float32))
-    launch_each("uniform", y.dtype, 1, y, 0, 0, 0, 4)
+    launch_each("uniform", y.dtype, 1, y, from_numpy(np.zeros(3, np.int32)), 0, 4)
     np.testing.assert_array_equal(to_numpy(y) * 2**24, [0x6627e8, 0xe169c5, 0xbc57ac, 0x9b00db])
     for dtype in (np.float32, np.float64):
         rng, again, other = generator(3, "a"), generator(3, "a"), generator(4, "a")
@@ -219,6 +219,20 @@ def test_dropout_draws_its_mask(gpu, precision, shape):
     y, dx = (to_numpy(ops.widen(z)[0]) for z in (y, dx))
     assert set(y.reshape(-1)) == {0, 2} and abs((y == 0).mean() - 0.25) < (0.01 if y.size > 1000 else 0.2)
     np.testing.assert_array_equal(dx, 2 * y)
+
+
+@pytest.mark.parametrize("kept", [0, 700])
+def test_norms_of_images_that_shared_memory_cannot_keep(gpu, kept, monkeypatch):
+    """700 bytes hold five of 30 pixels, in the backward two."""
+    tinyddpm.use("cupy")
+    from tinyddpm.kernels.gpu import norm
+    monkeypatch.setattr(norm, "KEPT", kept)
+    norm._blocks.cache_clear()
+    for precision in ("bf16", "fp16"):
+        tinyddpm.use("numpy")                               # for what is expected
+        compare_narrow(precision, "group_norm_silu", [(2, 5, 6, 64), (64,), (64,)], (16, 1e-6))
+    assert 0 <= norm._blocks((2, 5, 6, 64), 16, np.dtype(np.uint16), 1).sizes[3] <= kept / 64
+    norm._blocks.cache_clear()
 
 
 def test_narrow_and_widen_enclose_a_network(gpu):
@@ -369,6 +383,49 @@ def losses(precision, steps, **changes):
     tinyddpm.use("cupy", precision=precision)
     trainer, images = Trainer(PRESET.override(**changes)), dataset()
     return trainer, [trainer.step(*images.batch(k, 4, 0)) for k in range(steps)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_recorded_network_gives_the_same_bits(gpu, precision, monkeypatch):
+    """Of the losses, with dropout and labels, the weights, and what the network makes of batches of two sizes."""
+    found = []
+    for recorded in (True, False):
+        tinyddpm.use("cupy", precision=precision)
+        if not recorded:
+            monkeypatch.setattr(state, "run", call)
+        trainer, images = Trainer(PRESET), dataset()
+        found.append([trainer.step(*images.batch(k, 4, 0)) for k in range(5)])
+        with trainer.averaged() as model:
+            for k in range(8):
+                x = generator(k).standard_normal((3 + k % 2, 4, 4, 1), dtype=np.float32)
+                y = model.forward(x, np.arange(1, 4 + k % 2) + k, np.full(len(x), k % 3))
+                found[-1].append(to_numpy(y))
+        found[-1] += [trainer.step(*images.batch(k, 4, 0)) for k in range(5, 8)]
+        found[-1].append(to_numpy(trainer.model.flat_values))
+    for mine, expected in zip(*found, strict=True):
+        np.testing.assert_array_equal(mine, expected)
+
+
+def test_what_a_recording_can_be_asked_for(gpu):
+    """Forwards without a backward, a backward without a forward, gradients in evaluation mode, more kinds than MOST."""
+    tinyddpm.use("cupy")
+    model, run = UNet(TINY).eval(gradients=True), state.run
+    from tinyddpm.kernels.gpu import graph
+    x, t = from_numpy(np.random.default_rng(0).standard_normal((3, 4, 4, 1)).astype(np.float32)), np.array([1, 5, 9])
+    y, dx = (to_numpy(z) for z in (model.forward(x, t), model.backward(x)))
+    for forwards in (1, 2, 1, 3):
+        for _ in range(forwards):
+            np.testing.assert_array_equal(to_numpy(model.forward(x, t)), y)
+        np.testing.assert_array_equal(to_numpy(model.backward(x)), dx)
+        with pytest.raises(RuntimeError, match="without a forward"):
+            model.backward(x)
+    recording = graph.networks[model]
+    assert len(recording) == 1 and set(*[r.graphs for r in recording.values()]) == {"_forward", "_backward"}
+    for n in range(1, 7):
+        for _ in range(2):
+            found = model.forward(from_numpy(np.ones((n, 4, 4, 1), np.float32)), np.arange(1, n + 1))
+            assert len(found) == n and len(graph.networks[model]) <= graph.MOST
+    assert run is state.run is graph.run
 
 
 def test_precisions_train_alike(gpu):

@@ -9,8 +9,15 @@ from types import SimpleNamespace
 
 import numpy as np
 
-# The active backend, its array library and random generator, its precision, and the names of a learner's operations.
-state = SimpleNamespace(backend=None, xp=np, generator=np.random.default_rng, precision="fp32", own=())
+
+def call(method, *arguments):
+    """How a network's forward and backward are run, but for a GPU, which can record and replay them."""
+    return method(*arguments)
+
+
+# The active backend, its array library and random generator, its way to run a network, its precision, and the names of
+# a learner's operations.
+state = SimpleNamespace(backend=None, xp=np, generator=np.random.default_rng, run=call, precision="fp32", own=())
 
 
 def array_module(x):

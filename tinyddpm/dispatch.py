@@ -11,7 +11,7 @@ import numpy as np
 
 from tinyddpm import ops
 from tinyddpm import overrides as learner
-from tinyddpm.backend import state
+from tinyddpm.backend import call, state
 
 READABLE = {name: f for name, f in vars(ops).items() if inspect.isfunction(f)}      # the operations of ops/, by name
 
@@ -48,11 +48,11 @@ def use(backend="auto", overrides=None, precision="fp32"):
     if precision != "fp32" and backend != "cupy":
         raise ValueError(f"precision {precision} needs a GPU, backend cupy; the backend {backend} only has fp32")
     own = learner.find(overrides, READABLE) if overrides else {}
-    files, xp, generator = _load(backend)
+    files, xp, generator, run = _load(backend)
     twins = {name: f for file in files for name, f in vars(file).items()
              if name in READABLE and callable(f) and not own.keys() & _parts(name.removesuffix("_backward"))}
     vars(ops).update(READABLE | twins | own)
-    state.backend, state.xp, state.generator = backend, xp, generator
+    state.backend, state.xp, state.generator, state.run = backend, xp, generator, run
     state.precision, state.own = precision, tuple(own)
     return backend
 
@@ -64,10 +64,10 @@ def _parts(name):
 
 
 def _load(backend):
-    """The files with a backend's twins, which are named like the operations, its array library, and its generator."""
+    """A backend's files with twins, which are named like the operations; array library, generator, way to run."""
     kernels = BACKENDS[backend]
     if kernels is None:
-        return [], np, np.random.default_rng
+        return [], np, np.random.default_rng, call
     try:
         return importlib.import_module(kernels).activate()
     except ImportError as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinyddpm import ops
-from tinyddpm.backend import from_numpy, generator, to_numpy
+from tinyddpm.backend import from_numpy, generator, state, to_numpy
 from tinyddpm.nn.layers import NEAR_ZERO, Attention, Conv2d, Embedding, GroupNormSiLU, Linear, Operation, ResBlock
 from tinyddpm.nn.module import Module
 
@@ -209,11 +209,18 @@ class UNet(Module):
         """
         t = to_numpy(t)
         labels = self._check(x, t, labels)
-        rng = rng or self.rng
-        temb = ops.time_embedding(from_numpy(t), self.config.base_channels, x.dtype)
+        classes = () if labels is None else (from_numpy(labels),)
+        return state.run(self._forward, rng or self.rng, x, from_numpy(t), *classes)
+
+    def backward(self, dy):
+        """dy like y -> dx like x."""
+        return state.run(self._backward, dy)
+
+    def _forward(self, rng, x, t, labels=None):
+        temb = ops.time_embedding(t, self.config.base_channels, x.dtype)
         temb = self.time1.forward(self.time_silu.forward(self.time0.forward(temb)))
         if labels is not None:
-            temb = temb + self.labels.forward(from_numpy(labels))
+            temb = temb + self.labels.forward(labels)
         temb = self.temb_silu.forward(temb)
 
         h = self.conv_in.forward(self.remember(ops.narrow(self.patchify.forward(x), self.flat_values)))
@@ -222,8 +229,8 @@ class UNet(Module):
             h = part.forward(h, skips, temb, rng)
         return self.unpatchify.forward(self.widen.forward(self.conv_out.forward(self.norm_out.forward(h))))
 
-    def backward(self, dy):
-        """dy like y -> dx like x. It runs the forward in reverse; dtemb is the sum of all blocks' contributions."""
+    def _backward(self, dy):
+        """The forward in reverse; dtemb is the sum of all blocks' contributions."""
         dh = self.norm_out.backward(self.conv_out.backward(self.widen.backward(self.unpatchify.backward(dy))))
         dskips, dtembs = [], []
         for part in reversed(self.path()):

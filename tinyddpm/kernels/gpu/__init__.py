@@ -9,14 +9,20 @@ products of float32 arrays use TF32 in all but fp32.
 import cupy
 
 from tinyddpm.backend import state
-from tinyddpm.kernels.gpu import attention, concatenate, conv, dropout, loss, norm, precision, resample, update
+from tinyddpm.kernels.gpu import attention, concatenate, conv, dropout, embedding, loss, norm, precision, resample
+from tinyddpm.kernels.gpu import update
+from tinyddpm.kernels.gpu.graph import run
 from tinyddpm.kernels.gpu.random import Generator
 
 
 def activate():
-    """The files with the twins, the array library, and its random generator. Raises RuntimeError if there is no GPU."""
+    """The files with the twins, the array library, its random generator, and how a network is run (see graph.py).
+
+    Raises RuntimeError if there is no GPU.
+    """
     cupy.cuda.runtime.getDeviceCount()
-    return [attention, concatenate, conv, dropout, loss, norm, precision, resample, update], cupy, Generator
+    files = [attention, concatenate, conv, dropout, embedding, loss, norm, precision, resample, update]
+    return files, cupy, Generator, run
 
 
 def describe():

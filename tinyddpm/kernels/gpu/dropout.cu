@@ -3,7 +3,7 @@
 typedef Pack<number, V> pack;
 
 // keep is true with probability 1 - p; y = x / (1 - p) where keep, else 0
-extern "C" __global__ void dropout(const number* x, number* y, bool* keep, int key0, int key1, int draw, real p,
+extern "C" __global__ void dropout(const number* x, number* y, bool* keep, const int* generator, int draw, real p,
                                    int size)
 {
     int i = thread();
@@ -13,7 +13,7 @@ extern "C" __global__ void dropout(const number* x, number* y, bool* keep, int k
     Words words;
     for (int v = 0; v < V; v++) {
         unsigned n = (unsigned)i * V + v;
-        if (v % 4 == 0) words = philox(key0, key1, n / 4, draw);
+        if (v % 4 == 0) words = philox(generator, n / 4, draw);
         kept.at[v] = words.at[n % 4] * (real)(1.0 / 4294967296) >= p;
         z.at[v] = store(kept.at[v] ? load(z.at[v]) / (1 - p) : 0);
     }

@@ -98,6 +98,4 @@ INLINE void fence_products() {}
 INLINE void commit_products() {}
 template <int N> INLINE void wait_for_products() {}
 #endif
-
-extern __shared__ char dynamic[];
 #endif

@@ -60,7 +60,7 @@ def kernel(name, dtype, precision, **constants):
     file, kinds = KERNELS[name]
     options = {"REAL": real, "NARROW": narrow, **constants}
     function = module(file, ("--std=c++17", *(f"-D{key}={value}" for key, value in options.items()))).get_function(name)
-    if file == "conv.cu":
+    if "dynamic" in (FOLDER / file).read_text():
         function.max_dynamic_shared_size_bytes = shared_memory()
     types = {"int": np.int32, "real": np.float64 if real == "double" else np.float32}
     return function.kernel, [types.get(kind) for kind in kinds]
@@ -72,13 +72,15 @@ def shared_memory():
     return cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"]
 
 
-def launch(name, dtype, grid, block, *arguments, **constants):
+def launch(name, dtype, grid, block, *arguments, shared=0, **constants):
     """Launch a kernel on arrays of that type; numbers among its arguments are converted to the declared type.
 
+    shared: bytes of shared memory beside what the kernel declares
     constants: are defined for the compiler
     """
     function, converters = kernel(name, dtype, state.precision, **constants)
-    function(grid, block, [convert(a) if convert else a for convert, a in zip(converters, arguments, strict=True)])
+    arguments = [convert(a) if convert else a for convert, a in zip(converters, arguments, strict=True)]
+    function(grid, block, arguments, shared_mem=shared)
 
 
 def launch_each(name, dtype, size, *arguments, **constants):

@@ -3,9 +3,11 @@
 
 struct Words { unsigned at[4]; };
 
-__device__ Words philox(unsigned key0, unsigned key1, unsigned i, unsigned draw)
+// generator: the key, and how many draws there were before; see random.py
+__device__ Words philox(const int* generator, unsigned i, int draw)
 {
-    Words w = {{i, draw, 0, 0}};
+    unsigned key0 = generator[0], key1 = generator[1];
+    Words w = {{i, (unsigned)(generator[2] + draw), 0, 0}};
     for (int round = 0; round < 10; round++, key0 += 0x9E3779B9u, key1 += 0xBB67AE85u) {
         unsigned long long a = (unsigned long long)0xD2511F53u * w.at[0], b = (unsigned long long)0xCD9E8D57u * w.at[2];
         w = {{(unsigned)(b >> 32) ^ w.at[1] ^ key0, (unsigned)b, (unsigned)(a >> 32) ^ w.at[3] ^ key1, (unsigned)a}};

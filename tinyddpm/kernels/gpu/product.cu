@@ -22,25 +22,25 @@ extern "C" __global__ void widen(const number* x, real* y, int size)
     if (i < size) y[i] = load(x[i]);
 }
 
-// sums (S, K) of x (S, rows, K) over its rows; a block of (32, 8) threads for 32 V columns of one s
+// sums (S, K) of x (S, rows, K) over its rows; a block of 256 threads at most: (pack of V columns, lane)
 extern "C" __global__ void column_sums(const number* __restrict__ x, real* sums, int rows, int K)
 {
-    __shared__ real shared[8][32 * V];
-    int first = blockIdx.x * 32 * V + threadIdx.x * V;
+    __shared__ real shared[256 * V];
+    int columns = blockDim.x * V, first = blockIdx.x * columns + threadIdx.x * V;
     real sum[V] = {};
     if (first < K)
 #pragma unroll 8
-        for (int r = threadIdx.y; r < rows; r += 8) {
+        for (int r = threadIdx.y; r < rows; r += blockDim.y) {
             Pack<number, V> pack = *(const Pack<number, V>*)(x + ((size_t)blockIdx.y * rows + r) * K + first);
             for (int v = 0; v < V; v++) sum[v] += load(pack.at[v]);
         }
-    for (int v = 0; v < V; v++) shared[threadIdx.y][threadIdx.x * V + v] = sum[v];
+    for (int v = 0; v < V; v++) shared[threadIdx.y * columns + threadIdx.x * V + v] = sum[v];
     __syncthreads();
-    for (int c = threadIdx.y * 32 + threadIdx.x; c < 32 * V; c += 256) {
-        int k = blockIdx.x * 32 * V + c;
+    for (int c = threadIdx.y * blockDim.x + threadIdx.x; c < columns; c += blockDim.x * blockDim.y) {
+        int k = blockIdx.x * columns + c;
         if (k >= K) return;
-        real whole = shared[0][c];
-        for (int lane = 1; lane < 8; lane++) whole += shared[lane][c];
+        real whole = shared[c];
+        for (int lane = 1; lane < blockDim.y; lane++) whole += shared[lane * columns + c];
         sums[blockIdx.y * K + k] = whole;
     }
 }

@@ -1,6 +1,8 @@
 """Operands of matrix products, their types and their padding; products by cuBLAS; sums over rows."""
 
+import ctypes
 import functools
+import os
 
 import cupy
 import numpy as np
@@ -12,6 +14,7 @@ from tinyddpm.kernels.gpu.launch import contiguous, launch, launch_each, pack
 R_64F, R_32F, R_16F, R_16BF = 1, 0, 2, 14                           # cuBLAS's types
 COMPUTE_64F, COMPUTE_32F, COMPUTE_TF32 = 70, 68, 77                 # and its arithmetic
 TYPES = {np.float64: R_64F, np.float32: R_32F, np.float16: R_16F, np.uint16: R_16BF}
+WORKSPACE = 2**25           # bytes of memory for cuBLAS, as NVIDIA advises for large GPUs
 NARROW_TYPES = {"bf16": np.dtype(np.uint16), "fp16": np.dtype(np.float16)}
 
 
@@ -63,6 +66,20 @@ def number(value, dtype):
     return np.full(1, value, dtype)
 
 
+@functools.cache
+def blas():
+    """The library that CuPy has loaded: CuPy's own calls of it refuse to be recorded in a graph. And its workspace."""
+    major = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    library = ctypes.CDLL(f"cublas64_{major}.dll" if os.name == "nt" else cublas.__file__)
+    pointer, integer, long = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
+    head, one = [pointer, *[integer] * 5, pointer], [pointer, integer, integer]
+    library.cublasGemmEx.argtypes = [*head, *one, *one, pointer, *one, integer, integer]
+    library.cublasGemmStridedBatchedEx.argtypes = [*head, *one, long, *one, long, pointer, *one, long, *[integer] * 3]
+    library.cublasSetStream_v2.argtypes = [pointer, pointer]
+    library.cublasSetWorkspace_v2.argtypes = [pointer, pointer, ctypes.c_size_t]
+    return library, cupy.empty(WORKSPACE, np.uint8)
+
+
 def multiply(a, b, out, transpose_a=False, transpose_b=False, add=False):
     """out = a b, or out += a b, each (rows, columns), or (batch, rows, columns) with any strides before the columns.
 
@@ -74,15 +91,20 @@ def multiply(a, b, out, transpose_a=False, transpose_b=False, add=False):
     compute = COMPUTE_64F if kinds[2] == R_64F else COMPUTE_TF32 if narrower else COMPUTE_32F
     real = np.float64 if compute == COMPUTE_64F else np.float32
     one, factor = (number(value, real).ctypes.data for value in (1, int(add)))
+    library, workspace = blas()
     handle = cupy.cuda.device.get_cublas_handle()
+    library.cublasSetStream_v2(handle, cupy.cuda.get_current_stream().ptr)
+    library.cublasSetWorkspace_v2(handle, workspace.data.ptr, workspace.nbytes)
     steps = [max(z.strides[-2] // z.itemsize, z.shape[-1]) for z in (b, a, out)]            # from row to row
     B, A, C = ((z.data.ptr, kind, step) for z, kind, step in zip((b, a, out), kinds, steps))
     if out.ndim == 2:
-        cublas.gemmEx(handle, transpose_b, transpose_a, N, M, K, one, *B, *A, factor, *C, compute, -1)
+        status = library.cublasGemmEx(handle, transpose_b, transpose_a, N, M, K, one, *B, *A, factor, *C, compute, -1)
     else:
         nextb, nexta, nextc = (z.strides[0] // z.itemsize for z in (b, a, out))                 # from matrix to matrix
-        cublas.gemmStridedBatchedEx(handle, transpose_b, transpose_a, N, M, K, one, *B, nextb, *A, nexta, factor,
-                                    *C, nextc, len(out), compute, -1)
+        status = library.cublasGemmStridedBatchedEx(handle, transpose_b, transpose_a, N, M, K, one, *B, nextb, *A,
+                                                    nexta, factor, *C, nextc, len(out), compute, -1)
+    if status:
+        raise RuntimeError(f"cuBLAS: status {status} for a product of {a.shape} and {b.shape}")
 
 
 def column_sums(x):
@@ -94,8 +116,9 @@ def column_sums(x):
     if parts > 1:
         return column_sums(column_sums(x.reshape(S * parts, -1, K)).reshape(S, parts, K))
     sums = cupy.empty((S, K), np.float64 if x.dtype == np.float64 else np.float32)
-    width = 2 - K % 2
-    launch("column_sums", x.dtype, (-(-K // (32 * width)), S), (32, 8), x, sums, rows, K, V=width)
+    V = pack(x.dtype, K)
+    packs = min(32, K // V)
+    launch("column_sums", x.dtype, (-(-K // (packs * V)), S), (packs, 256 // packs), x, sums, rows, K, V=V)
     return sums
 
 

@@ -21,6 +21,10 @@ __device__ number half_bits(float x) { number y; asm("cvt.rn.f16.f32 %0, %1;" : 
 __device__ float of_half_bits(number x) { float y; asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x)); return y; }
 #endif
 
+#ifdef __CUDACC__
+extern __shared__ __align__(16) char dynamic[];                 // as many bytes as a launch asks for
+#endif
+
 __device__ number store(real x)
 {
 #if NARROW == 1
