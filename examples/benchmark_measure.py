@@ -70,7 +70,9 @@ def peak_memory(on_cuda=False):
     if on_cuda:
         return sys.modules["torch"].cuda.max_memory_reserved()
     if on_gpu():
-        return state.xp.get_default_memory_pool().total_bytes()
+        from tinyddpm.kernels.gpu.graph import networks
+        recordings = [recording for kinds in networks.values() for recording in kinds.values()]
+        return sum(pool.total_bytes() for pool in (state.xp.get_default_memory_pool(), *(r.pool for r in recordings)))
     if sys.platform == "linux":             # getrusage's value includes that of the parent process
         with open("/proc/self/status") as status:
             return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])

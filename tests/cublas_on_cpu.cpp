@@ -12,10 +12,9 @@ static double value(const void* matrix, long long i, int type, int compute)
 
 static void assign(void* matrix, long long i, int type, double x)
 {
-    unsigned bits = __float_as_uint(x);
     if (type == 1) ((double*)matrix)[i] = x;
     else if (type == 2) ((unsigned short*)matrix)[i] = half_bits(x);
-    else if (type == 14) ((unsigned short*)matrix)[i] = bits + 0x7fff + (bits >> 16 & 1) >> 16;
+    else if (type == 14) ((unsigned short*)matrix)[i] = bfloat_bits(x);
     else ((float*)matrix)[i] = x;
 }
 

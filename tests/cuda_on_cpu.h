@@ -15,12 +15,18 @@ using std::exp; using std::fabs; using std::sqrt;
 #define INLINE inline
 #define min(a, b) ((a) < (b) ? (a) : (b))
 
-static struct { int x, y; } threadIdx, blockIdx, blockDim;
+static struct { int x, y; } threadIdx, blockIdx, blockDim, gridDim;
 
 #define __expf(x) expf(x)
 static inline float __fdividef(float x, float y) { return x / y; }
 static inline unsigned __float_as_uint(float x) { unsigned bits; memcpy(&bits, &x, 4); return bits; }
 static inline float __uint_as_float(unsigned bits) { float x; memcpy(&x, &bits, 4); return x; }
+
+static inline unsigned short bfloat_bits(float x)               // to nearest, ties to even
+{
+    unsigned bits = __float_as_uint(x);
+    return x != x ? 0x7fff : bits + 0x7fff + (bits >> 16 & 1) >> 16;
+}
 
 static inline unsigned short half_bits(float x)
 {
@@ -76,7 +82,7 @@ static void resume(int i)
 
 static void launch(void (*kernel)(void**), void** given, int gx, int gy, int bx, int by, int shared)
 {
-    body = kernel, arguments = given, apart = shared, blockDim.x = bx, blockDim.y = by;
+    body = kernel, arguments = given, apart = shared, blockDim.x = bx, blockDim.y = by, gridDim.x = gx, gridDim.y = gy;
     for (blockIdx.y = 0; blockIdx.y < gy; blockIdx.y++) for (blockIdx.x = 0; blockIdx.x < gx; blockIdx.x++) {
         for (int i = 0; i < bx * by; i++) done[i] = false;
         memset(dynamic, 0xff, sizeof dynamic);

@@ -22,4 +22,4 @@ from tinyddpm.ops.norm import group_norm, group_norm_backward, group_norm_silu, 
 from tinyddpm.ops.precision import narrow, narrow_backward, widen, widen_backward
 from tinyddpm.ops.resample import (mean_pool, mean_pool_backward, patchify, patchify_backward, unpatchify,
                                    unpatchify_backward, upsample, upsample_backward)
-from tinyddpm.ops.update import adam_ema
+from tinyddpm.ops.update import adam_ema, squared_norm

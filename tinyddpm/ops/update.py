@@ -1,8 +1,13 @@
-"""One step of Adam (Kingma and Ba 2015) and of the exponential moving average, in one pass over flat buffers."""
+"""The norm of the gradient, and a step of Adam (Kingma and Ba 2015) and of the moving average, over flat buffers."""
 
 import math
 
 from tinyddpm.backend import array_module
+
+
+def squared_norm(x):
+    """The sum of the squares of x (P,)"""
+    return x @ x
 
 
 def adam_ema(values, grads, m, v, ema, step, lr, beta1, beta2, eps, grad_scale, ema_decay):

@@ -32,7 +32,7 @@ class Adam:
         """
         c, model = self.config, self.model
         xp = array_module(model.flat_values)
-        norm = xp.sqrt((model.flat_grads @ model.flat_grads).astype(np.float64)) / loss_scale
+        norm = xp.sqrt(ops.squared_norm(model.flat_grads).astype(np.float64)) / loss_scale
         clipped = xp.minimum(1, c.clip_norm / (norm + 1e-12)) / loss_scale
         scale = xp.where(xp.isfinite(norm) & xp.isfinite(loss), clipped, np.nan).astype(model.flat_values.dtype)
         # Early in a run, the average covers about the last ninth of its steps, so that it forgets the start.

@@ -285,11 +285,13 @@ INLINE void convolve(const number* __restrict__ x, const number* __restrict__ w,
             }
     __syncthreads();
     int k = column + t % (TILE / WIDE) * WIDE;
+    real biases[WIDE] = {};
+    for (int e = 0; bias && e < WIDE && k + e < K; e++) biases[e] = bias[k + e];
     for (int n = t / (TILE / WIDE); n < TILE; n += T * WIDE / TILE) {
         int m = first + n;
         if (m >= M || k >= K) continue;
         long long at = (long long)m * K + k;
-        const real* values = result + n * PITCH + k - column;
+        Pack<real, WIDE> values = *(const Pack<real, WIDE>*)(result + n * PITCH + k - column);
         const real* of_image = shift ? shift + (long long)(m / (H * W)) * K + k : 0;
         Pack<number, WIDE> whole;
         bool in_one = K % WIDE == 0;
@@ -297,8 +299,7 @@ INLINE void convolve(const number* __restrict__ x, const number* __restrict__ w,
 #pragma unroll
         for (int e = 0; e < WIDE; e++) {
             if (k + e >= K) break;
-            real value = values[e];
-            if (bias) value += bias[k + e];
+            real value = values.at[e] + biases[e];
             if (of_image) value += of_image[e];
             if (other) value += load(in_one ? whole.at[e] : other[at + e]);
             whole.at[e] = store(value);

@@ -16,7 +16,7 @@ BLOCKS = 264                # of threads for the gradient with respect to w: two
 LINE = 128                  # bytes of a slab's line
 ENOUGH = 120                # tiles of 128 by 128; where there are fewer, the GPU fills better with tiles of 64
 GRADIENT_STAGES = 3         # slabs of both operands in shared memory
-LEAST = 4                   # the fewest slabs of pixels that are summed into one part of that gradient
+LEAST = 8                   # the fewest slabs of pixels that are summed into one part of that gradient
 NOTHING = np.uintp(0)       # an array that is absent
 
 

@@ -13,7 +13,8 @@ from tinyddpm.ops.accumulate import Accumulating
 from tinyddpm.ops.norm import check_group_norm
 
 THREADS = 256               # of a block, and the packs that it has at most
-CHANNELS = 32               # about as many for a block: 64 bytes of each pixel
+CHANNELS = 32, 64           # about as many for a block: of a large image, and of one of up to SMALL pixels
+SMALL = 256
 KEPT = 2**16                # bytes of shared memory for what a block keeps of its arrays: three blocks fit on an H100
 
 Cache = namedtuple("Cache", "x gamma beta mean rstd silu")
@@ -52,14 +53,14 @@ def _blocks(shape, groups, dtype, arrays):
     """How to launch a kernel that reads so many arrays more than once.
 
     sizes: pixels, channels, channels of a group, and how many pixels are kept in shared memory
-    block: (packs, lanes) of threads, for whole groups, about CHANNELS, and no more lanes than pixels
+    block: (packs, lanes) of threads, for whole groups, and no more lanes than pixels
     shared: the bytes that struct Shared has; V: numbers in a pack
     Raises ValueError for a group of more packs than a block can have threads.
     """
     N, L, C = shape[0], math.prod(shape[1:-1]), shape[-1]
     width, V = C // groups, pack(dtype, C)
     unit = math.lcm(width, V)
-    packs = unit * max(1, CHANNELS // unit) // V
+    packs = unit * max(1, CHANNELS[L <= SMALL] // unit) // V
     if packs > THREADS:
         raise ValueError(f"group_norm: x is {shape}, groups {groups}; a GPU takes up to {THREADS * V} channels in one")
     lanes = max(1, min(THREADS // packs, L))

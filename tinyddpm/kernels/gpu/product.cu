@@ -13,7 +13,11 @@ extern "C" __global__ void pad(const number* x, number* y, int rows, int columns
 extern "C" __global__ void narrow(const real* x, number* y, int size)
 {
     int i = thread();
-    if (i < size) y[i] = store(x[i]);
+    if (i >= size) return;
+    Pack<real, V> wide = ((const Pack<real, V>*)x)[i];
+    Pack<number, V> pack;
+    for (int v = 0; v < V; v++) pack.at[v] = store(wide.at[v]);
+    ((Pack<number, V>*)y)[i] = pack;
 }
 
 extern "C" __global__ void widen(const number* x, real* y, int size)
@@ -22,10 +26,10 @@ extern "C" __global__ void widen(const number* x, real* y, int size)
     if (i < size) y[i] = load(x[i]);
 }
 
-// sums (S, K) of x (S, rows, K) over its rows; a block of 256 threads at most: (pack of V columns, lane)
+// sums (S, K) of x (S, rows, K) over its rows; a block of 1024 threads at most: (pack of V columns, lane)
 extern "C" __global__ void column_sums(const number* __restrict__ x, real* sums, int rows, int K)
 {
-    __shared__ real shared[256 * V];
+    __shared__ real shared[1024 * V];
     int columns = blockDim.x * V, first = blockIdx.x * columns + threadIdx.x * V;
     real sum[V] = {};
     if (first < K)

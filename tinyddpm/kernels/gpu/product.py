@@ -41,11 +41,11 @@ def filters(w, dtype):
 
 def narrowed(x):
     """x, contiguous, in 16 bits if the precision has so many."""
-    x, dtype = cupy.ascontiguousarray(x), NARROW_TYPES.get(state.precision)
+    x, dtype = contiguous(x), NARROW_TYPES.get(state.precision)
     if dtype is None or x.dtype != np.float32:
         return x
-    y = cupy.empty(x.shape, dtype)
-    launch_each("narrow", dtype, y.size, x, y)
+    y, V = cupy.empty(x.shape, dtype), pack(x.dtype, x.size)
+    launch_each("narrow", dtype, y.size // V, x, y, V=V)
     return y
 
 
@@ -118,7 +118,8 @@ def column_sums(x):
     sums = cupy.empty((S, K), np.float64 if x.dtype == np.float64 else np.float32)
     V = pack(x.dtype, K)
     packs = min(32, K // V)
-    launch("column_sums", x.dtype, (-(-K // (packs * V)), S), (packs, 256 // packs), x, sums, rows, K, V=V)
+    lanes = min(1024 // packs, rows)
+    launch("column_sums", x.dtype, (-(-K // (packs * V)), S), (packs, lanes), x, sums, rows, K, V=V)
     return sums
 
 

@@ -2,7 +2,7 @@
 //
 // -DREAL=float or double is the type of parameters, statistics and sums. -DNARROW says what the arrays between the
 // operations hold: 0 reals, 1 bfloat16, 2 float16, 3 reals of which matrix products read ten bits (TF32). -DV is how
-// many numbers a thread takes at once. No header is needed; the conversions are written out. All sums are added in a
+// many numbers a thread takes at once. No header is needed. All sums are added in a
 // fixed order, so that a run is reproducible bit for bit.
 
 #ifndef V
@@ -16,7 +16,9 @@ typedef unsigned short number;
 typedef real number;
 #endif
 
-#if NARROW == 2 && defined(__CUDACC__)
+#if NARROW == 1 && defined(__CUDACC__)
+__device__ number bfloat_bits(float x) { number y; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x)); return y; }
+#elif NARROW == 2 && defined(__CUDACC__)
 __device__ number half_bits(float x) { number y; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x)); return y; }
 __device__ float of_half_bits(number x) { float y; asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x)); return y; }
 #endif
@@ -28,9 +30,7 @@ extern __shared__ __align__(16) char dynamic[];                 // as many bytes
 __device__ number store(real x)
 {
 #if NARROW == 1
-    unsigned bits = __float_as_uint(x);
-    if ((bits & 0x7fffffff) > 0x7f800000) return (bits >> 16) | 64;             // NaN stays NaN
-    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;                          // to nearest, ties to even
+    return bfloat_bits(x);
 #elif NARROW == 2
     return half_bits(x);
 #else
