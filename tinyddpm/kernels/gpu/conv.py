@@ -1,4 +1,4 @@
-"""Convolution and the linear map, by the kernels of conv.cu; cuBLAS makes the gradients of the linear map."""
+"""Convolution and the linear map by the kernels of conv.cu; small linear maps, and the gradients of all, by cuBLAS."""
 
 import functools
 from collections import namedtuple
@@ -17,6 +17,7 @@ LINE = 128                  # bytes of a slab's line
 ENOUGH = 120                # tiles of 128 by 128; where there are fewer, the GPU fills better with tiles of 64
 GRADIENT_STAGES = 3         # slabs of both operands in shared memory
 LEAST = 8                   # the fewest slabs of pixels that are summed into one part of that gradient
+FEW = 1024                  # rows of a linear map that cuBLAS divides up better
 NOTHING = np.uintp(0)       # an array that is absent
 
 
@@ -30,6 +31,11 @@ def conv2d_add(x, w, b, other):
 
 
 def linear(x, w, b):
+    if w.dtype == x.dtype and x.size <= FEW * len(w):       # as in the path of the time, which has a row for each image
+        x, y = contiguous(x), cupy.empty((*x.shape[:-1], len(b)), x.dtype)
+        y[...] = b
+        multiply(x.reshape(-1, len(w)), w, y.reshape(-1, len(b)), add=True)
+        return y, (x.reshape(len(x) if x.ndim > 1 else 1, 1, -1, len(w)), w, w, x.shape)
     y, cache = convolve(x.reshape(len(x) if x.ndim > 1 else 1, 1, -1, len(w)), w, b)
     return y.reshape(*x.shape[:-1], len(b)), (*cache, x.shape)
 
