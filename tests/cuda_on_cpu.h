@@ -80,7 +80,8 @@ static void resume(int i)
     setcontext(&first);
 }
 
-static void launch(void (*kernel)(void**), void** given, int gx, int gy, int bx, int by, int shared)
+static void launch(void (*kernel)(void**), void** given, int gx, int gy, int bx, int by, int shared,
+                   int bytes)
 {
     body = kernel, arguments = given, apart = shared, blockDim.x = bx, blockDim.y = by, gridDim.x = gx, gridDim.y = gy;
     for (blockIdx.y = 0; blockIdx.y < gy; blockIdx.y++) for (blockIdx.x = 0; blockIdx.x < gx; blockIdx.x++) {
@@ -91,6 +92,8 @@ static void launch(void (*kernel)(void**), void** given, int gx, int gy, int bx,
             for (int i = 0; i < bx * by; i++) if (!done[i]) { resume(i); left |= !done[i]; }
         }
     }
+    for (int i = bytes; i < sizeof dynamic; i++)
+        if (dynamic[i] != -1) { fprintf(stderr, "more than the %d bytes of shared memory were used\n", bytes); abort(); }
 }
 
 // ---- the instructions of instructions.cu ----

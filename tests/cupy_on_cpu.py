@@ -122,8 +122,8 @@ def compiled(code, options):
         words = "__syncthreads", "convolve<", "sum_lanes(", "row_reduce"
         together = any(word in body for word in words)                      # threads that wait for each other
         calls += (f'static void call_{name}(void** a) {{ {name}({values}); }}\n'
-                  f'extern "C" void run_{name}(void** a, int gx, int gy, int bx, int by) '
-                  f'{{ launch(call_{name}, a, gx, gy, bx, by, {int(together)}); }}\n')
+                  f'extern "C" void run_{name}(void** a, int gx, int gy, int bx, int by, int bytes) '
+                  f'{{ launch(call_{name}, a, gx, gy, bx, by, {int(together)}, bytes); }}\n')
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "kernels.so"
         subprocess.run([COMPILER, "-x", "c++", "-O1", "-w", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", *options, "-o",
@@ -158,7 +158,7 @@ class RawModule:
             pointers = (ctypes.c_void_p * len(slots))(*(ctypes.addressof(slot) for slot in slots))
             (gx, gy), (bx, by) = ((*size, 1)[:2] for size in (grid, block))
             assert bx * by <= 1024 and gy <= 65535 and shared_mem <= getattr(start, "max_dynamic_shared_size_bytes", 0)
-            getattr(self.library, f"run_{name}")(pointers, gx, gy, bx, by)
+            getattr(self.library, f"run_{name}")(pointers, gx, gy, bx, by, shared_mem)
         start.kernel = start
         return start
 

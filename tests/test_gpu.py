@@ -432,6 +432,7 @@ def test_what_a_recording_can_be_asked_for(gpu):
     from tinyddpm.kernels.gpu import graph
     x, t = from_numpy(np.random.default_rng(0).standard_normal((3, 4, 4, 1)).astype(np.float32)), np.array([1, 5, 9])
     y, dx = (to_numpy(z) for z in (model.forward(x, t), model.backward(x)))
+    assert not [recording for recording in graph.networks[model].values() if recording.graphs]
     for forwards in (1, 2, 1, 3):
         for _ in range(forwards):
             np.testing.assert_array_equal(to_numpy(model.forward(x, t)), y)
@@ -440,10 +441,12 @@ def test_what_a_recording_can_be_asked_for(gpu):
             model.backward(x)
     recording = graph.networks[model]
     assert len(recording) == 1 and set(*[r.graphs for r in recording.values()]) == {"_forward", "_backward"}
+    model.eval()
     for n in range(1, 7):
-        for _ in range(2):
+        for recorded in ([], ["_forward"]):
             found = model.forward(from_numpy(np.ones((n, 4, 4, 1), np.float32)), np.arange(1, n + 1))
             assert len(found) == n and len(graph.networks[model]) <= graph.MOST
+            assert list(list(graph.networks[model].values())[-1].graphs) == recorded
     assert run is state.run is graph.run
 
 
