@@ -264,16 +264,16 @@ DEVICE = types.SimpleNamespace(use=lambda: None, compute_capability="80",
 def modules():
     runtime = types.SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: 0, runtimeGetVersion=lambda: 13000,
                                     getDeviceProperties=lambda i: {"name": b"a CPU, as a stand-in"})
+    pool = functools.partial(types.SimpleNamespace, total_bytes=lambda: 123, free_all_blocks=lambda: None)
     device = types.SimpleNamespace(get_cublas_handle=lambda: 0)
     stream = types.SimpleNamespace(synchronize=lambda: waits.append("synchronize"), ptr=0)
     cuda = types.SimpleNamespace(runtime=runtime, device=device, get_current_stream=lambda: stream, nccl=nccl,
-                                 compiler=None, nvrtc=None, Device=lambda i=0: DEVICE, MemoryPool=lambda: None,
+                                 compiler=None, nvrtc=None, Device=lambda i=0: DEVICE, MemoryPool=pool,
                                  Stream=lambda non_blocking: None)
     cupy = _module("cupy", __version__="14.0 on a CPU", __getattr__=_numpys, ndarray=ndarray, empty=empty,
                    asarray=asarray, array=asarray,
                    empty_like=lambda a: empty(a.shape, a.dtype), RawModule=RawModule, cuda=cuda,
-                   get_default_memory_pool=lambda: types.SimpleNamespace(total_bytes=lambda: 123,
-                                                                         free_all_blocks=lambda: None))
+                   get_default_memory_pool=pool)
     libs = _module("cupy_backends.cuda.libs", cublas=_module("cublas", __file__=blas()))
     names = {"cupy": cupy, "cupy.cuda": cuda, "cupy_backends": _module("cupy_backends"),
              "cupy_backends.cuda": _module("cupy_backends.cuda"),
