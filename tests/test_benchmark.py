@@ -86,7 +86,7 @@ def test_a_gpu_has_its_turns(part, gpu, monkeypatch):
     for side in ("cupy-fp32", "cupy-bf16"):
         for task in ("train", "sample"):
             found = turn.turn(task, side, 0.001, "tiny")
-            assert found["seconds"] > 0 and found["peak"] == 123
+            assert found["seconds"] > 0 and found["peak"] in range(2 * 123, 9 * 123, 123)     # of all pools
         assert turn.turn("gemm", side, 0.001)["gflops"] > 0
         assert {"conv2d", "attention"} <= {layer.split()[0] for layer in turn.turn("layers", side, 0.001, "tiny")}
 
