@@ -157,6 +157,7 @@ def test_straight_paths():
     """S is 0 where x_0 is the same all along, and for one normal distribution what its known velocity says."""
     s, x, times = S, RNG.standard_normal((4000, 2)), range(1000, 0, -2)
     assert ode.straightness(lambda x, t: (None, None, np.full_like(x, 0.3)), s, x, times) < 1e-12
+    assert ode.position(s, 0) == 0 < ode.position(s, 1) < 0.1 and 0.9 < ode.position(s, s.T) <= 1
     found = ode.straightness(Mixture([[0.0, 0.0]], [0.25 * np.eye(2)], [1.0]), s, x, times)
     # On the straight path z = (1 - r) x_0 + r eps of deviation sd(r), the flow is z = x sd(r) / sd(1).
     r = np.linspace(0, 1, 2001)
