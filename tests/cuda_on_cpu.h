@@ -93,7 +93,7 @@ static void launch(void (*kernel)(void**), void** given, int gx, int gy, int bx,
         }
     }
     for (int i = bytes; i < sizeof dynamic; i++)
-        if (dynamic[i] != -1) { fprintf(stderr, "more than the %d bytes of shared memory were used\n", bytes); abort(); }
+        if (dynamic[i] != (char)0xff) { fprintf(stderr, "more than the %d bytes of shared memory were used\n", bytes); abort(); }
 }
 
 // ---- the instructions of instructions.cu ----

@@ -431,6 +431,8 @@ def test_what_a_recording_can_be_asked_for(gpu):
     model, run = UNet(TINY).eval(gradients=True), state.run
     from tinyddpm.kernels.gpu import graph
     x, t = from_numpy(np.random.default_rng(0).standard_normal((3, 4, 4, 1)).astype(np.float32)), np.array([1, 5, 9])
+    with pytest.raises(RuntimeError, match="without a forward"):
+        model.backward(x)
     y, dx = (to_numpy(z) for z in (model.forward(x, t), model.backward(x)))
     assert not [recording for recording in graph.networks[model].values() if recording.graphs]
     for forwards in (1, 2, 1, 3):

@@ -11,7 +11,7 @@ import numpy as np
 
 
 def call(method, *arguments):
-    """How a network's forward and backward are run, but for a GPU, which can record and replay them."""
+    """Run the U-Net's forward or backward. On a GPU, graph.run takes its place."""
     return method(*arguments)
 
 

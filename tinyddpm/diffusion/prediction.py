@@ -7,7 +7,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from tinyddpm.backend import array_module, on_gpu
+from tinyddpm.backend import array_module
 from tinyddpm.diffusion import process
 from tinyddpm.diffusion.schedule import per_sample
 
@@ -43,7 +43,7 @@ def reverse_process(model, config, labels=None, guidance=1.0, avoid=None, clip=T
     clip: keep x_0 within [-1, 1], after guidance
     interval: (first, last): w is 1 unless first <= t <= last, for the t of the first sample (Kynkäänniemi et al. 2024)
     Raises ValueError for a model in training mode, for guidance without labels, and for an empty interval; p, where
-    the output is not finite: on a GPU one call later, since the host only reads what is ready.
+    the output is not finite.
     """
     if model.training:
         raise ValueError("the reverse process needs a model in evaluation mode (dropout off): call model.eval() first")
@@ -60,7 +60,6 @@ class ReverseProcess:
     def __init__(self, model, config, labels, guidance, avoid, clip, interval):
         self.model, self.config, self.s, self.clip = model, config, config.make_schedule(), clip
         self.labels, self.guidance, self.avoid, self.interval = labels, guidance, avoid, interval
-        self.unread = True, None            # whether the last output was finite, and its t
 
     def __call__(self, xt, t):
         first, last = self.interval or (0, np.inf)
@@ -92,11 +91,8 @@ class ReverseProcess:
 
     def _network(self, xt, t, labels):
         y = self.model.forward(xt, t) if labels is None else self.model.forward(xt, t, labels=labels)
-        finite = array_module(y).isfinite(y).all(), t[0]
-        if on_gpu(y):
-            finite, self.unread = self.unread, finite
-        if not finite[0]:
-            raise ValueError(f"the network's output is not finite at t = {finite[1]:g}")
+        if not array_module(y).isfinite(y).all():
+            raise ValueError(f"the network's output is not finite at t = {t[0]:g}")
         predicted, v = split(y, self.config.variance)
         return PREDICTIONS[self.config.prediction].to_x0(self.s, xt, t, predicted), v
 

@@ -1,6 +1,6 @@
 """CUDA graphs: all kernels of a network's forward or backward in one launch.
 
-The host needs 10 to 25 us to launch a kernel from Python, and many kernels run for less. So a network's forward and
+The host needs 25 to 40 us to launch a kernel from Python, and many kernels run for less. So a network's forward and
 backward run as they are only once for arguments of a kind, which compiles their kernels. The second time CUDA records
 the launches instead of making them, and from then on the host starts the whole recording.
 
@@ -32,6 +32,8 @@ def run(method, *arguments):
         while len(recordings) > MOST:
             del recordings[next(iter(recordings))]
         return recordings[kind].forward(method, network.stores, arguments)
+    if not recordings:                          # without a forward, the method refuses
+        return method(*arguments)
     return recordings[next(reversed(recordings))].backward(method, arguments)
 
 
@@ -49,10 +51,11 @@ class Recording:
     def forward(self, method, stores, arguments):
         self.forward_ran = True
         if not self.warm:
+            result = method(*arguments)
             self.warm = not stores              # else once the backward has run, too
-            return method(*arguments)
+            return result
         if "_forward" not in self.graphs or stores and "_backward" not in self.graphs:
-            cupy.get_default_memory_pool().free_all_blocks()            # of the time before
+            cupy.get_default_memory_pool().free_all_blocks()            # what the plain run left
             self.graphs["_forward"] = Graph(method, arguments, self.pool, self.stream)
         return self.graphs["_forward"].replay(arguments)
 

@@ -27,7 +27,7 @@ extern "C" __global__ void widen(const number* x, real* y, int size)
 }
 
 // sums (S, K) of x (S, rows, K) over its rows; a block of 1024 threads at most: (pack of V columns, lane)
-extern "C" __global__ void column_sums(const number* __restrict__ x, real* sums, int rows, int K)
+extern "C" __global__ void __launch_bounds__(1024) column_sums(const number* __restrict__ x, real* sums, int rows, int K)
 {
     __shared__ real shared[1024 * V];
     int columns = blockDim.x * V, first = blockIdx.x * columns + threadIdx.x * V;
