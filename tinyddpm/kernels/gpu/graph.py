@@ -1,8 +1,8 @@
 """CUDA graphs: all kernels of a network's forward or backward in one launch.
 
 The host needs 25 to 40 us to launch a kernel from Python, and many kernels run for less. So a network's forward and
-backward run as they are only once for arguments of a kind, which compiles their kernels. The second time CUDA records
-the launches instead of making them, and from then on the host starts the whole recording.
+backward run as they are until both have run once for arguments of a kind, which compiles their kernels. After that CUDA
+records the launches instead of making them, and from then on the host starts the whole recording.
 
 A recording has the addresses of its arrays in it. They come from a memory pool of their own, which nothing else uses;
 arguments are copied into them, and results out of them. Parameters and gradients are views of two buffers that stay
