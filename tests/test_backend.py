@@ -223,7 +223,7 @@ def test_compiling_is_announced_once(tmp_path):
     code = ("import numpy as np, tinyddpm; from tinyddpm import ops; tinyddpm.use('numba'); "
             "x = np.ones((2, 3, 5)); print(ops.add(x, x).sum())")
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    for expected in ("compiling the kernels: half a minute, the first time only\n", ""):
+    for expected in ("compiling the kernels: twenty seconds, the first time only\n", ""):
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         assert (done.returncode, done.stdout, done.stderr) == (0, "60.0\n", expected)
 

@@ -78,9 +78,9 @@ def _multiply(a, panels, c, accumulate):
         for block in range(len(panels)):
             k, panel = block * LANES, panels[block]
             for i in range(0, len(a), rows):
-                sums = zeros(panels)
+                sums, block_rows = zeros(panels), offsets(a, last - i, panels)
                 for p in range(start, stop):
-                    sums = multiply_add(a, i, last, p, load(panel, (p, 0)), sums)
+                    sums = multiply_add(a, i, p, block_rows, load(panel, (p, 0)), sums)
                 if k + LANES <= c.shape[1]:
                     for r in range(rows):
                         if i + r <= last:
@@ -120,19 +120,38 @@ def zeros(typing, array):
     return sums(array), build
 
 
+def _opaque(builder, value):
+    """The value, of whose origin LLVM now knows nothing: it stays in a register instead of being computed anew."""
+    return builder.asm(ir.FunctionType(value.type, [value.type]), "", "=r,0", [value], side_effect=False)
+
+
 @intrinsic
-def multiply_add(typing, a, i, last, p, v, sums):
-    """sums[r] + a[i + r, p] v for every r, written out. Rows after the last repeat it: no block needs other code."""
+def offsets(typing, a, last, panels):
+    """The bytes from a row to each row of its block. Rows after the last repeat it: no block needs other code."""
+    rows = types.UniTuple(types.intp, ROWS if panels.dtype == types.float32 else ROWS // 2)
+
     def build(context, builder, signature, values):
-        array, i, last, p, v, sums = values
-        kind, vector = signature.args[0], signature.args[4]
-        data, results = context.make_array(kind)(context, builder, array), []
-        for r in range(signature.args[5].count):
-            row = builder.add(i, i.type(r))
-            row = builder.select(builder.icmp_signed("<", row, last), row, last)
-            number = builder.load(cgutils.get_item_pointer(context, builder, kind, data, [row, p], wraparound=False))
+        array, last, _ = values
+        strides = context.make_array(signature.args[0])(context, builder, array).strides
+        stride, numbers = cgutils.unpack_tuple(builder, strides)[0], [last.type(r) for r in range(rows.count)]
+        clipped = [builder.select(builder.icmp_signed("<", r, last), r, last) for r in numbers]
+        return context.make_tuple(builder, rows, [_opaque(builder, builder.mul(r, stride)) for r in clipped])
+
+    return rows(a, types.intp, panels), build
+
+
+@intrinsic
+def multiply_add(typing, a, i, p, rows, v, sums):
+    """sums[r] + a[i + r, p] v for every r, written out. rows: the offsets of the block."""
+    def build(context, builder, signature, values):
+        array, i, p, rows, v, sums = values
+        kind, vector, results = signature.args[0], signature.args[4], []
+        data = context.make_array(kind)(context, builder, array)
+        first = _opaque(builder, cgutils.get_item_pointer(context, builder, kind, data, [i, p], wraparound=False))
+        for r, offset in enumerate(cgutils.unpack_tuple(builder, rows)):
+            number = builder.load(cgutils.pointer_add(builder, first, offset))
             product = builder.fmul(broadcast(context, builder, vector, number), v, flags=["contract"])
             results.append(builder.fadd(product, builder.extract_value(sums, r), flags=["contract"]))
         return context.make_tuple(builder, signature.return_type, results)
 
-    return sums(a, types.intp, types.intp, types.intp, v, sums), build
+    return sums(a, types.intp, types.intp, rows, v, sums), build

@@ -4,12 +4,14 @@ import sys
 import tempfile
 import zlib
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 
 import numpy as np
 from llvmlite import ir
 from numba import config, get_num_threads, njit, prange, types
 from numba.core import cgutils, event
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 from numba.extending import intrinsic
 
 # Only multiply and add may be fused. With more freedom, the compiler's vector loops would divide and add in another
@@ -31,7 +33,27 @@ except RuntimeError:                # neither the package's folder nor the user'
 GRAIN = 2**15           # numbers, some ten microseconds of work
 
 PART = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **OPTIONS}
-compiled = njit(**PART)                             # a part of kernels, which cannot be called from Python
+
+
+class PartLibrary(JITCodeLibrary):
+    """The code of a part, which is optimized and translated with the kernels that use it, and not by itself."""
+
+    codegen = SimpleNamespace(set_env=lambda name, environment: None)       # nothing of it is loaded
+
+    def _optimize_final_module(self):
+        pass
+
+    def _finalize_final_module(self):
+        self._finalized = True
+
+
+class PartCompiler(Compiler):
+    def define_pipelines(self):
+        self.state.library = PartLibrary(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
+        return super().define_pipelines()
+
+
+compiled = njit(pipeline_class=PartCompiler, **PART)    # a part of kernels, which cannot be called from Python
 inlined = njit(inline="always", **OPTIONS)
 
 
@@ -118,7 +140,7 @@ class Announcement(event.Listener):
     def on_start(self, compilation):
         if not self.made and compilation.data["dispatcher"].__module__.startswith("tinyddpm"):
             self.made = True
-            print("compiling the kernels: half a minute, the first time only", file=sys.stderr, flush=True)
+            print("compiling the kernels: twenty seconds, the first time only", file=sys.stderr, flush=True)
 
     def on_end(self, compilation):
         pass

@@ -14,7 +14,7 @@ from tinyddpm.kernels.cpu.simd import LANES, exp, load, store
 from tinyddpm.kernels.fallback import Fallback, fallback
 from tinyddpm.ops import norm as readable
 
-Cache = namedtuple("Cache", "x gamma beta width mean rstd silu")        # width: channels of a group, in one pixel
+Cache = namedtuple("Cache", "x gamma beta group mean rstd silu")        # group: that of each channel
 
 
 def _normalize(name, x, gamma, beta, groups, eps):
@@ -27,8 +27,9 @@ def _normalize(name, x, gamma, beta, groups, eps):
     gamma, beta = np.tile(gamma, pixels), np.tile(beta, pixels)
     y, silu = np.empty_like(samples), name == "group_norm_silu"
     mean, rstd = np.empty((2, len(x), groups), x.dtype)
-    _group_norm(len(x), samples, gamma, beta, C // groups, eps, silu, y, mean, rstd)
-    return y.reshape(x.shape), Cache(samples, gamma, beta, C // groups, mean, rstd, silu)
+    group = np.arange(pixels * C) // (C // groups) % groups
+    _group_norm(len(x), samples, gamma, beta, group, eps, silu, y, mean, rstd)
+    return y.reshape(x.shape), Cache(samples, gamma, beta, group, mean, rstd, silu)
 
 
 group_norm, group_norm_silu = (partial(_normalize, name) for name in ("group_norm", "group_norm_silu"))
@@ -48,26 +49,26 @@ group_norm_silu_backward = group_norm_backward
 
 
 @parallel
-def _group_norm(n, N, x, gamma, beta, width, eps, silu, y, mean, rstd):
+def _group_norm(n, N, x, gamma, beta, group, eps, silu, y, mean, rstd):
     x, y, mean, rstd = x[n], y[n], mean[n], rstd[n]
     (L, C), G = x.shape, len(mean)
     sums, scale, shift = np.zeros(C, x.dtype), np.empty(C, x.dtype), np.empty(C, x.dtype)
     for i in range(L):
         for c in range(0, C, LANES):
             store(sums, (c,), load(sums, (c,)) + load(x, (i, c)))
-    _means(sums, L, width, mean)
+    _means(sums, L, group, mean)
     for c in range(C):
-        shift[c], sums[c] = mean[c // width % G], 0
+        shift[c], sums[c] = mean[group[c]], 0
     for i in range(L):
         for c in range(0, C, LANES):
             centred = load(x, (i, c)) - load(shift, (c,))
             store(sums, (c,), load(sums, (c,)) + centred * centred)
-    _means(sums, L, width, rstd)
+    _means(sums, L, group, rstd)
     for g in range(G):
         rstd[g] = 1 / math.sqrt(rstd[g] + eps)
     for c in range(C):
-        scale[c] = rstd[c // width % G] * gamma[c]
-        shift[c] = beta[c] - mean[c // width % G] * scale[c]
+        scale[c] = rstd[group[c]] * gamma[c]
+        shift[c] = beta[c] - mean[group[c]] * scale[c]
     for i in range(L):
         for c in range(0, C, LANES):
             z = load(x, (i, c)) * load(scale, (c,)) + load(shift, (c,))
@@ -77,13 +78,13 @@ def _group_norm(n, N, x, gamma, beta, width, eps, silu, y, mean, rstd):
 
 
 @parallel
-def _group_norm_backward(n, N, dy, x, gamma, beta, width, mean, rstd, silu, dx, dgamma, dbeta):
+def _group_norm_backward(n, N, dy, x, gamma, beta, group, mean, rstd, silu, dx, dgamma, dbeta):
     """The formula of ops/norm.py; dz, the gradient between the norm and SiLU, is stored in dx temporarily."""
     dy, x, mean, rstd, dx, dgamma, dbeta = dy[n], x[n], mean[n], rstd[n], dx[n], dgamma[n], dbeta[n]
     (L, C), G = x.shape, len(mean)
     m, r = np.empty(C, x.dtype), np.empty(C, x.dtype)
     for c in range(C):
-        m[c], r[c] = mean[c // width % G], rstd[c // width % G]
+        m[c], r[c] = mean[group[c]], rstd[group[c]]
     for i in range(L):
         for c in range(0, C, LANES):
             dz = load(dy, (i, c))
@@ -97,10 +98,10 @@ def _group_norm_backward(n, N, dy, x, gamma, beta, width, mean, rstd, silu, dx, 
             store(dgamma, (c,), load(dgamma, (c,)) + dz * normal)
     mean_dn, mean_dn_n = np.empty_like(mean), np.empty_like(mean)
     offset, slope = np.empty(C, x.dtype), np.empty(C, x.dtype)
-    _means(dbeta * gamma, L, width, mean_dn)
-    _means(dgamma * gamma, L, width, mean_dn_n)
+    _means(dbeta * gamma, L, group, mean_dn)
+    _means(dgamma * gamma, L, group, mean_dn_n)
     for c in range(C):
-        offset[c], slope[c] = mean_dn[c // width % G], mean_dn_n[c // width % G]
+        offset[c], slope[c] = mean_dn[group[c]], mean_dn_n[group[c]]
     for i in range(L):
         for c in range(0, C, LANES):
             dn = load(dx, (i, c)) * load(gamma, (c,))
@@ -109,9 +110,9 @@ def _group_norm_backward(n, N, dy, x, gamma, beta, width, mean, rstd, silu, dx, 
 
 
 @compiled
-def _means(sums, L, width, means):
+def _means(sums, L, group, means):
     """From the sums over L pixels of each channel, the means over each group's pixels and channels."""
     means[:] = 0
     for c in range(len(sums)):
-        means[c // width % len(means)] += sums[c]
+        means[group[c]] += sums[c]
     means /= L * len(sums) // len(means)
