@@ -27,6 +27,11 @@ waits = []                      # one entry for each wait of the host for a resu
 recording = False               # whether a wait, or a copy from the host, would spoil a graph
 
 
+def wait(what):
+    waits.append(what)
+    assert not recording, f"{what} waits while a graph is recorded"
+
+
 class ndarray(np.ndarray):
     """A device array: a NumPy array that refuses to be mixed with host arrays."""
 
@@ -44,8 +49,7 @@ class ndarray(np.ndarray):
 
     def _waits(name):
         def method(self, *args):
-            waits.append(name)
-            assert not recording, f"{name} waits while a graph is recorded"
+            wait(name)
             return getattr(self.view(np.ndarray), name)(*args)
         return method
 
@@ -59,15 +63,16 @@ class ndarray(np.ndarray):
         locals()[_name] = _reduces(_name)
 
     def set(self, a):
+        assert not recording, "a copy from the host while a graph is recorded"
         self.view(np.ndarray)[...] = a
 
     def get(self):
-        waits.append("get")
+        wait("get")
         return self.view(np.ndarray).copy()
 
     def __getitem__(self, index):
         if any(getattr(i, "dtype", None) == bool for i in (index if isinstance(index, tuple) else (index,))):
-            waits.append("a mask")
+            wait("a mask")
         return on_device(super().__getitem__(on_host(index)))
 
     def __setitem__(self, index, value):
@@ -175,7 +180,7 @@ def blas():
 # ---- graphs ----
 
 def record(method, arguments, pool, stream):
-    """A replay runs the method again."""
+    """A replay runs the method again. Only a GPU shows what a graph would have kept of a host's value."""
     from tinyddpm.kernels.gpu.random import Recorded
 
     generators, found = [a for a in arguments if isinstance(a, Recorded)], types.SimpleNamespace()

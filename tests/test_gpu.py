@@ -441,8 +441,11 @@ def test_what_a_recording_can_be_asked_for(gpu):
         np.testing.assert_array_equal(to_numpy(model.backward(x)), dx)
         with pytest.raises(RuntimeError, match="without a forward"):
             model.backward(x)
-    recording = graph.networks[model]
-    assert len(recording) == 1 and set(*[r.graphs for r in recording.values()]) == {"_forward", "_backward"}
+    (recording,) = graph.networks[model].values()
+    assert set(recording.graphs) == {"_forward", "_backward"}
+    model.forward(x, t)
+    with pytest.raises(ValueError, match=r"found \(4, 1\) of float32; expected \(3, 4, 4, 1\)"):
+        model.backward(x[0, 0])
     model.eval()
     for n in range(1, 7):
         for recorded in ([], ["_forward"]):

@@ -78,9 +78,9 @@ def _multiply(a, panels, c, accumulate):
         for block in range(len(panels)):
             k, panel = block * LANES, panels[block]
             for i in range(0, len(a), rows):
-                sums, block_rows = zeros(panels), offsets(a, last - i, panels)
+                sums, others = zeros(panels), offsets(a, last - i, panels)
                 for p in range(start, stop):
-                    sums = multiply_add(a, i, p, block_rows, load(panel, (p, 0)), sums)
+                    sums = multiply_add(a, i, p, others, panel, sums)
                 if k + LANES <= c.shape[1]:
                     for r in range(rows):
                         if i + r <= last:
@@ -127,31 +127,35 @@ def _opaque(builder, value):
 
 @intrinsic
 def offsets(typing, a, last, panels):
-    """The bytes from a row to each row of its block. Rows after the last repeat it: no block needs other code."""
-    rows = types.UniTuple(types.intp, ROWS if panels.dtype == types.float32 else ROWS // 2)
+    """The bytes from a block's first row to its others. Rows after the last repeat it: no block needs other code."""
+    others = types.UniTuple(types.intp, (ROWS if panels.dtype == types.float32 else ROWS // 2) - 1)
 
     def build(context, builder, signature, values):
         array, last, _ = values
         strides = context.make_array(signature.args[0])(context, builder, array).strides
-        stride, numbers = cgutils.unpack_tuple(builder, strides)[0], [last.type(r) for r in range(rows.count)]
+        stride, numbers = cgutils.unpack_tuple(builder, strides)[0], [last.type(1 + r) for r in range(others.count)]
         clipped = [builder.select(builder.icmp_signed("<", r, last), r, last) for r in numbers]
-        return context.make_tuple(builder, rows, [_opaque(builder, builder.mul(r, stride)) for r in clipped])
+        return context.make_tuple(builder, others, [_opaque(builder, builder.mul(r, stride)) for r in clipped])
 
-    return rows(a, types.intp, panels), build
+    return others(a, types.intp, panels), build
 
 
 @intrinsic
-def multiply_add(typing, a, i, p, rows, v, sums):
-    """sums[r] + a[i + r, p] v for every r, written out. rows: the offsets of the block."""
+def multiply_add(typing, a, i, p, others, panel, sums):
+    """sums[r] + a[i + r, p] panel[p] for every r, written out. others: the offsets; panel: contiguous."""
     def build(context, builder, signature, values):
-        array, i, p, rows, v, sums = values
-        kind, vector, results = signature.args[0], signature.args[4], []
+        array, i, p, others, panel, sums = values
+        kind, panel_kind, vector, results = signature.args[0], signature.args[4], signature.return_type.dtype, []
+        data = context.make_array(panel_kind)(context, builder, panel).data
+        data = builder.bitcast(data, context.get_value_type(vector).as_pointer())
+        v = builder.load(builder.gep(data, [p]), align=panel_kind.dtype.bitwidth // 8)
         data = context.make_array(kind)(context, builder, array)
         first = _opaque(builder, cgutils.get_item_pointer(context, builder, kind, data, [i, p], wraparound=False))
-        for r, offset in enumerate(cgutils.unpack_tuple(builder, rows)):
-            number = builder.load(cgutils.pointer_add(builder, first, offset))
-            product = builder.fmul(broadcast(context, builder, vector, number), v, flags=["contract"])
-            results.append(builder.fadd(product, builder.extract_value(sums, r), flags=["contract"]))
+        addresses = first, *(cgutils.pointer_add(builder, first, o) for o in cgutils.unpack_tuple(builder, others))
+        for address, total in zip(addresses, cgutils.unpack_tuple(builder, sums)):
+            number = broadcast(context, builder, vector, builder.load(address))
+            product = builder.fmul(number, v, flags=["contract"])
+            results.append(builder.fadd(product, total, flags=["contract"]))
         return context.make_tuple(builder, signature.return_type, results)
 
-    return sums(a, types.intp, types.intp, rows, v, sums), build
+    return sums(a, types.intp, types.intp, others, panel, sums), build

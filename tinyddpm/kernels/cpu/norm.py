@@ -81,7 +81,7 @@ def _group_norm(n, N, x, gamma, beta, group, eps, silu, y, mean, rstd):
 def _group_norm_backward(n, N, dy, x, gamma, beta, group, mean, rstd, silu, dx, dgamma, dbeta):
     """The formula of ops/norm.py; dz, the gradient between the norm and SiLU, is stored in dx temporarily."""
     dy, x, mean, rstd, dx, dgamma, dbeta = dy[n], x[n], mean[n], rstd[n], dx[n], dgamma[n], dbeta[n]
-    (L, C), G = x.shape, len(mean)
+    L, C = x.shape
     m, r = np.empty(C, x.dtype), np.empty(C, x.dtype)
     for c in range(C):
         m[c], r[c] = mean[group[c]], rstd[group[c]]

@@ -1,4 +1,4 @@
-"""Convolution and the linear map by the kernels of conv.cu; small linear maps, and the gradients of all, by cuBLAS."""
+"""Convolution and linear maps by the kernels of conv.cu; small maps, and the gradients of linear ones, by cuBLAS."""
 
 import functools
 from collections import namedtuple
@@ -31,13 +31,14 @@ def conv2d_add(x, w, b, other):
 
 
 def linear(x, w, b):
+    shape, x = x.shape, x.reshape(len(x) if x.ndim > 1 else 1, 1, -1, len(w))           # images of one line
     if w.dtype == x.dtype and x.size <= FEW * len(w):       # as in the path of the time, which has a row for each image
-        x, y = contiguous(x), cupy.empty((*x.shape[:-1], len(b)), x.dtype)
+        x, y = contiguous(x), cupy.empty((*shape[:-1], len(b)), x.dtype)
         y[...] = b
         multiply(x.reshape(-1, len(w)), w, y.reshape(-1, len(b)), add=True)
-        return y, (x.reshape(len(x) if x.ndim > 1 else 1, 1, -1, len(w)), w, w, x.shape)
-    y, cache = convolve(x.reshape(len(x) if x.ndim > 1 else 1, 1, -1, len(w)), w, b)
-    return y.reshape(*x.shape[:-1], len(b)), (*cache, x.shape)
+        return y, (x, w, w, shape)
+    y, cache = convolve(x, w, b)
+    return y.reshape(*shape[:-1], len(b)), (*cache, shape)
 
 
 @Accumulating

@@ -29,7 +29,7 @@ def run(method, *arguments):
     if method.__name__ == "_forward":
         kind = (state.precision, network.training, network.stores, *map(_kind, arguments))
         recordings[kind] = recordings.pop(kind, None) or Recording()
-        while len(recordings) > MOST:
+        if len(recordings) > MOST:
             del recordings[next(iter(recordings))]
         return recordings[kind].forward(method, network.stores, arguments)
     if not recordings:                          # without a forward, the method refuses
@@ -80,6 +80,8 @@ class Graph:
         for mine, given in zip(self.arguments, arguments):
             if isinstance(mine, Recorded):
                 mine.follow(given)
+            elif _kind(mine) != _kind(given):               # which mine[...] = given could hide
+                raise ValueError(f"found {given.shape} of {given.dtype}; expected {mine.shape} of {mine.dtype}")
             else:
                 mine[...] = given
         self.launch()

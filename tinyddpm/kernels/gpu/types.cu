@@ -2,8 +2,8 @@
 //
 // -DREAL=float or double is the type of parameters, statistics and sums. -DNARROW says what the arrays between the
 // operations hold: 0 reals, 1 bfloat16, 2 float16, 3 reals of which matrix products read ten bits (TF32). -DV is how
-// many numbers a thread takes at once. No header is needed. All sums are added in a
-// fixed order, so that a run is reproducible bit for bit.
+// many numbers a thread takes at once. No header is needed. All sums are added in a fixed order, so that a run is
+// reproducible bit for bit.
 
 #ifndef V
 #define V 1
