@@ -36,7 +36,10 @@ PART = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **OPTIONS}
 
 
 class PartLibrary(JITCodeLibrary):
-    """The code of a part, which is optimized and translated with the kernels that use it, and not by itself."""
+    """The code of a part, which is optimized and translated within the kernels that use it.
+
+    By itself, too, as is numba's habit, compiling would take half as long again.
+    """
 
     codegen = SimpleNamespace(set_env=lambda name, environment: None)       # nothing of it is loaded
 
@@ -48,6 +51,8 @@ class PartLibrary(JITCodeLibrary):
 
 
 class PartCompiler(Compiler):
+    """The usual steps, from Python to LLVM, with another place for the result."""
+
     def define_pipelines(self):
         self.state.library = PartLibrary(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
         return super().define_pipelines()
