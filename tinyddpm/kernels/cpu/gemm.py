@@ -66,7 +66,7 @@ def pack_panel(b, block, panels):
 
 @inlined
 def multiply(a, panels, c, accumulate):
-    """c = a b, or c += a b, where b is given by its panels. Columns that c does not have are left out."""
+    """c = a b, or c += a b, b given by its panels, each contiguous. Columns that c does not have are left out."""
     _multiply(any_layout(a), any_layout(panels), any_layout(c), bool(accumulate))
 
 
