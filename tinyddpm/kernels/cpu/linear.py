@@ -37,7 +37,7 @@ def _place(worker, workers, across, rows, columns):
     """The first row, the end and the columns of this thread's part of a result."""
     if across:
         first, end = part(worker, workers, (columns + LANES - 1) // LANES)
-        return 0, rows, slice(first * LANES, min(end * LANES, columns))
+        return 0, rows, slice(first * LANES, end * LANES)           # of which a slice leaves out those after the last
     first, end = part(worker, workers, rows)
     return first, end, slice(0, columns)
 
