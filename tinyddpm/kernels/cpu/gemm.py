@@ -78,7 +78,8 @@ def _multiply(a, panels, c, accumulate):
         for block in range(len(panels)):
             k, panel = block * LANES, panels[block]
             for i in range(0, len(a), rows):
-                sums, others = zeros(panels), offsets(a, last - i, panels)
+                sums = zeros(panels)
+                others = offsets(a, last - i, sums)
                 for p in range(start, stop):
                     sums = multiply_add(a, i, p, others, panel, sums)
                 if k + LANES <= c.shape[1]:
@@ -126,9 +127,9 @@ def _opaque(builder, value):
 
 
 @intrinsic
-def offsets(typing, a, last, panels):
+def offsets(typing, a, last, sums):
     """The bytes from a block's first row to its others. Rows after the last repeat it: no block needs other code."""
-    others = types.UniTuple(types.intp, (ROWS if panels.dtype == types.float32 else ROWS // 2) - 1)
+    others = types.UniTuple(types.intp, sums.count - 1)
 
     def build(context, builder, signature, values):
         array, last, _ = values
@@ -137,7 +138,7 @@ def offsets(typing, a, last, panels):
         clipped = [builder.select(builder.icmp_signed("<", r, last), r, last) for r in numbers]
         return context.make_tuple(builder, others, [_opaque(builder, builder.mul(r, stride)) for r in clipped])
 
-    return others(a, types.intp, panels), build
+    return others(a, types.intp, sums), build
 
 
 @intrinsic
